@@ -1,0 +1,40 @@
+# Everything runs from $(VENV), which the first target that needs it builds. Set VENV=/path/to/environment to use one that
+# you have (its torch is kept), PYTHON=python3.12 to build with another Python, ARGS="..." to pass arguments on.
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.elbowroom-installed
+
+.PHONY: all help venv demo test slow lint types clean
+
+all: venv help  ## build the environment and list the targets
+
+help:  ## list the targets
+	@awk -F ':.*##' '/^[a-z]+:.*##/ {printf "make %-7s %s\n", $$1, $$2}' Makefile
+
+venv: $(STAMP)  ## build the environment (again when pyproject.toml or constraints.txt changed)
+
+$(STAMP): pyproject.toml constraints.txt tools/install.py
+	@test -x $(BIN)/python || { echo "Building $(VENV) (some minutes) ..." && $(PYTHON) -m venv $(VENV); }
+	@$(BIN)/python tools/install.py
+	@touch $@
+
+demo: $(STAMP)  ## measure the model that is shipped, on the data that is shipped
+	@$(BIN)/elbowroom demo $(ARGS)
+
+test: $(STAMP)  ## run the fast tests and the doctests
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+slow: $(STAMP)  ## run the slow tests, and those on the files of ELBOWROOM_DATA
+	@$(BIN)/python -m pytest -q -m "slow or external" $(ARGS)
+
+lint: $(STAMP)  ## check the style
+	@$(BIN)/ruff check --quiet .
+
+types: $(STAMP)  ## check the types
+	@$(BIN)/mypy --no-error-summary
+
+clean:  ## remove caches and build products (the environment stays)
+	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

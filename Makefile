@@ -5,6 +5,7 @@ VENV ?= .venv
 ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.elbowroom-installed
+CHECK_PYTHON := 'import sys; sys.version_info < (3, 11) and sys.exit("needs Python 3.11 or newer: set PYTHON=")'
 
 .PHONY: all help venv demo test slow lint types clean
 
@@ -16,7 +17,8 @@ help:  ## list the targets
 venv: $(STAMP)  ## build the environment (again when pyproject.toml or constraints.txt changed)
 
 $(STAMP): pyproject.toml constraints.txt tools/install.py
-	@test -x $(BIN)/python || { echo "Building $(VENV) (some minutes) ..." && $(PYTHON) -m venv $(VENV); }
+	@test -x $(BIN)/python || $(PYTHON) -c $(CHECK_PYTHON)
+	@test -x $(BIN)/python || { echo "Building $(VENV) ..." && $(PYTHON) -m venv $(VENV); }
 	@$(BIN)/python tools/install.py
 	@touch $@
 

@@ -1,4 +1,4 @@
-"""Options and fixtures for all tests: `pytest --dtype float32 --device cuda` runs the same suite elsewhere."""
+"""Options and fixtures: `pytest --dtype float32 --device cuda` runs the same suite elsewhere."""
 
 import os
 from collections.abc import Iterator

@@ -1,8 +1,8 @@
-"""Install elbowroom, editable, with the tested versions, into the environment of the Python that runs this file.
+"""Install elbowroom, editable and with the tested versions, into the environment of this file's Python.
 
-A torch that is already there and new enough is never replaced: it may be a build for an accelerator, or the one that the
-user's models were trained with. It is pinned to the version found, and the pins of what it requires are left out (an older
-torch asks for an exact older sympy, and a conflict there would otherwise be solved by replacing torch).
+A torch that is already there and new enough is never replaced: it may be a build for an accelerator, or the one
+that a user's models were trained with. It is pinned to the version found, and the pins of what it requires are
+left out (an older torch asks for an exact older sympy, and pip would solve that conflict by replacing torch).
 """
 
 import importlib
@@ -18,8 +18,6 @@ OLDEST_TORCH = (2, 6)
 
 
 def main() -> None:
-    if sys.version_info < (3, 11):
-        sys.exit(f"elbowroom needs Python 3.11 or newer; this is {sys.version.split()[0]}. Set PYTHON=python3.11, say.")
     before = torch_version()
     keep = before is not None and is_new_enough(before)
     lines = (ROOT / "constraints.txt").read_text().splitlines()
@@ -28,12 +26,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder, "constraints.txt")
         constraints.write_text("\n".join(lines) + "\n")
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        pip = [sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
         code = subprocess.call([*pip, "-c", str(constraints), "-e", f"{ROOT}[dev]"])
     if code:
         sys.exit(code)
     if keep and torch_version() != before:
-        sys.exit(f"torch {before} was in this environment and is now {torch_version()}: this must not happen.")
+        sys.exit(f"torch {before} was here and is now {torch_version()}: a fault of tools/install.py")
 
 
 def torch_version() -> str | None:

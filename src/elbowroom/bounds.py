@@ -1,0 +1,137 @@
+r"""Bounds of log p(x) as functions of log weights (K, N), and the one place where those are computed.
+
+    log w_k = log p(x, z_k) - log q(z_k|x),  z_k ~ q
+    L[q]   = mean(log w)                 the evidence lower bound
+    IWAE_K = log mean(w)                 Burda, Grosse and Salakhutdinov 2015
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .blocks import BLOCK, Block, as_data, blocks
+from .estimate import Array, Estimate, concatenate, grouped_noise, log_mean_exp
+from .model import evaluating, log_joint, placement
+from .posteriors import as_posterior
+from .rng import normal, seeded
+
+__all__ = ["GROUP", "block_log_weights", "block_prior_log_weights", "elbo", "elbo_of", "iwae", "iwae_of", "log_weights", "prepared"]
+
+GROUP = 16  # samples or chains that share one decoder call: the arithmetic unit is (GROUP, BLOCK) rows
+
+
+def log_weights(model: Any, q: Any, x: Any, noise: Tensor) -> Tensor:
+    """log p(x, z) - log q(z|x) in nats, float64, for noise (S, N, E) of the distribution `q` -> (S, N)."""
+    z, log_q = q.rsample_and_log_q(noise)
+    return log_joint(model, x, z).double() - log_q.double()
+
+
+def block_log_weights(model: Any, q: Any, block: Block, n_samples: int, seed: int, key: str) -> Tensor:
+    """(K, B) log weights of one block under the distribution `q`, GROUP samples at a time so that memory stays bounded.
+
+    Noise is keyed by block and group: neither N nor what runs beside it changes a number. Only the unit (GROUP, BLOCK)
+    reaches the model, so the last group is computed whole and cut.
+    """
+    like = _float_like(block.x)
+    parts = []
+    with torch.no_grad():
+        for group in range(-(-n_samples // GROUP)):
+            generator = seeded(seed, key, block.number, group)
+            noise = normal((GROUP, len(block.index), q.noise_size), generator, like)
+            parts.append(log_weights(model, q, block.x, noise))
+    return torch.cat(parts)[:n_samples]
+
+
+def block_prior_log_weights(model: Any, block: Block, n_samples: int, seed: int, key: str) -> Tensor:
+    """(K, B) log likelihoods at draws from the prior: the log weights whose base is the prior."""
+    parts = []
+    with torch.no_grad():
+        for group in range(-(-n_samples // GROUP)):
+            z = model.sample_prior(GROUP, block.x, seeded(seed, key, block.number, group))
+            z = z.expand(GROUP, len(block.index), -1)
+            parts.append(model.log_likelihood(block.x, z).double())
+    return torch.cat(parts)[:n_samples]
+
+
+def elbo_of(log_w: Tensor, ids: Array | Tensor, name: str = "L[q]", side: str = "unbiased", key: object = None) -> Estimate:
+    """The ELBO of (K, N) log weights; its error is the spread of log w over sqrt(K)."""
+    mean = log_w.mean(0)
+    noise = {key if key is not None else name: grouped_noise(log_w - mean)}
+    return Estimate(name, mean.cpu().numpy(), side, noise, _ids(ids))
+
+
+def iwae_of(log_w: Tensor, ids: Array | Tensor, name: str = "IWAE", key: object = None) -> Estimate:
+    """The importance-weighted bound of (K, N) log weights, with its delta-method error. With K = 1 it is the ELBO."""
+    value, deviations = log_mean_exp(log_w)
+    noise = {key if key is not None else name: grouped_noise(deviations)}
+    return Estimate(name, value.cpu().numpy(), "lower", noise, _ids(ids))
+
+
+def elbo(model: Any, q: Any, x: Any, n_samples: int = 100, seed: int = 0) -> Estimate:
+    """L[q] per datum, unbiased, in nats.
+
+    Args:
+        model: a `LatentModel`. q: a posterior, or a callable x -> torch Distribution.
+        x: N data (tensor, mapping, map-style dataset). n_samples: K. seed: of the draws.
+    Raises:
+        ValueError: no data, or a density of the wrong shape.
+    """
+    parts = []
+    with prepared(model, q, x) as (posterior, all_blocks):
+        for block in all_blocks:
+            with torch.no_grad():
+                dist = posterior.rows(block.index)(block.x)
+            log_w = block_log_weights(model, dist, block, n_samples, seed, "elbo")[:, : block.rows]
+            parts.append(elbo_of(log_w, block.index[: block.rows], key=("elbo", seed, n_samples)))
+    return concatenate(parts)
+
+
+def iwae(model: Any, q: Any, x: Any, n_samples: int = 1000, seed: int = 0) -> Estimate:
+    """The importance-weighted lower bound of log p(x) per datum, in nats, with K = n_samples draws of q.
+
+    Raises:
+        ValueError: no data, or a density of the wrong shape.
+    """
+    parts = []
+    with prepared(model, q, x) as (posterior, all_blocks):
+        for block in all_blocks:
+            with torch.no_grad():
+                dist = posterior.rows(block.index)(block.x)
+            log_w = block_log_weights(model, dist, block, n_samples, seed, "elbo")[:, : block.rows]
+            parts.append(iwae_of(log_w, block.index[: block.rows], f"IWAE_{n_samples}", ("elbo", seed, n_samples)))
+    return concatenate(parts)
+
+
+class prepared:  # noqa: N801 (a context manager, used like one)
+    """The state every estimator runs in: modules in eval mode, data as blocks on the model's device, autograd allowed.
+
+    Yields the posterior and the blocks. Everything of the user's is back as it was on leaving.
+    """
+
+    def __init__(self, model: Any, q: Any, x: Any, size: int = BLOCK) -> None:
+        self.posterior = as_posterior(q) if q is not None else None
+        self.size, self.x = size, as_data(x)
+        self.modes = evaluating(model, q)
+        self.place = placement(model, q)
+
+    def __enter__(self) -> tuple[Any, Iterator[Block]]:
+        self.inference = torch.inference_mode(False)
+        self.inference.__enter__()
+        self.modes.__enter__()
+        return self.posterior, blocks(self.x, self.size, *self.place)
+
+    def __exit__(self, *error: Any) -> None:
+        self.modes.__exit__(*error)
+        self.inference.__exit__(*error)
+
+
+def _float_like(x: Any) -> Tensor:
+    """An empty tensor with the device and floating dtype that noise for x should have."""
+    data = x["x"] if isinstance(x, dict) else x
+    return torch.empty(0, device=data.device, dtype=data.dtype if data.is_floating_point() else torch.get_default_dtype())
+
+
+def _ids(ids: Any) -> Any:
+    return ids.cpu().numpy() if isinstance(ids, Tensor) else ids

@@ -1,0 +1,218 @@
+r"""Estimates: a value per datum with its Monte-Carlo error, and the side on which it may err.
+
+The error is kept as *noise* of shape (G, N): the contributions of G groups of draws to the deviation of each datum's value,
+so that Var = sum_g noise_g^2. Estimates that share draws share a key, and subtract group by group: their covariance is
+carried, and what two estimates have in common cancels exactly.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import count
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["Estimate", "concatenate", "effective_sample_size", "grouped_noise", "k_hat", "k_hat_threshold", "log_mean_exp"]
+
+Array = NDArray[np.float64]
+GROUPS = 16
+SIDES = {"unbiased": "", "lower": ">=", "upper": "<=", "neither": "~"}
+FLIP = {"unbiased": "unbiased", "lower": "upper", "upper": "lower", "neither": "neither"}
+_fresh = count()
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A quantity in nats for each of N data.
+
+    Attributes:
+        name: what is estimated and how, for instance ``"L[q*_full]"``.
+        values: (N,) float64; NaN where there is no trustworthy number. NaN data are left out of means and counted.
+        side: ``"unbiased"``, ``"lower"`` (the truth is at least this), ``"upper"`` or ``"neither"``.
+        noise: key of the draws -> (G, N) Monte-Carlo deviations; empty when exact; a NaN row when unknown.
+        ids: (N,) identity of each datum.
+    """
+
+    name: str
+    values: Array
+    side: str = "unbiased"
+    noise: Mapping[object, Array] = field(default_factory=dict, repr=False)
+    ids: NDArray[np.int64] = field(default=None, repr=False)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.side not in SIDES:
+            raise ValueError(f"side must be one of {sorted(SIDES)}; got {self.side!r}")
+        object.__setattr__(self, "values", np.asarray(self.values, dtype=np.float64))
+        if self.ids is None:
+            object.__setattr__(self, "ids", np.arange(len(self.values)))
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def mc_errors(self) -> Array:
+        """(N,) standard deviation of each value over repeated draws, for this datum. Nats."""
+        total = np.zeros(len(self.values))
+        for noise in self.noise.values():
+            total = total + (noise**2).sum(axis=0)
+        return np.sqrt(total)
+
+    @property
+    def finite(self) -> NDArray[np.bool_]:
+        """(N,) which data take part in the mean."""
+        return np.isfinite(self.values)
+
+    @property
+    def n_excluded(self) -> int:
+        """How many data are left out of the mean because they have no finite value."""
+        return int((~self.finite).sum())
+
+    @property
+    def mean(self) -> float:
+        """Mean over the data that have a finite value. Nats."""
+        return float(self.values[self.finite].mean()) if self.finite.any() else float("nan")
+
+    @property
+    def se(self) -> float:
+        """Standard error of the mean, counting these data as a sample of their population. Nats."""
+        kept = self.values[self.finite]
+        return float(kept.std(ddof=1) / np.sqrt(len(kept))) if len(kept) > 1 else float("nan")
+
+    @property
+    def mc_se(self) -> float:
+        """Standard error of the mean *on these data*: Monte Carlo alone. Nats."""
+        errors = self.mc_errors[self.finite]
+        return float(np.sqrt((errors**2).sum()) / len(errors)) if len(errors) else float("nan")
+
+    def where(self, mask: NDArray[np.bool_]) -> "Estimate":
+        """The same estimate with NaN outside `mask` (N,)."""
+        return replace(self, values=np.where(mask, self.values, np.nan))
+
+    def __getitem__(self, index: NDArray[np.generic] | slice) -> "Estimate":
+        noise = {key: part[:, index] for key, part in self.noise.items()}
+        return replace(self, values=self.values[index], noise=noise, ids=self.ids[index])
+
+    def __neg__(self) -> "Estimate":
+        noise = {key: -part for key, part in self.noise.items()}
+        return replace(self, name=f"-{self.name}", values=-self.values, side=FLIP[self.side], noise=noise)
+
+    def __add__(self, other: "Estimate") -> "Estimate":
+        if len(self) != len(other) or not np.array_equal(self.ids, other.ids):
+            raise ValueError(
+                f"both terms must be about the same data; got {self.name} with {len(self)} ids and {other.name} "
+                f"with {len(other)}. Terms of one gap are paired: estimate them on the same x."
+            )
+        noise = {key: np.array(part) for key, part in self.noise.items()}
+        for key, part in other.noise.items():
+            noise[key] = noise[key] + part if key in noise else part
+        side = self.side if self.side == other.side else "neither"
+        if "unbiased" in (self.side, other.side):
+            side = other.side if self.side == "unbiased" else self.side
+        return Estimate(f"{self.name} + {other.name}", self.values + other.values, side, noise, self.ids)
+
+    def __sub__(self, other: "Estimate") -> "Estimate":
+        return replace(self + (-other), name=f"{self.name} - {other.name}")
+
+    def named(self, name: str) -> "Estimate":
+        """The same estimate under another name."""
+        return replace(self, name=name)
+
+    def __str__(self) -> str:
+        left_out = f", {self.n_excluded} of {len(self)} left out" if self.n_excluded else ""
+        return f"{self.name} {SIDES[self.side]} {self.mean:.3f} nats (se {self.se:.3f}, mc {self.mc_se:.3f}{left_out})"
+
+
+def concatenate(parts: list[Estimate]) -> Estimate:
+    """Estimates of consecutive blocks as one. Draws of different blocks are independent, so keys may coincide."""
+    keys = list(parts[0].noise)
+    noise = {key: np.concatenate([part.noise[key] for part in parts], axis=1) for key in keys}
+    values = np.concatenate([part.values for part in parts])
+    return Estimate(parts[0].name, values, parts[0].side, noise, np.concatenate([part.ids for part in parts]))
+
+
+def grouped_noise(deviations: Tensor) -> Array:
+    """(K, N) deviations of one draw each from the value -> (G, N) noise whose squares sum to their variance / K.
+
+    One draw says nothing of its own error: K = 1 gives NaN.
+    """
+    n_draws, n = deviations.shape
+    if n_draws < 2:
+        return np.full((1, n), np.nan)
+    groups = min(GROUPS, n_draws)
+    total = torch.zeros(groups, n, dtype=torch.float64, device=deviations.device)
+    total.index_add_(0, torch.arange(n_draws, device=deviations.device) % groups, deviations.double())
+    target = (deviations.double().square().sum(0) / (n_draws - 1) / n_draws).sqrt()
+    size = total.square().sum(0).sqrt()
+    return (total * torch.where(size > 0, target / size, 0.0)).cpu().numpy()
+
+
+def fresh_key(name: str) -> tuple[str, int]:
+    """A key that no other estimate has: independent draws."""
+    return (name, next(_fresh))
+
+
+def log_mean_exp(log_w: Tensor) -> tuple[Tensor, Tensor]:
+    """log(mean(w)) over draws and the deviations w/mean(w) - 1 whose spread is its delta-method error.
+
+    Args:
+        log_w: (K, N) log weights.
+    Returns:
+        (N,) value in nats, (K, N) deviations; the error of the value is std(deviations) / sqrt(K).
+    """
+    value = torch.logsumexp(log_w.double(), 0) - float(np.log(len(log_w)))
+    return value, torch.exp(log_w.double() - value) - 1.0
+
+
+def effective_sample_size(log_w: Tensor) -> Tensor:
+    """(sum w)^2 / sum w^2 over draws: (K, N) -> (N,), between 1 and K."""
+    log_w = log_w.double()
+    return torch.exp(2 * torch.logsumexp(log_w, 0) - torch.logsumexp(2 * log_w, 0))
+
+
+def k_hat_threshold(n_draws: int) -> float:
+    """The largest k-hat at which a mean of `n_draws` weights is trusted: min(1 - 1 / log10(K), 0.7).
+
+    Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling, section 3.
+
+    >>> k_hat_threshold(100)
+    0.5
+    """
+    return min(1.0 - 1.0 / float(np.log10(max(n_draws, 11))), 0.7)
+
+
+def k_hat(log_w: Tensor) -> Array:
+    """Shape k of a generalised Pareto distribution fitted to the largest importance weights, (K, N) -> (N,).
+
+    The tail is the min(K / 5, 3 sqrt(K)) largest weights; the fit is the profile posterior mean of Zhang and Stephens
+    (2009), with the weakly informative prior of Vehtari et al. (2024). NaN where weights are not finite, -inf where the
+    weights are all equal, +inf where fewer than 5 draws make up the tail.
+    """
+    weights = log_w.double().cpu().numpy()
+    n_draws, n = weights.shape
+    tail = int(min(n_draws / 5, 3 * np.sqrt(n_draws)))
+    if tail < 5:
+        return np.full(n, np.inf)
+    with np.errstate(all="ignore"):
+        shifted = np.exp(weights - weights.max(axis=0))
+        ordered = np.sort(shifted, axis=0)
+        excess = ordered[-tail:] - np.maximum(ordered[-tail - 1], np.finfo(np.float64).tiny)
+        k = _generalized_pareto_shape(excess)
+    k = np.where(excess[-1] > 0, k, -np.inf)
+    return np.where(np.isfinite(weights).all(axis=0), k, np.nan)
+
+
+def _generalized_pareto_shape(excess: Array) -> Array:
+    """Shape of the generalised Pareto distribution for ascending excesses (M, N) over the threshold -> (N,)."""
+    m = len(excess)
+    grid = 30 + int(np.sqrt(m))
+    quartile = excess[int(m / 4 + 0.5) - 1]
+    steps = 1.0 - np.sqrt(grid / (np.arange(1, grid + 1) - 0.5))
+    theta = steps[:, None] / (3.0 * quartile) + 1.0 / excess[-1]
+    shape = np.stack([np.log1p(-row * excess).mean(axis=0) for row in theta])
+    profile = m * (np.log(-theta / shape) - shape - 1.0)
+    posterior = np.exp(profile - profile.max(axis=0))
+    best = (theta * posterior).sum(axis=0) / posterior.sum(axis=0)
+    k = np.log1p(-best * excess).mean(axis=0)
+    return (m * k + 10 * 0.5) / (m + 10)

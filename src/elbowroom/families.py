@@ -1,0 +1,313 @@
+r"""Families of approximate posteriors: how parameters and noise become z and log q.
+
+    family        maps parameters and noise (S, N, E) to z (S, N, D) and log q (S, N)
+
+Parameters are a dict of tensors with a leading *bank* dimension: 1 where all data share them, N where each datum has its own.
+A flow's conditioners are small networks whose first bias takes in the features of x; so *localizing* a shared bank is to
+copy it per datum, and one implementation of each flow serves the amortized and the local posterior.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import elu, logsigmoid
+
+from .model import as_shape
+
+__all__ = ["AuxiliaryFlow", "CouplingFlow", "DiagonalGaussian", "Family", "FullGaussian", "Params", "scale_tril", "spread"]
+
+LOG_2PI = math.log(2 * math.pi)
+Params = dict[str, Tensor]
+
+
+class Family(ABC):
+    """A family of distributions of z.
+
+    Attributes:
+        name: "diagonal", "full", "flow" or "auxiliary".
+        context_size: how many numbers an encoder must emit for each datum.
+        noise_size: E, how many standard normals make one z.
+        has_density: whether log q is a density of z, and so can be a base of importance sampling.
+    """
+
+    name: str
+    context_size: int
+    noise_size: int
+    has_density = True
+
+    def __init__(self, latent_shape: int | Sequence[int]) -> None:
+        self.latent_shape = as_shape(latent_shape)
+        self.size = math.prod(self.latent_shape)
+        self.noise_size = self.size
+
+    def bank(self, generator: torch.Generator) -> Params:
+        """Initial shared parameters, each with a leading 1; none for Gaussians."""
+        return {}
+
+    @abstractmethod
+    def condition(self, bank: Mapping[str, Tensor], context: Tensor) -> Params:
+        """Parameters of each datum's member from the shared bank and the encoder's answer (N, context_size)."""
+
+    @abstractmethod
+    def rsample_and_log_q(self, params: Params, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Standard normal noise (S, N, E) -> z (S, N, D) and log q in nats (S, N), differentiable in both."""
+
+    def log_prob(self, params: Params, z: Tensor) -> Tensor:
+        """log q(z) in nats: (S, N, D) -> (S, N)."""
+        raise TypeError(f"the {self.name} family has no density of z")
+
+    @abstractmethod
+    def at(self, mean: Tensor, log_scale: Tensor, generator: torch.Generator) -> Params:
+        """Per-datum parameters of the member closest to the diagonal Gaussian with mean and log scale (N, D)."""
+
+
+class DiagonalGaussian(Family):
+    """N(mean, diag(scale^2)): independent latents. An encoder emits (mean, log-variance), 2 D numbers."""
+
+    name = "diagonal"
+
+    def __init__(self, latent_shape: int | Sequence[int]) -> None:
+        super().__init__(latent_shape)
+        self.context_size = 2 * self.size
+
+    def condition(self, bank: Mapping[str, Tensor], context: Tensor) -> Params:
+        mean, log_var = context.chunk(2, dim=-1)
+        return {"mean": mean, "log_scale": 0.5 * log_var}
+
+    def rsample_and_log_q(self, params: Params, noise: Tensor) -> tuple[Tensor, Tensor]:
+        z = params["mean"] + params["log_scale"].exp() * noise
+        return z, _standard_normal(noise) - params["log_scale"].sum(-1)
+
+    def log_prob(self, params: Params, z: Tensor) -> Tensor:
+        noise = (z - params["mean"]) * torch.exp(-params["log_scale"])
+        return _standard_normal(noise) - params["log_scale"].sum(-1)
+
+    def at(self, mean: Tensor, log_scale: Tensor, generator: torch.Generator) -> Params:
+        return {"mean": mean, "log_scale": log_scale}
+
+
+class FullGaussian(Family):
+    """N(mean, L L') with L lower triangular. An encoder emits mean, log-variance of L's diagonal, and L's strict lower part."""
+
+    name = "full"
+
+    def __init__(self, latent_shape: int | Sequence[int]) -> None:
+        super().__init__(latent_shape)
+        self.context_size = 2 * self.size + self.size * (self.size - 1) // 2
+
+    def condition(self, bank: Mapping[str, Tensor], context: Tensor) -> Params:
+        d = self.size
+        mean, log_var, lower = context.split([d, d, context.shape[-1] - 2 * d], dim=-1)
+        rows, columns = torch.tril_indices(d, d, offset=-1, device=context.device)
+        full = context.new_zeros(len(context), d, d).index_put((torch.arange(len(context))[:, None], rows, columns), lower)
+        return {"mean": mean, "log_scale": 0.5 * log_var, "lower": full}
+
+    def rsample_and_log_q(self, params: Params, noise: Tensor) -> tuple[Tensor, Tensor]:
+        z = params["mean"] + _bank_matmul(noise, scale_tril(params).mT)
+        return z, _standard_normal(noise) - params["log_scale"].sum(-1)
+
+    def log_prob(self, params: Params, z: Tensor) -> Tensor:
+        centered = (z - params["mean"]).movedim(0, -1)  # (N, D, S)
+        noise = torch.linalg.solve_triangular(scale_tril(params), centered, upper=False).movedim(-1, 0)
+        return _standard_normal(noise) - params["log_scale"].sum(-1)
+
+    def at(self, mean: Tensor, log_scale: Tensor, generator: torch.Generator) -> Params:
+        n, d = mean.shape
+        return {"mean": mean, "log_scale": log_scale, "lower": mean.new_zeros(n, d, d)}
+
+
+class CouplingFlow(Family):
+    """z = mean + L f(noise), f a stack of affine couplings (Dinh, Sohl-Dickstein and Bengio 2017) that starts at the identity.
+
+    Each coupling moves one half of the coordinates, u_a <- u_a exp(s(u_b)) + t(u_b), with |s| < 2. L is diagonal when
+    amortized and lower triangular when local, so that a local flow can start at the full Gaussian.
+    """
+
+    name = "flow"
+
+    def __init__(
+        self, latent_shape: int | Sequence[int], n_couplings: int = 4, hidden: int = 32, n_features: int = 32
+    ) -> None:
+        super().__init__(latent_shape)
+        if self.size < 2:
+            raise ValueError("a coupling flow needs at least 2 latent dimensions to split; got 1")
+        self.n_couplings, self.hidden, self.n_features = n_couplings, hidden, n_features
+        self.context_size = 2 * self.size + n_features
+
+    def _halves(self, i: int) -> tuple[Tensor, Tensor]:
+        """Indices that coupling i moves, and those it reads: odd against even, then first half against second."""
+        index = torch.arange(self.size)
+        first = index % 2 == 0 if i % 4 < 2 else index < (self.size + 1) // 2
+        return (index[first], index[~first]) if i % 2 == 0 else (index[~first], index[first])
+
+    def bank(self, generator: torch.Generator) -> Params:
+        made: Params = {}
+        for i in range(self.n_couplings):
+            moved, read = self._halves(i)
+            made |= _mlp_bank(f"coupling{i}", len(read), self.n_features, self.hidden, 2 * len(moved), generator)
+        return made
+
+    def condition(self, bank: Mapping[str, Tensor], context: Tensor) -> Params:
+        mean, log_var, features = context.split([self.size, self.size, self.n_features], dim=-1)
+        return {"mean": mean, "log_scale": 0.5 * log_var} | _fold(bank, features)
+
+    def rsample_and_log_q(self, params: Params, noise: Tensor) -> tuple[Tensor, Tensor]:
+        u, log_q = noise, _standard_normal(noise)
+        for i in range(self.n_couplings):
+            moved, read = self._halves(i)
+            log_s, t = self._coupling(params, i, u[..., read])
+            u = u.index_copy(-1, moved.to(u.device), u[..., moved] * log_s.exp() + t)
+            log_q = log_q - log_s.sum(-1)
+        return _affine(params, u), log_q - params["log_scale"].sum(-1)
+
+    def log_prob(self, params: Params, z: Tensor) -> Tensor:
+        u = _affine_inverse(params, z)
+        log_det = params["log_scale"].sum(-1)
+        for i in reversed(range(self.n_couplings)):
+            moved, read = self._halves(i)
+            log_s, t = self._coupling(params, i, u[..., read])
+            u = u.index_copy(-1, moved.to(u.device), (u[..., moved] - t) * torch.exp(-log_s))
+            log_det = log_det + log_s.sum(-1)
+        return _standard_normal(u) - log_det
+
+    def _coupling(self, params: Params, i: int, read: Tensor) -> tuple[Tensor, Tensor]:
+        raw, t = _mlp(params, f"coupling{i}", read).chunk(2, dim=-1)
+        return _bounded(raw), t
+
+    def at(self, mean: Tensor, log_scale: Tensor, generator: torch.Generator) -> Params:
+        gaussian = FullGaussian(self.latent_shape).at(mean, log_scale, generator)
+        return gaussian | spread(_fold(_to(self.bank(generator), mean), None), len(mean))
+
+
+class AuxiliaryFlow(Family):
+    r"""The paper's q_AF (Cremer, Li and Duvenaud 2018, section 3.2, after Ranganath et al. 2016 and Dinh et al. 2017).
+
+        z0 ~ N(mean, scale^2),  v0 ~ q(v|z0),   twice: v <- v s1(z) + m1(z),  z <- z s2(v) + m2(v)
+        log q = log q(z0) + log q(v0|z0) - sum log s - log r(vT|zT)
+
+    E[log p(x, z) - log q] is a lower bound of log p(x), but log q is not a density of z: never a base of AIS.
+    `scale="exp"` (default) may expand and starts at the identity; `scale="sigmoid"` is the paper's, can only contract, and
+    so cannot start at the identity. In the paper's Eq. 11 the first factor's T should be 0, with a determinant per step.
+    """
+
+    name = "auxiliary"
+    has_density = False
+
+    def __init__(
+        self, latent_shape: int | Sequence[int], n_steps: int = 2, hidden: int = 200, n_features: int = 50, scale: str = "exp"
+    ) -> None:
+        super().__init__(latent_shape)
+        if scale not in ("exp", "sigmoid"):
+            raise ValueError(f'scale must be "exp" or "sigmoid"; got {scale!r}')
+        self.n_steps, self.hidden, self.n_features, self.scale = n_steps, hidden, n_features, scale
+        self.noise_size = 2 * self.size
+        self.context_size = 2 * self.size + n_features
+
+    def bank(self, generator: torch.Generator) -> Params:
+        names = ["forward", "reverse", *(f"{kind}{i}" for i in range(self.n_steps) for kind in ("v", "z"))]
+        made: Params = {}
+        for name in names:
+            made |= _mlp_bank(name, self.size, self.n_features, self.hidden, 2 * self.size, generator)
+        return made
+
+    def condition(self, bank: Mapping[str, Tensor], context: Tensor) -> Params:
+        mean, log_var, features = context.split([self.size, self.size, self.n_features], dim=-1)
+        return {"mean": mean, "log_scale": 0.5 * log_var} | _fold(bank, features)
+
+    def rsample_and_log_q(self, params: Params, noise: Tensor) -> tuple[Tensor, Tensor]:
+        noise_z, noise_v = noise.chunk(2, dim=-1)
+        z = params["mean"] + params["log_scale"].exp() * noise_z
+        location, log_scale = self._heads(params, "forward", z)
+        v = location + log_scale.exp() * noise_v
+        log_q = _standard_normal(noise_z) - params["log_scale"].sum(-1) + _standard_normal(noise_v) - log_scale.sum(-1)
+        for i in range(self.n_steps):
+            log_s, shift = self._step(params, f"v{i}", z)
+            v, log_q = v * log_s.exp() + shift, log_q - log_s.sum(-1)
+            log_s, shift = self._step(params, f"z{i}", v)
+            z, log_q = z * log_s.exp() + shift, log_q - log_s.sum(-1)
+        location, log_scale = self._heads(params, "reverse", z)
+        log_r = _standard_normal((v - location) * torch.exp(-log_scale)) - log_scale.sum(-1)
+        return z, log_q - log_r
+
+    def _heads(self, params: Params, name: str, read: Tensor) -> tuple[Tensor, Tensor]:
+        location, raw = _mlp(params, name, read).chunk(2, dim=-1)
+        return location, _bounded(raw)
+
+    def _step(self, params: Params, name: str, read: Tensor) -> tuple[Tensor, Tensor]:
+        raw, shift = _mlp(params, name, read).chunk(2, dim=-1)
+        return (_bounded(raw) if self.scale == "exp" else logsigmoid(raw)), shift
+
+    def at(self, mean: Tensor, log_scale: Tensor, generator: torch.Generator) -> Params:
+        gaussian = {"mean": mean, "log_scale": log_scale}
+        return gaussian | spread(_fold(_to(self.bank(generator), mean), None), len(mean))
+
+
+def scale_tril(params: Params) -> Tensor:
+    """L (N, D, D) of a Gaussian's parameters; diagonal where there is no lower part."""
+    diagonal = torch.diag_embed(params["log_scale"].exp())
+    return diagonal + params["lower"].tril(-1) if "lower" in params else diagonal
+
+
+def _standard_normal(noise: Tensor) -> Tensor:
+    return -0.5 * (noise.square().sum(-1) + noise.shape[-1] * LOG_2PI)
+
+
+def _bounded(raw: Tensor) -> Tensor:
+    """A log scale between -2 and 2, zero at zero with slope one: a wild step cannot overflow."""
+    return 2.0 * torch.tanh(0.5 * raw)
+
+
+def _affine(params: Params, u: Tensor) -> Tensor:
+    if "lower" not in params:
+        return params["mean"] + params["log_scale"].exp() * u
+    return params["mean"] + _bank_matmul(u, scale_tril(params).mT)
+
+
+def _affine_inverse(params: Params, z: Tensor) -> Tensor:
+    if "lower" not in params:
+        return (z - params["mean"]) * torch.exp(-params["log_scale"])
+    centered = (z - params["mean"]).movedim(0, -1)
+    return torch.linalg.solve_triangular(scale_tril(params), centered, upper=False).movedim(-1, 0)
+
+
+def _bank_matmul(h: Tensor, weight: Tensor) -> Tensor:
+    """h (S, N, I) times weight (B, I, O), the bank B being 1 or N -> (S, N, O)."""
+    return h @ weight[0] if len(weight) == 1 else torch.bmm(h.transpose(0, 1), weight).transpose(0, 1)
+
+
+def _mlp_bank(name: str, n_in: int, n_features: int, hidden: int, n_out: int, generator: torch.Generator) -> Params:
+    """A network with one hidden layer: random first weights, a zero last layer, so that it starts by answering zero."""
+    first = torch.randn(1, n_in, hidden, generator=generator) / math.sqrt(n_in)
+    context = torch.randn(1, n_features, hidden, generator=generator) / math.sqrt(n_features)
+    return {
+        f"{name}_w1": first, f"{name}_u1": context, f"{name}_b1": torch.zeros(1, hidden),
+        f"{name}_w2": torch.zeros(1, hidden, n_out), f"{name}_b2": torch.zeros(1, n_out),
+    }  # fmt: skip
+
+
+def _mlp(params: Params, name: str, h: Tensor) -> Tensor:
+    h = elu(_bank_matmul(h, params[f"{name}_w1"]) + params[f"{name}_b1"])
+    return _bank_matmul(h, params[f"{name}_w2"]) + params[f"{name}_b2"]
+
+
+def _fold(bank: Mapping[str, Tensor], features: Tensor | None) -> Params:
+    """Features of x (N, F) folded into the first biases; the context weights are then no longer needed."""
+    folded = {key: value for key, value in bank.items() if not key.endswith("_u1")}
+    if features is not None:
+        for key in bank:
+            if key.endswith("_u1"):
+                bias = key.replace("_u1", "_b1")
+                folded[bias] = bank[bias] + features @ bank[key][0]
+    return folded
+
+
+def spread(params: Mapping[str, Tensor], n: int) -> Params:
+    """Shared parameters copied per datum."""
+    return {key: value.expand(n, *value.shape[1:]).clone() for key, value in params.items()}
+
+
+def _to(params: Params, like: Tensor) -> Params:
+    return {key: value.to(like) for key, value in params.items()}

@@ -1,8 +1,9 @@
 """Install elbowroom, editable and with the tested versions, into the environment of this file's Python.
 
-A torch that is already there and new enough is never replaced: it may be a build for an accelerator, or the one
-that a user's models were trained with. It is pinned to the version found, and the pins of what it requires are
-left out (an older torch asks for an exact older sympy, and pip would solve that conflict by replacing torch).
+A torch that is already there and new enough is never replaced: it may be a build for an accelerator, or the
+one that a user's models were trained with. It is pinned to the version found, and the pins of what it
+requires are left out (an older torch asks for an exact older sympy, and pip would solve that conflict by
+replacing torch).
 """
 
 import importlib

@@ -185,7 +185,7 @@ def _images(name: str, split: str, directory: str | Path | None) -> Tensor:
     for path in (folder / file for folder in folders for file in (f"{stem}.gz", stem)):
         if path.is_file():
             images = _checked(read_idx(path), path, split)
-            digest = hashlib.sha256(memoryview(images.numpy())).hexdigest()
+            digest = hashlib.sha256(images.numpy().tobytes()).hexdigest()
             if digest == PIXELS[name, split]:
                 return images
             if digest not in PIXELS.values():
@@ -229,8 +229,9 @@ def _read(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
         if path.suffix == ".safetensors":
             return load_file(path)
-        held = np.load(path, allow_pickle=False)
-        return dict(held) if path.suffix == ".npz" else held
+        with path.open("rb") as stream:  # opened here, for NumPy leaves a damaged .npz open
+            held = np.load(stream, allow_pickle=False)
+            return dict(held) if path.suffix == ".npz" else held
     except Exception as error:  # whatever a parser trips over, it is the file's
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(

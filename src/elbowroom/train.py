@@ -343,8 +343,8 @@ def _stopped(metrics: Epoch, settings: _Settings, folder: Path | None) -> str:
     kept = f", saved in {folder}" if folder is not None else ""
     return (
         f"training stopped in epoch {metrics.epoch}: its objective, {metrics.objective}, or a parameter is "
-        f"not finite; the parameters are those of epoch {metrics.epoch - 1}{kept}. Look for bad values in the "
-        f"data, or lower learning_rate ({settings.learning_rate:g})"
+        f"not finite; the parameters are those of epoch {metrics.epoch - 1}{kept}. Look for bad values in "
+        f"the data, or lower learning_rate ({settings.learning_rate:g})"
     )
 
 

@@ -253,7 +253,7 @@ def test_ais_closes_with_more_temperatures() -> None:
 
 
 def test_order_of_moves_and_increments(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With log joint z, a base of 0 and moves that add 1, the sums can be done by hand; reverse mirrors forward."""
+    """With log joint z, base 0 and moves that add 1, the sums can be done by hand; reverse mirrors."""
     seen = []
 
     def add_one(log_density: ref.LogDensity, z: ref.Array, *_: object) -> tuple[ref.Array, ref.Array]:

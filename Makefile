@@ -32,7 +32,7 @@ slow: $(STAMP)  ## run the slow tests, and those on the files of ELBOWROOM_DATA
 	@$(BIN)/python -m pytest -q -m "slow or external" $(ARGS)
 
 lint: $(STAMP)  ## check the style
-	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff check --quiet --output-format concise .
 
 types: $(STAMP)  ## check the types
 	@$(BIN)/mypy --no-error-summary

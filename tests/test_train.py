@@ -19,7 +19,7 @@ from elbowroom.model import DecoderModel, LinearGaussian
 from elbowroom.posteriors import Amortized
 from elbowroom.rng import normal, seeded
 
-from .statistics import assert_close_z
+from .statistics import assert_at_most_z, assert_close_z
 
 SMALL = train.Architecture(n_in=6, n_latent=2, encoder_hidden=(5,), decoder_hidden=(4,))
 
@@ -150,10 +150,10 @@ def test_training_reaches_the_maximum_likelihood_of_probabilistic_pca() -> None:
     linear = train.Architecture(4, 1, (), (), likelihood="gaussian", scale="learned")
     model, q = train.build(linear, seed=0)
     before = bounds.elbo(model, q, x, n_samples=64).mean
-    train.fit(model, q, x, epochs=150, seed=0, learning_rate=0.03, schedule="cosine")
+    train.fit(model, q, x, epochs=200, seed=0, learning_rate=0.1, schedule="cosine")
     after = bounds.elbo(model, q, x, n_samples=64)
     assert before < best - 2
-    assert after.mean < best + 5 * after.mc_se + 1e-6
+    assert_at_most_z(after.mean, best, after.mc_se)
     assert after.mean > best - 0.02
 
 
@@ -222,7 +222,7 @@ def test_global_random_state_and_modes_are_left_as_found() -> None:
         torch.manual_seed(7)
         q = Amortized(Noisy(), DiagonalGaussian(2)).eval()
         torch.manual_seed(global_seed)
-        before = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index, union-attr]
+        before = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]
         train.fit(model.train(), q, bits(), epochs=2, seed=0)
         assert torch.equal(torch.get_rng_state(), before[0])
         assert np.array_equal(np.random.get_state()[1], before[1])  # type: ignore[index]
@@ -370,17 +370,20 @@ def test_every_family_is_among_the_architectures() -> None:
     assert {a.likelihood for a in ARCHITECTURES.values()} <= set(likelihoods.__all__)
 
 
-def test_a_write_that_fails_leaves_the_old_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("step", ["os.fsync", "pathlib.Path.replace"])
+def test_a_write_that_fails_leaves_the_old_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
     model, q = train.build(SMALL, seed=1)
     config = {"architecture": asdict(SMALL)}
     train.save_model(tmp_path, q, model, config)
     old = state(q, model)
     train.fit(model, q, bits(), epochs=1, seed=0)
 
-    def full(descriptor: int) -> None:
+    def full(*arguments: Any) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr(step, full)
     with pytest.raises(OSError, match="no space left"):
         train.save_model(tmp_path, q, model, config)
     loaded, loaded_q, _ = train.load_model(tmp_path)
@@ -431,7 +434,7 @@ def test_folders_that_are_no_model_are_refused_in_one_line(saved: Path, tmp_path
     (saved / "model.safetensors").unlink()
     refused(FileNotFoundError, "no model.safetensors there")
     with pytest.raises(ValueError, match="this is a file"):
-        train.save_model(saved / "config.json", *reversed(train.build(SMALL)), {})
+        train.save_model(saved / "config.json", nn.Linear(1, 1), None, {})
 
 
 # ---- the shipped demo

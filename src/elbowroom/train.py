@@ -100,16 +100,12 @@ class _Settings:
     kl_weight: float
 
     def __post_init__(self) -> None:
-        for name, value, least in (
-            ("epochs", self.epochs, 1),
-            ("batch_size", self.batch_size, 1),
-            ("warmup", self.warmup, 0),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}; got {value}")
-        for name, size in (("learning_rate", self.learning_rate), ("kl_weight", self.kl_weight)):
-            if not 0 < size < math.inf:
-                raise ValueError(f"{name} must be positive and finite; got {size}")
+        for name, least in (("epochs", 1), ("batch_size", 1), ("warmup", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}; got {getattr(self, name)}")
+        for name in ("learning_rate", "kl_weight"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive and finite; got {getattr(self, name)}")
         learning_rate_factor(self.schedule, 1, self.epochs)
 
 
@@ -151,7 +147,9 @@ def fit(
     x = as_data(x)
     if isinstance(x, Tensor | Mapping):
         x = move(x, parameters[0].device, parameters[0].dtype)
-    folder = None if out is None else _new_folder(Path(out))
+    folder = None if out is None else Path(out)
+    if folder is not None and (folder / WEIGHTS).exists():
+        raise ValueError(f"{folder}: holds a model already; train into a new folder, or remove this one")
     optimizer = torch.optim.Adam(parameters, lr=learning_rate, eps=ADAM_EPS)
     done: list[Epoch] = []
     with _training(part for part in modules.values() if _trainable(part)):
@@ -163,7 +161,9 @@ def fit(
                 raise FloatingPointError(_stopped(metrics, settings, folder if done else None))
             done.append(metrics)
             if folder is not None:
-                _checkpoint(folder, modules, config or {}, metrics, settings)
+                save_model(folder, q, model, {**(config or {}), "training": _said(settings, number)})
+                with (folder / "epochs.jsonl").open("a", encoding="utf-8") as lines:
+                    lines.write(json.dumps(asdict(metrics)) + "\n")
             if progress is not None:
                 progress(metrics)
     return tuple(done)
@@ -348,25 +348,11 @@ def _stopped(metrics: Epoch, settings: _Settings, folder: Path | None) -> str:
     )
 
 
-def _checkpoint(
-    folder: Path,
-    modules: Mapping[str, nn.Module],
-    config: Mapping[str, Any],
-    metrics: Epoch,
-    settings: _Settings,
-) -> None:
-    training = {**asdict(settings), "epochs_done": metrics.epoch}
-    if callable(settings.schedule):
-        training["schedule"] = getattr(settings.schedule, "__name__", "function")
-    save_model(folder, modules["q"], modules.get("model"), {**config, "training": training})
-    with (folder / "epochs.jsonl").open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps(asdict(metrics)) + "\n")
-
-
-def _new_folder(folder: Path) -> Path:
-    if (folder / WEIGHTS).exists():
-        raise ValueError(f"{folder}: holds a model already; train into a new folder, or remove this one")
-    return folder
+def _said(settings: _Settings, epochs_done: int) -> dict[str, Any]:
+    """The settings as JSON can hold them: a schedule by its name."""
+    schedule = settings.schedule
+    name = schedule if isinstance(schedule, str) else getattr(schedule, "__name__", "function")
+    return asdict(settings) | {"schedule": name, "epochs_done": epochs_done}
 
 
 def _write(path: Path, content: bytes) -> None:

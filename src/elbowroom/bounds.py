@@ -1,8 +1,8 @@
 r"""Bounds of log p(x) as functions of log weights (K, N), and the one place where those are computed.
 
-    log w_k = log p(x, z_k) - log q(z_k|x),  z_k ~ q
-    L[q]   = mean(log w)                 the evidence lower bound
-    IWAE_K = log mean(w)                 Burda, Grosse and Salakhutdinov 2015
+log w_k = log p(x, z_k) - log q(z_k|x),  z_k ~ q
+L[q]   = mean(log w)                 the evidence lower bound
+IWAE_K = log mean(w)                 Burda, Grosse and Salakhutdinov 2015
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,17 @@ from .model import evaluating, log_joint, placement
 from .posteriors import as_posterior
 from .rng import normal, seeded
 
-__all__ = ["GROUP", "block_log_weights", "block_prior_log_weights", "elbo", "elbo_of", "iwae", "iwae_of", "log_weights", "prepared"]
+__all__ = [
+    "GROUP",
+    "block_log_weights",
+    "block_prior_log_weights",
+    "elbo",
+    "elbo_of",
+    "iwae",
+    "iwae_of",
+    "log_weights",
+    "prepared",
+]
 
 GROUP = 16  # samples or chains that share one decoder call: the arithmetic unit is (GROUP, BLOCK) rows
 
@@ -55,7 +65,9 @@ def block_prior_log_weights(model: Any, block: Block, n_samples: int, seed: int,
     return torch.cat(parts)[:n_samples]
 
 
-def elbo_of(log_w: Tensor, ids: Array | Tensor, name: str = "L[q]", side: str = "unbiased", key: object = None) -> Estimate:
+def elbo_of(
+    log_w: Tensor, ids: Array | Tensor, name: str = "L[q]", side: str = "unbiased", key: object = None
+) -> Estimate:
     """The ELBO of (K, N) log weights; its error is the spread of log w over sqrt(K)."""
     mean = log_w.mean(0)
     noise = {key if key is not None else name: grouped_noise(log_w - mean)}
@@ -130,7 +142,9 @@ class prepared:  # noqa: N801 (a context manager, used like one)
 def _float_like(x: Any) -> Tensor:
     """An empty tensor with the device and floating dtype that noise for x should have."""
     data = x["x"] if isinstance(x, dict) else x
-    return torch.empty(0, device=data.device, dtype=data.dtype if data.is_floating_point() else torch.get_default_dtype())
+    return torch.empty(
+        0, device=data.device, dtype=data.dtype if data.is_floating_point() else torch.get_default_dtype()
+    )
 
 
 def _ids(ids: Any) -> Any:

@@ -14,7 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Estimate", "concatenate", "effective_sample_size", "grouped_noise", "k_hat", "k_hat_threshold", "log_mean_exp"]
+__all__ = [
+    "Estimate",
+    "concatenate",
+    "effective_sample_size",
+    "grouped_noise",
+    "k_hat",
+    "k_hat_threshold",
+    "log_mean_exp",
+]
 
 Array = NDArray[np.float64]
 GROUPS = 16

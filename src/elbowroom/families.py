@@ -10,6 +10,7 @@ copy it per datum, and one implementation of each flow serves the amortized and 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,7 +18,17 @@ from torch.nn.functional import elu, logsigmoid
 
 from .model import as_shape
 
-__all__ = ["AuxiliaryFlow", "CouplingFlow", "DiagonalGaussian", "Family", "FullGaussian", "Params", "scale_tril", "spread"]
+__all__ = [
+    "AuxiliaryFlow",
+    "CouplingFlow",
+    "DiagonalGaussian",
+    "Family",
+    "FullGaussian",
+    "Params",
+    "Whitening",
+    "scale_tril",
+    "spread",
+]
 
 LOG_2PI = math.log(2 * math.pi)
 Params = dict[str, Tensor]
@@ -102,7 +113,9 @@ class FullGaussian(Family):
         d = self.size
         mean, log_var, lower = context.split([d, d, context.shape[-1] - 2 * d], dim=-1)
         rows, columns = torch.tril_indices(d, d, offset=-1, device=context.device)
-        full = context.new_zeros(len(context), d, d).index_put((torch.arange(len(context))[:, None], rows, columns), lower)
+        full = context.new_zeros(len(context), d, d).index_put(
+            (torch.arange(len(context))[:, None], rows, columns), lower
+        )
         return {"mean": mean, "log_scale": 0.5 * log_var, "lower": full}
 
     def rsample_and_log_q(self, params: Params, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -197,7 +210,12 @@ class AuxiliaryFlow(Family):
     has_density = False
 
     def __init__(
-        self, latent_shape: int | Sequence[int], n_steps: int = 2, hidden: int = 200, n_features: int = 50, scale: str = "exp"
+        self,
+        latent_shape: int | Sequence[int],
+        n_steps: int = 2,
+        hidden: int = 200,
+        n_features: int = 50,
+        scale: str = "exp",
     ) -> None:
         super().__init__(latent_shape)
         if scale not in ("exp", "sigmoid"):
@@ -243,6 +261,44 @@ class AuxiliaryFlow(Family):
     def at(self, mean: Tensor, log_scale: Tensor, generator: torch.Generator) -> Params:
         gaussian = {"mean": mean, "log_scale": log_scale}
         return gaussian | spread(_fold(_to(self.bank(generator), mean), None), len(mean))
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """Per-datum affine coordinates z = center + scale u: center (N, D), scale lower triangular (N, D, D)."""
+
+    center: Tensor
+    scale: Tensor
+
+    @property
+    def log_det(self) -> Tensor:
+        """log |dz/du|, (N,)."""
+        return self.scale.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
+
+    def __call__(self, u: Tensor) -> Tensor:
+        """u (S, N, D) -> z."""
+        return self.center + torch.bmm(u.transpose(0, 1), self.scale.mT).transpose(0, 1)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """z (S, N, D) -> u."""
+        centered = (z - self.center).movedim(0, -1)
+        return torch.linalg.solve_triangular(self.scale, centered, upper=False).movedim(-1, 0)
+
+    def rows(self, index: Tensor) -> "Whitening":
+        """The coordinates of some of the data."""
+        return Whitening(self.center[index], self.scale[index])
+
+    def compose(self, params: Params) -> Params:
+        """Parameters of a q of u -> those of the same q as a distribution of z: its outer affine map absorbs ours."""
+        diagonal = params["log_scale"].exp()
+        composed = dict(params)
+        composed["mean"] = self.center + torch.einsum("nij,nj->ni", self.scale, params["mean"])
+        if "lower" in params:
+            tril = self.scale @ (torch.diag_embed(diagonal) + params["lower"].tril(-1))
+            composed["log_scale"], composed["lower"] = tril.diagonal(dim1=-2, dim2=-1).log(), tril.tril(-1)
+        else:
+            composed["log_scale"] = (self.scale.diagonal(dim1=-2, dim2=-1) * diagonal).log()
+        return composed
 
 
 def scale_tril(params: Params) -> Tensor:

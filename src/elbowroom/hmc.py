@@ -90,4 +90,6 @@ def _choose(accept: Tensor, new: State, old: State) -> State:
         return torch.where(accept[(...,) + (None,) * (a.ndim - accept.ndim)], a, b)
 
     parts = tuple(pick(a, b) for a, b in zip(new.at.parts, old.at.parts, strict=True))
-    return State(pick(new.z, old.z), Evaluation(pick(new.at.value, old.at.value), pick(new.at.grad, old.at.grad), parts))
+    return State(
+        pick(new.z, old.z), Evaluation(pick(new.at.value, old.at.value), pick(new.at.grad, old.at.grad), parts)
+    )

@@ -118,7 +118,7 @@ class DecoderModel(nn.Module):
             if fisher is None:
                 return None
             basis = torch.eye(d, dtype=z.dtype, device=z.device)[:, None].expand(d, n, d).contiguous()
-            tiled = z.expand(d, n, d).contiguous().contiguous()
+            tiled = z.expand(d, n, d).contiguous()
             _, tangents = torch.func.jvp(lambda points: self.decode(points, x), (tiled,), (basis,))
         total = torch.eye(d, dtype=z.dtype, device=z.device).expand(n, d, d).clone()
         for jacobian, information in zip(_leaves(tangents), _leaves(fisher), strict=True):
@@ -263,7 +263,9 @@ def log_joint(model: Any, x: Any, z: Tensor) -> Tensor:
     for name, value in (("log_prior", prior), ("log_likelihood", likelihood)):
         if value.shape != z.shape[:2]:
             hint = "Sum over latents" if name == "log_prior" else "Sum over pixels"
-            raise ValueError(f"{name} must return (S, N) = {tuple(z.shape[:2])}; got {tuple(value.shape)}. {hint} before returning.")
+            raise ValueError(
+                f"{name} must return (S, N) = {tuple(z.shape[:2])}; got {tuple(value.shape)}. {hint} before returning."
+            )
     return prior + likelihood
 
 

@@ -61,7 +61,9 @@ class Amortized(nn.Module):
             output = self.net(x["x"], **{key: x[key] for key in self.condition})
         else:
             output = self.net(x)
-        context = output.flatten(1) if isinstance(output, Tensor) else torch.cat([part.flatten(1) for part in output], -1)
+        context = (
+            output.flatten(1) if isinstance(output, Tensor) else torch.cat([part.flatten(1) for part in output], -1)
+        )
         if context.shape[-1] != self.family.context_size:
             raise ValueError(
                 f"the encoder of a {self.family.name} posterior over {self.family.size} latents must emit "

@@ -1,6 +1,6 @@
 """Randomness keyed by meaning: a generator is named by what it draws, never by when it is asked.
 
-    seeded(seed, "ais", block, group)   ->  the same numbers whoever asks, in whatever order, on how many workers
+seeded(seed, "ais", block, group)   ->  the same numbers whoever asks, in whatever order, on how many workers
 """
 
 import hashlib

@@ -1,0 +1,346 @@
+r"""Annealed importance sampling (Neal 2001), forward for a lower bound of log p(x) and in reverse for an upper bound.
+
+    f_b(z) = base(z)^(1-b) p(x, z)^b,   log w = sum_t (b_t - b_{t-1}) (log p(x, z_{t-1}) - log base(z_{t-1})),   E[w] = p(x)
+
+Chains start at a *base* (the prior, a Gaussian fitted to the datum, or a defensive mixture of both) and move by HMC in the base's
+whitened coordinates. Everything that defines the kernels (schedule, step sizes) is tuned in a pilot run on its own draws
+and then frozen in a `Path`; the reported run uses fresh noise. Adapting on the chains that carry the weights would break
+E[w] = p(x). The reverse run starts at an exact posterior draw and applies the same kernels in reverse order
+(Grosse, Ghahramani and Adams 2015).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from . import hmc
+from .blocks import Block
+from .bounds import GROUP, prepared
+from .estimate import Estimate, concatenate, effective_sample_size, grouped_noise, log_mean_exp
+from .families import Params, Whitening, scale_tril
+from .hmc import Evaluation
+from .model import latent_size, log_joint
+from .posteriors import Local
+from .rng import normal, seeded, uniform
+
+__all__ = [
+    "Base", "GaussianBase", "MixtureBase", "Path", "PriorBase", "Run", "Schedule", "ais", "ais_of", "anneal", "base_of", "schedule",
+    "tune",
+]  # fmt: skip
+
+TARGET_ACCEPTANCE = 0.8
+LOG_2PI = math.log(2 * math.pi)
+
+
+class Base(Protocol):
+    """Where chains start: a sampler with a normalised log density, in coordinates u where the posterior is about round."""
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """n draws u for each datum, (n, N, D)."""
+
+    def evaluate(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """log base and log joint as densities of u, (C, N), and their gradients, (C, N, D)."""
+
+    def whiten(self, z: Tensor) -> Tensor:
+        """z (S, N, D) -> u."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How many temperatures, leapfrog steps a temperature and chains a datum; how the temperatures are placed.
+
+    `kind` is "linear", "sigmoid", or "adaptive": equal spread of log weights in each step, as the pilot saw it.
+    """
+
+    n_temperatures: int = 10
+    n_leapfrog: int = 2
+    n_chains: int = 16
+    kind: str = "adaptive"
+    n_pilots: int = 2
+
+
+@dataclass(frozen=True)
+class Path:
+    """Frozen kernels: inverse temperatures betas (T + 1, N) from 0 to 1, step sizes (T + 1, N), leapfrog steps each."""
+
+    betas: Tensor
+    step_sizes: Tensor
+    n_leapfrog: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run of chains returns: log weights (C, N), acceptance (T, N), spread of log-weight rates (T, N), divergences (N,)."""
+
+    log_w: Tensor
+    acceptance: Tensor
+    spread: Tensor
+    n_diverged: Tensor
+
+
+class GaussianBase:
+    """A Gaussian fitted to each datum; standard normal in its own coordinates."""
+
+    def __init__(self, model: Any, x: Any, whitening: Whitening) -> None:
+        self.model, self.x, self.whitening = model, x, whitening
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """n standard normal draws for each datum, (n, N, D)."""
+        return normal((n, *self.whitening.center.shape), generator, self.whitening.center)
+
+    def whiten(self, z: Tensor) -> Tensor:
+        """z (S, N, D) -> u."""
+        return self.whitening.inverse(z)
+
+    def evaluate(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """log base and log joint of u, (C, N), and their gradients; the base's in closed form."""
+        joint, grad = _value_and_grad(lambda v: log_joint(self.model, self.x, self.whitening(v)), u)
+        base = -0.5 * (u.double().square().sum(-1) + u.shape[-1] * LOG_2PI)
+        return base, joint + self.whitening.log_det, -u, grad
+
+
+class PriorBase:
+    """The model's prior, in the model's own coordinates: the literature's choice."""
+
+    def __init__(self, model: Any, x: Any, n: int) -> None:
+        if not hasattr(model, "sample_prior"):
+            raise TypeError("AIS from the prior needs model.sample_prior(n, x, generator)")
+        self.model, self.x, self.n = model, x, n
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """n prior draws for each datum, (n, N, D)."""
+        z = self.model.sample_prior(n, self.x, generator)
+        return z.expand(n, self.n, z.shape[-1]).contiguous()
+
+    def whiten(self, z: Tensor) -> Tensor:
+        """z itself."""
+        return z
+
+    def evaluate(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """log prior and log joint of u, (C, N), and their gradients."""
+        prior, prior_grad = _value_and_grad(lambda v: self.model.log_prior(v, self.x), u)
+        likelihood, grad = _value_and_grad(lambda v: self.model.log_likelihood(self.x, v), u)
+        return prior, prior + likelihood, prior_grad, prior_grad + grad
+
+
+class MixtureBase:
+    """weight * prior + (1 - weight) * Gaussian, sampled by component, its density normalised: a base that misses less."""
+
+    def __init__(self, gaussian: GaussianBase, weight: float = 0.1) -> None:
+        if not 0 < weight < 1:
+            raise ValueError(f"the prior's weight in a mixture must lie between 0 and 1; got {weight}")
+        self.gaussian, self.weight = gaussian, weight
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """n draws for each datum, (n, N, D)."""
+        g = self.gaussian
+        u = g.sample(n, generator)
+        prior = g.model.sample_prior(n, g.x, generator)
+        chosen = uniform(u.shape[:2], generator, u) < self.weight
+        return torch.where(chosen[..., None], g.whiten(prior.expand(u.shape).contiguous()), u)
+
+    def whiten(self, z: Tensor) -> Tensor:
+        """z (S, N, D) -> u, in the Gaussian's coordinates."""
+        return self.gaussian.whiten(z)
+
+    def evaluate(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """log mixture and log joint of u, (C, N), and their gradients."""
+        g = self.gaussian
+        _, joint, _, grad = g.evaluate(u)
+
+        def log_mixture(v: Tensor) -> Tensor:
+            normal_part = -0.5 * (v.square().sum(-1) + v.shape[-1] * LOG_2PI)
+            prior_part = g.model.log_prior(g.whitening(v), g.x) + g.whitening.log_det
+            return torch.logaddexp(prior_part + math.log(self.weight), normal_part + math.log1p(-self.weight))
+
+        base, base_grad = _value_and_grad(log_mixture, u)
+        return base, joint, base_grad, grad
+
+
+def base_of(model: Any, x: Any, params: Params) -> GaussianBase:
+    """The base that a fitted Gaussian's parameters (leading N) make.
+
+    Raises:
+        TypeError: a flow, whose parameters are not a Gaussian's.
+    """
+    if set(params) - {"mean", "log_scale", "lower"}:
+        raise TypeError("an AIS base must be a Gaussian (diagonal or full); fit one with fit_local")
+    return GaussianBase(model, x, Whitening(params["mean"].detach(), scale_tril(params).detach()))
+
+
+def schedule(kind: str, n_temperatures: int, n: int, like: Tensor) -> Tensor:
+    """Inverse temperatures (T + 1, n) from 0 to 1, float64: "linear", or "sigmoid" (finer at both ends, Grosse et al. 2015)."""
+    t = torch.linspace(0, 1, n_temperatures + 1, dtype=torch.float64, device=like.device)
+    if kind == "sigmoid":
+        s = torch.sigmoid(4.0 * (2 * t - 1))
+        t = (s - s[0]) / (s[-1] - s[0])
+    return t[:, None].expand(n_temperatures + 1, n).clone()
+
+
+def anneal(
+    base: Base, path: Path, n_chains: int, seed: int, key: tuple[str | int, ...], exact: Tensor | None = None
+) -> Run:
+    """Run chains along a frozen path: forward from the base or, given `exact` posterior draws z (N, D), in reverse.
+
+    Log weights estimate log p(x) forward; in reverse, E[exp(-log w)] = 1 / p(x). Chains go GROUP at a time, so memory
+    stays bounded, with noise keyed by group.
+    """
+    runs = []
+    for group in range(-(-n_chains // GROUP)):
+        generator = seeded(seed, *key, group)
+        draws = base.sample(GROUP, generator)
+        if exact is not None:
+            draws = base.whiten(exact[None].expand(draws.shape).contiguous())
+        runs.append(_anneal_group(base, path, draws, generator, reverse=exact is not None))
+    return Run(
+        torch.cat([run.log_w for run in runs])[:n_chains],
+        torch.stack([run.acceptance for run in runs]).mean(0),
+        torch.stack([run.spread for run in runs]).mean(0),
+        torch.stack([run.n_diverged for run in runs]).sum(0),
+    )
+
+
+def tune(base: Base, plan: Schedule, n: int, like: Tensor, key: tuple[str | int, ...]) -> tuple[Path, Run]:
+    """A frozen path for a block, and the last pilot run, made without the reported run's seed or any exact draw.
+
+    Each pilot moves every temperature's step size towards an acceptance of 0.8, and places the temperatures of an
+    "adaptive" schedule where the pilot's log weights spread; step sizes follow the temperatures they were tuned at.
+    """
+    start = "linear" if plan.kind == "adaptive" else plan.kind
+    betas = schedule(start, plan.n_temperatures, n, like)
+    width = like.shape[-1] ** -0.25
+    path = Path(betas, torch.full(betas.shape, 0.9 * width, dtype=torch.float64, device=like.device), plan.n_leapfrog)
+    for pilot in range(plan.n_pilots):
+        run = anneal(base, path, GROUP, 0, (*key, "pilot", pilot))
+        path = replace(path, step_sizes=_adjusted(path, run.acceptance))
+        if plan.kind == "adaptive":
+            path = _placed(path, run.spread)
+    return path, anneal(base, path, GROUP, 0, (*key, "pilot", "last"))
+
+
+def ais_of(run: Run, ids: Any, name: str, key: object) -> Estimate:
+    """The lower bound log mean(w) of a forward run, with its delta-method error."""
+    value, deviations = log_mean_exp(run.log_w)
+    return Estimate(name, value.cpu().numpy(), "lower", {key: grouped_noise(deviations)}, ids)
+
+
+def ais(
+    model: Any, x: Any, base: Any = "prior", n_temperatures: int = 100, n_leapfrog: int = 2, n_chains: int = 16,
+    kind: str = "adaptive", seed: int = 0,
+) -> Estimate:  # fmt: skip
+    """A lower bound of log p(x) per datum, in nats, by forward AIS.
+
+    Args:
+        model: a `LatentModel`. x: N data.
+        base: "prior", or a `Local` Gaussian posterior (or a `Fit` of one) with a row per datum.
+        n_temperatures, n_leapfrog, n_chains, kind: see `Schedule`. seed: of the reported run; the pilot has its own.
+    Raises:
+        TypeError: a base without a Gaussian density. ValueError: a local base for another number of data.
+    """
+    plan = Schedule(n_temperatures, n_leapfrog, n_chains, kind)
+    local = getattr(base, "q", base)
+    if base != "prior" and not isinstance(local, Local):
+        raise TypeError(f'base must be "prior", a Local Gaussian posterior or a Fit; got {type(base).__name__}')
+    parts = []
+    with prepared(model, local if isinstance(local, Local) else None, x) as (_, all_blocks):
+        for block in all_blocks:
+            made, like = _block_base(model, local, block)
+            path, _ = tune(made, plan, len(block.index), like, ("ais", block.number))
+            run = anneal(made, path, n_chains, seed, ("ais", "run", block.number))
+            run = replace(run, log_w=run.log_w[:, : block.rows])
+            parts.append(ais_of(run, block.index[: block.rows].numpy(), "AIS", ("ais", seed, id(base), n_chains)))
+    return concatenate(parts)
+
+
+def _block_base(model: Any, local: Any, block: Block) -> tuple[Base, Tensor]:
+    """A block's base, and a tensor whose last dimension, dtype and device are the latents'."""
+    if isinstance(local, Local):
+        made = base_of(model, block.x, dict(local.rows(block.index)(block.x).detached().params))
+        return made, made.whitening.center
+    prior = PriorBase(model, block.x, len(block.index))
+    return prior, model.sample_prior(1, block.x, seeded(0, "like")).new_empty(len(block.index), latent_size(model))
+
+
+def _anneal_group(base: Base, path: Path, u: Tensor, generator: torch.Generator, reverse: bool) -> Run:
+    """One group of chains (C, N, D) along the path. The kernel at b = 1 would not change the weights and is left out."""
+    n_steps = len(path.betas) - 1
+    order = range(n_steps, 0, -1) if reverse else range(1, n_steps + 1)
+    log_w = torch.zeros(u.shape[:2], dtype=torch.float64, device=u.device)
+    acceptance, spread = torch.ones(n_steps, u.shape[1]), torch.zeros(n_steps, u.shape[1], dtype=torch.float64)
+    n_diverged = torch.zeros(u.shape[1], dtype=torch.int64, device=u.device)
+    state = hmc.init(u, _tempered(base, path.betas[n_steps if reverse else 0]))
+    for t in order:
+        rate = state.at.parts[1] - state.at.parts[0]
+        log_w = log_w + (path.betas[t] - path.betas[t - 1]) * rate
+        spread[t - 1] = rate.std(0).cpu()
+        kernel = t - 1 if reverse else t
+        if kernel in (0, n_steps):
+            continue
+        density = _tempered(base, path.betas[kernel])
+        state = hmc.State(state.z, _at(path.betas[kernel], *state.at.parts))
+        momentum = normal(u.shape, generator, u)
+        chance = uniform(u.shape[:2], generator, u)
+        step_size = path.step_sizes[kernel].to(u)
+        state, info = hmc.step(state, momentum, chance, density, step_size, path.n_leapfrog)
+        acceptance[kernel - 1] = info.acceptance.mean(0).cpu().float()
+        n_diverged += info.diverged.sum(0)
+    return Run(log_w, acceptance, spread, n_diverged)
+
+
+def _tempered(base: Base, beta: Tensor) -> Callable[[Tensor], Evaluation]:
+    """log f_b as a log density of u; both of its ends are kept as parts, so another temperature costs nothing."""
+    return lambda u: _at(beta, *base.evaluate(u))
+
+
+def _at(beta: Tensor, base: Tensor, joint: Tensor, base_grad: Tensor, joint_grad: Tensor) -> Evaluation:
+    weight = beta[:, None].to(joint_grad)
+    grad = (1 - weight) * base_grad + weight * joint_grad
+    return Evaluation((1 - beta) * base + beta * joint, grad, (base, joint, base_grad, joint_grad))
+
+
+def _adjusted(path: Path, acceptance: Tensor) -> Tensor:
+    """Step sizes moved towards the target acceptance; the ends, which no kernel uses, follow their neighbours."""
+    change = torch.exp(1.5 * (acceptance.double() - TARGET_ACCEPTANCE)).to(path.step_sizes.device)
+    sizes = path.step_sizes.clone()
+    sizes[1:-1] = sizes[1:-1] * change[:-1]
+    return sizes
+
+
+def _placed(path: Path, spread: Tensor) -> Path:
+    """Temperatures such that each step takes an equal share of the spread of log weights the pilot saw.
+
+    Half of the density is kept uniform, so that a noisy pilot cannot leave a gap. Step sizes are interpolated.
+    """
+    betas = path.betas
+    widths = betas.diff(dim=0)
+    density = (spread.to(betas.device) * widths).nan_to_num(0.0, 0.0, 0.0) + 1e-12
+    share = 0.5 * density / density.sum(0) + 0.5 * widths
+    cumulative = torch.cat([torch.zeros_like(betas[:1]), share.cumsum(0)])
+    cumulative = cumulative / cumulative[-1]
+    grid = torch.linspace(0, 1, len(betas), dtype=betas.dtype, device=betas.device)[:, None].expand_as(betas)
+    placed = _interpolate(grid, cumulative, betas)
+    placed[0], placed[-1] = 0.0, 1.0
+    return replace(path, betas=placed, step_sizes=_interpolate(placed, betas, path.step_sizes))
+
+
+def _interpolate(at: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Piecewise linear interpolation down the columns of (T + 1, N) tensors, x increasing."""
+    right = torch.searchsorted(x.T.contiguous(), at.T.contiguous()).T.clamp(1, len(x) - 1)
+    x0, x1 = x.gather(0, right - 1), x.gather(0, right)
+    weight = ((at - x0) / (x1 - x0).clamp(min=1e-12)).clamp(0, 1)
+    return y.gather(0, right - 1) * (1 - weight) + y.gather(0, right) * weight
+
+
+def _value_and_grad(function: Callable[[Tensor], Tensor], u: Tensor) -> tuple[Tensor, Tensor]:
+    """Value in float64 (C, N) and gradient (C, N, D); parameters of the model take no part."""
+    with torch.enable_grad():
+        point = u.detach().requires_grad_()
+        value = function(point)
+        if not value.requires_grad:
+            return value.detach().double(), torch.zeros_like(u)
+        (grad,) = torch.autograd.grad(value.sum(), point)
+    return value.detach().double(), grad

@@ -1,0 +1,329 @@
+r"""Local fits: the best member of a family for each datum by itself, all data of a block solved as one batch.
+
+    maximise  L_n[q] = E_q[log p(x_n, z) - log q(z)]   over the parameters of datum n's own q
+
+Adam is element-wise, so no datum feels another. Fits run in *whitened* coordinates u, z = center + scale u, where the start is
+the standard normal: the encoder's answer for a diagonal fit, the Gauss-Newton precision at the diagonal optimum for a full
+one, the full Gaussian for a flow. Gradients are pathwise with q's own parameters held fixed ("sticking the landing",
+Roeder, Wu and Duvenaud 2017), so they vanish where q is exact. Each round of decaying steps is evaluated on fixed
+noise, two thirds through and at its end; the best iterate is kept, and a datum that no longer gains leaves the batch.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .blocks import Block
+from .bounds import GROUP, log_weights, prepared
+from .families import DiagonalGaussian, Family, FullGaussian, Params, Whitening
+from .model import log_joint
+from .posteriors import Amortized, Conditioned, Local
+from .rng import normal, seeded
+
+__all__ = ["BUDGETS", "Budget", "Fit", "Outcome", "fit_block", "fit_local", "refine"]
+
+
+N_CURVATURE = 4  # draws over which the curvature is averaged
+EIGENVALUE_FLOOR = 0.1  # of the precision: a posterior is not taken to be wider than 3 prior scales
+
+
+class Outcome(IntEnum):
+    """How a local fit ended, for one datum."""
+
+    CONVERGED = 0
+    RAN_OUT = 1
+    DIVERGED = 2
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Rounds of `n_steps` Adam steps on `n_samples` draws; the step size falls to zero within a round, and by half between.
+
+    A datum has converged when the last third of a round gained less than `tolerance` nats on the fixed evaluation noise.
+    """
+
+    n_steps: int
+    n_samples: int
+    learning_rate: float
+    max_rounds: int = 2
+    tolerance: float = 0.02
+    n_evaluation: int = 32
+
+
+BUDGETS = {
+    "diagonal": Budget(160, 4, 0.2),
+    "full": Budget(150, 12, 0.007),
+    "flow": Budget(300, 16, 0.01),
+    "auxiliary": Budget(300, 16, 0.01),
+}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted local posterior `q`, and how each datum's fit ended: outcome (N,), steps (N,), work units per datum (N,)."""
+
+    q: Local
+    outcome: NDArray[np.int64]
+    steps: NDArray[np.int64]
+    work: NDArray[np.float64]
+
+
+@dataclass
+class _Problem:
+    """The optimisation of one block: `objective(params, index, noise)` is log p(x, z) - log q, (S, B)."""
+
+    family: Family
+    model: Any
+    x: Any
+    frame: Whitening
+    noise: Callable[[int, str, int], Tensor]
+
+    def log_w(self, params: Params, index: Tensor, noise: Tensor, stick: bool = False) -> Tensor:
+        """Log weights of the data `index`; with `stick`, log q is evaluated with its parameters held fixed."""
+        frame, x = self.frame.rows(index), _rows(self.x, index)
+        dist = Conditioned(self.family, params)
+        u, log_q = dist.rsample_and_log_q(noise)
+        if stick and dist.has_density:
+            log_q = dist.detached().log_prob(u)
+        return log_joint(self.model, x, frame(u)) + frame.log_det - log_q
+
+    def evaluate(self, params: Params, index: Tensor, n_samples: int) -> Tensor:
+        """(B,) ELBO on the fixed evaluation noise, GROUP samples at a time; NaN where it is not finite."""
+        total = 0.0
+        with torch.no_grad():
+            for group in range(-(-n_samples // GROUP)):
+                total = total + self.log_w(params, index, self.noise(GROUP, "evaluate", group)[:, index]).double().sum(
+                    0
+                )
+        return total / (GROUP * -(-n_samples // GROUP))
+
+
+def fit_local(family: Family, model: Any, x: Any, init: Any = None, seed: int = 0, budget: Budget | None = None) -> Fit:
+    """Fit the best member of `family` to each datum.
+
+    Args:
+        family: which distributions. model: a `LatentModel`. x: N data.
+        init: a posterior to start from: its Gaussian where it has one; None for the prior.
+        budget: steps and samples; None for the family's own.
+    Returns:
+        A `Fit`. A datum whose every iterate failed keeps its start and is DIVERGED.
+    """
+    parts = []
+    with prepared(model, init, x) as (posterior, all_blocks):
+        for block in all_blocks:
+            start = gaussian_start(posterior, model, block, seed)
+            params, outcome, steps, work = fit_block(family, model, block, start, seed, budget)
+            keep = slice(0, block.rows)
+            parts.append(({k: v[keep] for k, v in params.items()}, outcome[keep], steps[keep], work[keep]))
+    params = {key: torch.cat([part[0][key] for part in parts]) for key in parts[0][0]}
+    outcome, steps, work = (np.concatenate([part[i] for part in parts]) for i in (1, 2, 3))
+    return Fit(Local(family, len(outcome), params), outcome, steps, work)
+
+
+def refine(model: Any, q: Amortized, x: Any, steps: int = 20, seed: int = 0) -> Local:
+    """A semi-amortized posterior: start at the encoder's answer and take `steps` gradient steps for each datum.
+
+    Raises:
+        ValueError: a posterior whose family is unknown.
+    """
+    if getattr(q, "family", None) is None:
+        raise ValueError("refine needs a posterior with a known family, for instance er.Amortized(net, family)")
+    rate = BUDGETS[q.family.name].learning_rate
+    budget = Budget(steps, 4, rate, max_rounds=1)
+    return fit_local(q.family, model, x, q, seed, budget).q
+
+
+def gaussian_start(posterior: Any, model: Any, block: Block, seed: int) -> Params:
+    """Where the fits of a block start: the encoder's answer, or the prior where that is not finite or is worse.
+
+    Returns mean and log_scale (B, D) of a diagonal Gaussian, and the flow parameters of a posterior that has them.
+    """
+    n = len(block.index)
+    prior = _prior_start(model, block, seed)
+    if posterior is None or getattr(posterior(block.x), "family", None) is None:
+        return prior
+    with torch.no_grad():
+        encoder = posterior.rows(block.index).localize(block.x)(block.x).detached()
+    family = DiagonalGaussian(prior["mean"].shape[-1])
+    diagonal = {"mean": encoder.params["mean"], "log_scale": _marginal_log_scale(encoder.params)}
+    noise = normal((GROUP, n, family.noise_size), seeded(seed, "start", block.number), prior["mean"])
+    with torch.no_grad():
+        values = [log_weights(model, Conditioned(family, p), block.x, noise).mean(0) for p in (diagonal, prior)]
+    better = torch.isfinite(values[0]) & ~(values[1] > values[0])
+    return {key: torch.where(better[:, None], diagonal[key], prior[key]) for key in prior}
+
+
+def fit_block(
+    family: Family, model: Any, block: Block, start: Params, seed: int, budget: Budget | None = None
+) -> tuple[Params, NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Fit one block from a Gaussian start: parameters of q(z), outcome, steps and work units, each with leading B."""
+    budget = budget or BUDGETS[family.name]
+    frame, work = _frame(family, model, block, start, seed)
+    zeros = torch.zeros_like(start["mean"])
+    params = family.at(zeros, zeros.clone(), seeded(seed, "bank", family.name))
+    like = start["mean"]
+
+    def noise(n_samples: int, *key: str | int) -> Tensor:
+        generator = seeded(seed, "fit", family.name, block.number, *key)
+        return normal((n_samples, len(block.index), family.noise_size), generator, like)
+
+    problem = _Problem(family, model, block.x, frame, noise)
+    params, outcome, steps, spent = _solve(problem, params, budget)
+    return frame.compose(params), outcome, steps, spent + work
+
+
+def _solve(problem: _Problem, params: Params, budget: Budget) -> tuple[Params, Any, Any, Any]:
+    """Rounds until each datum no longer gains, diverges, or the budget is spent."""
+    n, device = len(params["mean"]), params["mean"].device
+    active = torch.arange(n, device=device)
+    best = problem.evaluate(params, active, budget.n_evaluation)
+    outcome = torch.full((n,), int(Outcome.RAN_OUT), device=device)
+    rounds = torch.zeros(n, device=device)
+    for number in range(budget.max_rounds):
+        if len(active) == 0 or budget.n_steps == 0:
+            break
+        moved, before, value, finite = _round(
+            problem, {k: v[active] for k, v in params.items()}, active, budget, number
+        )
+        better = torch.isfinite(value) & ~(value <= best[active])
+        for key in params:
+            params[key][active[better]] = moved[key][better]
+        best[active[better]] = value[better]
+        rounds[active] += 1
+        lost = ~(finite & torch.isfinite(value))
+        settled = ~lost & (value - before < budget.tolerance)
+        outcome[active] = torch.where(lost, int(Outcome.DIVERGED), int(Outcome.RAN_OUT))
+        outcome[active[settled]] = int(Outcome.CONVERGED)
+        active = active[~settled]
+    done = rounds.cpu().numpy()
+    work = done * (budget.n_steps * budget.n_samples + budget.n_evaluation) + 0.5 * budget.n_evaluation
+    return params, outcome.cpu().numpy(), (done * budget.n_steps).astype(np.int64), work
+
+
+def _round(
+    problem: _Problem, params: Params, index: Tensor, budget: Budget, number: int
+) -> tuple[Params, Tensor, Tensor, Tensor]:
+    """One round: the iterate, its value two thirds through and at the end (B,), and which data stayed finite (B,)."""
+    moments = {key: (torch.zeros_like(value), torch.zeros_like(value)) for key, value in params.items()}
+    finite = torch.ones(len(index), dtype=torch.bool, device=index.device)
+    before = torch.empty(0)
+    for t in range(budget.n_steps):
+        if t == 2 * budget.n_steps // 3:
+            before = problem.evaluate(params, index, budget.n_evaluation)
+        rate = budget.learning_rate * 0.5**number * 0.5 * (1 + math.cos(math.pi * t / budget.n_steps))
+        params, good = _ascend(problem, params, index, budget.n_samples, moments, rate, (number, t))
+        finite &= good
+    return params, before, problem.evaluate(params, index, budget.n_evaluation), finite
+
+
+def _ascend(
+    problem: _Problem, params: Params, index: Tensor, n_samples: int, moments: Any, rate: float, key: tuple[int, int]
+) -> tuple[Params, Tensor]:
+    """One Adam step on antithetic draws. A datum whose value or gradient is not finite stays where it is, and is told."""
+    half = problem.noise(-(-n_samples // 2), "step", *key)[:, index]
+    noise = torch.cat([half, -half])[:n_samples]
+    with torch.enable_grad():
+        free = {name: value.detach().requires_grad_() for name, value in params.items()}
+        value = problem.log_w(free, index, noise, stick=True).mean(0)
+        grads = torch.autograd.grad(value.sum(), list(free.values()), allow_unused=True)
+    good = torch.isfinite(value.detach())
+    for grad in grads:
+        good &= grad is None or torch.isfinite(grad).flatten(1).all(1)
+    stepped = dict(params)
+    for (name, old), grad in zip(params.items(), grads, strict=True):
+        if grad is not None:
+            new = old + rate * _adam(moments[name], torch.nan_to_num(grad, 0.0, 0.0, 0.0), key[1] + 1)
+            stepped[name] = torch.where(_like(good, old), new, old)
+    return stepped, good
+
+
+def _adam(moments: tuple[Tensor, Tensor], grad: Tensor, t: int) -> Tensor:
+    """The ascent direction of Adam (Kingma and Ba 2015), betas 0.9 and 0.99, moments updated in place."""
+    first, second = moments
+    first.mul_(0.9).add_(grad, alpha=0.1)
+    second.mul_(0.99).addcmul_(grad, grad, value=0.01)
+    return (first / (1 - 0.9**t)) / ((second / (1 - 0.99**t)).sqrt() + 1e-8)
+
+
+def _frame(family: Family, model: Any, block: Block, start: Params, seed: int) -> tuple[Whitening, float]:
+    """Coordinates of the start, and what finding them cost: a triangular scale for families that can absorb one."""
+    if "scale" in start:
+        return Whitening(start["mean"], start["scale"]), 0.0
+    diagonal = Whitening(start["mean"], torch.diag_embed(start["log_scale"].exp()))
+    if isinstance(family, FullGaussian):
+        return curvature_frame(model, block, diagonal, seed)
+    return diagonal, 0.0
+
+
+def curvature_frame(model: Any, block: Block, start: Whitening, seed: int) -> tuple[Whitening, float]:
+    """Coordinates in which the posterior is about standard normal: the inverse of its average curvature under the start.
+
+    The best Gaussian's precision is E_q[-Hessian of log p(x, z)] (Opper and Archambeau 2009), so the curvature is averaged over
+    draws of the diagonal optimum: on a MNIST VAE that start is 0.25 nats better than the curvature at the center alone.
+    The model's own `curvature`, or Hessian-vector products; eigenvalues are floored, and where nothing is finite the start
+    is kept. Returns the coordinates and their cost in work units per datum.
+    """
+    n, d = start.center.shape
+    half = normal((N_CURVATURE // 2, n, d), seeded(seed, "curvature", block.number), start.center)
+    points = start(torch.cat([half, -half]))
+    precision = start.center.new_zeros(n, d, d, dtype=torch.float64)
+    cost = 0.0
+    for z in points:
+        at = model.curvature(block.x, z) if hasattr(model, "curvature") else None
+        cost += d if at is not None else 3 * d
+        precision += (_hessian_precision(model, block.x, z) if at is None else at) / len(points)
+    values, vectors = torch.linalg.eigh(torch.nan_to_num(precision, posinf=0.0, neginf=0.0))
+    covariance = (vectors / values.clamp(min=EIGENVALUE_FLOOR)[:, None, :]) @ vectors.mT
+    tril, info = torch.linalg.cholesky_ex(covariance)
+    usable = (info == 0) & torch.isfinite(precision).flatten(1).all(1) & torch.isfinite(tril).flatten(1).all(1)
+    return Whitening(start.center, torch.where(usable[:, None, None], tril.to(start.scale), start.scale)), cost
+
+
+def _hessian_precision(model: Any, x: Any, z: Tensor) -> Tensor:
+    """Minus the Hessian of log p(x, z) at z (N, D), by D Hessian-vector products: (N, D, D), NaN where not twice smooth."""
+    n, d = z.shape
+    with torch.enable_grad():
+        points = z.detach()[None].requires_grad_()
+        (grad,) = torch.autograd.grad(log_joint(model, x, points).sum(), points, create_graph=True)
+        if not grad.requires_grad:
+            return z.new_full((n, d, d), torch.nan)
+        rows = [
+            torch.autograd.grad(grad[0, :, i].sum(), points, retain_graph=True, allow_unused=True)[0] for i in range(d)
+        ]
+    hessian = torch.stack([torch.zeros_like(z) if row is None else row[0] for row in rows], dim=1)
+    return -0.5 * (hessian + hessian.mT)
+
+
+def _prior_start(model: Any, block: Block, seed: int) -> Params:
+    """Moments of the prior from 64 draws where it can be sampled (exactly N(0, I) otherwise): mean, log_scale (B, D)."""
+    d = int(np.prod(model.latent_shape))
+    data = block.x["x"] if isinstance(block.x, dict) else block.x
+    like = data if data.is_floating_point() else torch.empty(0, device=data.device, dtype=torch.get_default_dtype())
+    zeros = like.new_zeros(len(block.index), d)
+    if getattr(model, "prior", None) is None or not hasattr(model, "sample_prior"):
+        return {"mean": zeros, "log_scale": zeros.clone()}
+    z = model.sample_prior(64, block.x, seeded(seed, "prior-start", block.number)).expand(64, len(zeros), d)
+    return {"mean": z.mean(0), "log_scale": z.std(0).log()}
+
+
+def _marginal_log_scale(params: Params) -> Tensor:
+    """log standard deviations of a posterior's Gaussian part, (B, D)."""
+    if "lower" not in params:
+        return params["log_scale"]
+    tril = torch.diag_embed(params["log_scale"].exp()) + params["lower"].tril(-1)
+    return 0.5 * tril.square().sum(-1).log()
+
+
+def _rows(x: Any, index: Tensor) -> Any:
+    return {key: value[index] for key, value in x.items()} if isinstance(x, dict) else x[index]
+
+
+def _like(mask: Tensor, value: Tensor) -> Tensor:
+    return mask[(...,) + (None,) * (value.ndim - 1)]

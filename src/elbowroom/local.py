@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .blocks import Block
 from .bounds import GROUP, log_weights, prepared
-from .families import DiagonalGaussian, Family, FullGaussian, Params, Whitening
+from .families import DiagonalGaussian, Family, FullGaussian, Params, Whitening, scale_tril
 from .model import log_joint
 from .posteriors import Amortized, Conditioned, Local
 from .rng import normal, seeded
@@ -69,7 +69,7 @@ BUDGETS = {
 class Fit:
     """A fitted local posterior `q`, and how each datum's fit ended: outcome (N,), steps (N,), work units per datum (N,)."""
 
-    q: Local
+    q: Local | None
     outcome: NDArray[np.int64]
     steps: NDArray[np.int64]
     work: NDArray[np.float64]
@@ -165,9 +165,7 @@ def fit_block(
 ) -> tuple[Params, NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Fit one block from a Gaussian start: parameters of q(z), outcome, steps and work units, each with leading B."""
     budget = budget or BUDGETS[family.name]
-    frame, work = _frame(family, model, block, start, seed)
-    zeros = torch.zeros_like(start["mean"])
-    params = family.at(zeros, zeros.clone(), seeded(seed, "bank", family.name))
+    frame, params, work = _start(family, model, block, start, seed)
     like = start["mean"]
 
     def noise(n_samples: int, *key: str | int) -> Tensor:
@@ -252,14 +250,23 @@ def _adam(moments: tuple[Tensor, Tensor], grad: Tensor, t: int) -> Tensor:
     return (first / (1 - 0.9**t)) / ((second / (1 - 0.99**t)).sqrt() + 1e-8)
 
 
-def _frame(family: Family, model: Any, block: Block, start: Params, seed: int) -> tuple[Whitening, float]:
-    """Coordinates of the start, and what finding them cost: a triangular scale for families that can absorb one."""
-    if "scale" in start:
-        return Whitening(start["mean"], start["scale"]), 0.0
-    diagonal = Whitening(start["mean"], torch.diag_embed(start["log_scale"].exp()))
-    if isinstance(family, FullGaussian):
-        return curvature_frame(model, block, diagonal, seed)
-    return diagonal, 0.0
+def _start(family: Family, model: Any, block: Block, start: Params, seed: int) -> tuple[Whitening, Params, float]:
+    """Coordinates of the start, the parameters to begin from in them, and what finding them cost in work units.
+
+    `start` is a diagonal Gaussian (mean, log_scale), a Gaussian with `lower`, or the localized parameters of an amortized flow.
+    """
+    mean, generator = start["mean"], seeded(seed, "bank", family.name)
+    zeros = torch.zeros_like(mean)
+    if not family.has_density:  # the auxiliary flow's base lies inside: no outer affine map to absorb coordinates
+        eye = torch.eye(mean.shape[-1], dtype=mean.dtype, device=mean.device).expand(len(mean), -1, -1)
+        given = {key: value.clone() for key, value in start.items()} if len(start) > 3 else None
+        return Whitening(zeros, eye), given or family.at(mean.clone(), start["log_scale"].clone(), generator), 0.0
+    frame, cost = Whitening(mean, scale_tril(start)), 0.0
+    if isinstance(family, FullGaussian) and "lower" not in start:
+        frame, cost = curvature_frame(model, block, frame, seed)
+    if len(start) > 3:
+        return frame, start | {"mean": zeros, "log_scale": zeros.clone()}, cost
+    return frame, family.at(zeros, zeros.clone(), generator), cost
 
 
 def curvature_frame(model: Any, block: Block, start: Whitening, seed: int) -> tuple[Whitening, float]:

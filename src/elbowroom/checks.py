@@ -1,0 +1,217 @@
+"""`check`: what is wrong with a model or a posterior, found before a number is computed from it.
+
+Each check ends in one line that says what was expected, what came, and what to do.
+"""
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .blocks import BLOCK, as_data, n_data, take
+from .bounds import prepared
+from .model import log_joint, latent_size, modules_of
+from .rng import forked, normal, seeded
+
+__all__ = ["CheckError", "check", "data_notes"]
+
+N_SAMPLES = 4
+MODE_TOLERANCE = 1.0  # nats by which the ELBO may differ between train and eval mode
+BATCH_TOLERANCE = 0.01  # nats by which a datum's terms may depend on its batch, beyond rounding
+
+
+class CheckError(ValueError):
+    """A model or posterior that cannot be measured as it is."""
+
+
+def check(model: Any, q: Any, x: Any, seed: int = 0) -> list[str]:
+    """Check shapes, finiteness, gradients, modes and batch independence on the first rows of x.
+
+    Args:
+        model: a `LatentModel`. q: a posterior, or None to check the model alone. x: N data.
+    Returns:
+        Notes: what is unusual but no error, also given as warnings.
+    Raises:
+        CheckError: what is wrong, in one line. The model and the global random state are left as they were.
+    """
+    x = as_data(x)
+    head = take(x, torch.arange(min(n_data(x), 8)))
+    with prepared(model, q, head, size=min(n_data(x), 8)) as (posterior, all_blocks), forked(seed):
+        block = next(iter(all_blocks))
+        _check_data(block.x)
+        data = block.x["x"] if isinstance(block.x, Mapping) else block.x
+        like = data if data.is_floating_point() else torch.empty(0, dtype=torch.get_default_dtype())
+        noise = normal((N_SAMPLES, len(data), latent_size(model)), seeded(seed, "check"), like)
+        _check_model(model, block.x, noise)
+        if posterior is not None:
+            _check_posterior(model, posterior, block.x, seed)
+            _check_modes(model, q, posterior, block.x, seed)
+    notes = data_notes(model, x)
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    return notes
+
+
+def data_notes(model: Any, x: Any) -> list[str]:
+    """What is unusual about the data for this likelihood: grey values as Bernoulli, 8-bit data under a density."""
+    likelihood = getattr(model, "likelihood", None)
+    name = getattr(likelihood, "name", None)
+    head = take(as_data(x), torch.arange(min(n_data(x), 256)))
+    data = (head["x"] if isinstance(head, Mapping) else head).double()
+    if name in ("bernoulli", "bernoulli_probs") and not bool(((data == 0) | (data == 1)).all()):
+        return ["grey values under a Bernoulli likelihood: an unnormalised quantity, not comparable with binary data"]
+    levels = (data * 255).round() / 255
+    eight_bit = bool((torch.isclose(data, levels, atol=1e-6)).all()) and bool(((data >= 0) & (data <= 1)).all())
+    fine = data.unique().numel() > 2
+    if name in ("gaussian", "laplace", "continuous_bernoulli") and eight_bit and fine:
+        return [
+            "a continuous density on 8-bit data: log p(x) can grow without bound; dequantize or use a discrete likelihood"
+        ]
+    return []
+
+
+def _check_data(x: Any) -> None:
+    data = x["x"] if isinstance(x, Mapping) and "x" in x else x
+    if isinstance(data, Mapping):
+        raise CheckError(f'a mapping must hold the data under "x"; got keys {sorted(data)}')
+    if data.is_floating_point() and not torch.isfinite(data).all():
+        raise CheckError(
+            f"x must be finite; got {int((~torch.isfinite(data)).sum())} NaN or infinite values in its first rows"
+        )
+
+
+def _check_model(model: Any, x: Any, z: Tensor) -> None:
+    """Shapes, finiteness, determinism, gradient and batch independence of log p(x, z) at standard normal z."""
+    with _named("log_likelihood"):
+        point = z.clone().requires_grad_()
+        with torch.enable_grad():
+            value = log_joint(model, x, point)
+            likelihood = model.log_likelihood(x, point)
+    _check_probabilities(model, x, z)
+    if not torch.isfinite(value).all():
+        raise CheckError(
+            f"log p(x, z) must be finite at draws from N(0, I); got {_bad(value)} of {value.numel()} that are not"
+        )
+    if not likelihood.requires_grad:
+        raise CheckError("log_likelihood must be differentiable in z; it does not depend on z, or detaches it")
+    (grad,) = torch.autograd.grad(value.sum(), point)
+    if not torch.isfinite(grad).all():
+        raise CheckError(
+            f"the gradient of log p(x, z) in z must be finite; got {_bad(grad)} of {grad.numel()} that are not"
+        )
+    with torch.no_grad():
+        if not torch.equal(model.log_likelihood(x, z), model.log_likelihood(x, z)):
+            raise CheckError(
+                "log_likelihood must be deterministic in eval mode; two calls with the same z differ (dropout?)"
+            )
+        first = take(x, torch.arange(1))
+        alone = log_joint(model, first, z[:, :1])[:, 0]
+    difference = (alone - value.detach()[:, 0]).abs().max().item()
+    if difference > BATCH_TOLERANCE + 1e-4 * value.detach().abs().max().item():
+        raise CheckError(
+            f"log p(x, z) of a datum must not depend on its batch; alone it differs by {difference:.3g} nats. "
+            "A normalisation over the batch is still active in eval mode: track its running statistics."
+        )
+
+
+def _check_probabilities(model: Any, x: Any, z: Tensor) -> None:
+    """A "bernoulli" decoder that ends in a sigmoid promised logits and gives probabilities."""
+    if getattr(getattr(model, "likelihood", None), "name", None) != "bernoulli":
+        return
+    with torch.no_grad():
+        output = model.decode(z, x)
+    if isinstance(output, Tensor) and bool(((output >= 0) & (output <= 1)).all()):
+        raise CheckError(
+            'likelihood "bernoulli" takes logits; every output of the decoder lies in [0, 1], like probabilities. '
+            'Remove the final sigmoid, or use likelihood "bernoulli_probs".'
+        )
+
+
+def _check_posterior(model: Any, q: Any, x: Any, seed: int) -> None:
+    """Shapes, finiteness, determinism and batch independence of q, and its log density against its own draws."""
+    data = x["x"] if isinstance(x, Mapping) else x
+    n, d = len(data), latent_size(model)
+    with _named("q"), torch.no_grad():
+        dist = q(x)
+        like = data if data.is_floating_point() else torch.empty(0, dtype=torch.get_default_dtype())
+        noise = normal((N_SAMPLES, n, dist.noise_size), seeded(seed, "check-q"), like)
+        z, log_q = dist.rsample_and_log_q(noise)
+        if z.shape != (N_SAMPLES, n, d):
+            raise CheckError(f"q must give z of shape (S, N, D) = {(N_SAMPLES, n, d)}; got {tuple(z.shape)}")
+        if log_q.shape != (N_SAMPLES, n):
+            raise CheckError(
+                f"log q must have shape (S, N) = {(N_SAMPLES, n)}; got {tuple(log_q.shape)}: sum over latents"
+            )
+        if not (torch.isfinite(z).all() and torch.isfinite(log_q).all()):
+            raise CheckError(f"q must give finite z and log q; got {_bad(z) + _bad(log_q)} values that are not")
+        again = q(x).rsample_and_log_q(noise)
+        if not torch.equal(again[0], z):
+            raise CheckError(
+                "q must be deterministic in eval mode given its noise; two calls differ (dropout in the encoder?)"
+            )
+        if getattr(dist, "family", None) is None or not hasattr(q, "net"):
+            return
+        single = q(take(x, torch.arange(1))).rsample_and_log_q(noise[:, :1])[0]
+        difference = (single[:, 0] - z[:, 0]).abs().max().item()
+        if difference > 1e-3 * (1 + z.abs().max().item()):
+            raise CheckError(
+                f"q of a datum must not depend on its batch; alone its z differs by {difference:.3g}. "
+                "A normalisation over the batch is still active in eval mode: track its running statistics."
+            )
+
+
+def _check_modes(model: Any, q: Any, posterior: Any, x: Any, seed: int) -> None:
+    """The ELBO in train mode against eval mode: stale running statistics show here. Buffers are restored."""
+    roots = list(modules_of(model, q))
+    buffers = {buffer: buffer.clone() for root in roots for buffer in root.buffers()}
+    try:
+        quiet = _rough_elbo(model, posterior, x, seed)
+        for root in roots:
+            for module in root.modules():
+                module.training = isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+        loud = _rough_elbo(model, posterior, x, seed)
+    except ValueError:  # a batch too small for train mode says nothing of eval mode
+        return
+    finally:
+        with torch.no_grad():
+            for buffer, value in buffers.items():
+                buffer.copy_(value)
+        for root in roots:
+            for module in root.modules():
+                module.training = False
+    if abs(loud - quiet) > MODE_TOLERANCE:
+        raise CheckError(
+            f"the ELBO must not change between train and eval mode; got {loud:.2f} and {quiet:.2f} nats. BatchNorm's running "
+            "statistics are stale: pass some training batches through the model in train mode before measuring."
+        )
+
+
+def _rough_elbo(model: Any, q: Any, x: Any, seed: int) -> float:
+    data = x["x"] if isinstance(x, Mapping) else x
+    with torch.no_grad():
+        dist = q(x)
+        like = data if data.is_floating_point() else torch.empty(0, dtype=torch.get_default_dtype())
+        noise = normal((16, len(data), dist.noise_size), seeded(seed, "check-mode"), like)
+        z, log_q = dist.rsample_and_log_q(noise)
+        value = (log_joint(model, x, z) - log_q).mean().item()
+    return value if math.isfinite(value) else math.inf
+
+
+@contextmanager
+def _named(who: str) -> Iterator[None]:
+    """Errors of foreign code in one line that names whose they are."""
+    try:
+        yield
+    except CheckError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise CheckError(f"{who} failed on the first rows of x: {type(error).__name__}: {text}") from error
+
+
+def _bad(value: Tensor) -> int:
+    return int((~torch.isfinite(value)).sum())

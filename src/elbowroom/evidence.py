@@ -1,0 +1,205 @@
+r"""Log evidence of each datum: the best of several lower bounds, and the sandwich that certifies it on simulated data.
+
+    IWAE from the best local Gaussian, AIS from the same, IWAE from the encoder's q, and from the prior in few dimensions
+
+A maximum of noisy bounds is biased upward, so the estimator is chosen on a pilot's draws and reported on others. Disagreement
+between bases is a flag: a lower bound from one base that lies above another by more than their errors shows missed mass.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntFlag
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .ais import Path, Schedule, ais_of, anneal, base_of, tune
+from .blocks import Block
+from .bounds import block_log_weights, block_prior_log_weights, iwae_of
+from .estimate import Array, Estimate, effective_sample_size, grouped_noise, k_hat, k_hat_threshold, log_mean_exp
+from .families import DiagonalGaussian, FullGaussian, Params
+from .model import latent_size
+from .posteriors import Conditioned
+
+__all__ = ["EvidencePlan", "Evidence", "Flag", "block_evidence", "reverse_bound"]
+
+Z_DISAGREE = 4.0  # errors by which another base must exceed the chosen bound to be believed against it
+SLACK = 0.05  # nats: disagreement smaller than this is not worth a flag
+MAX_PRIOR_SIZE = 20  # latents above which draws from the prior find nothing
+
+
+class Flag(IntFlag):
+    """Why a datum's numbers should not be trusted; 0 where they are fine. Only NOT_FINITE and FIT_DIVERGED exclude it."""
+
+    NOT_FINITE = 1
+    FIT_DIVERGED = 2
+    FIT_RAN_OUT = 4
+    ERROR_UNRELIABLE = 8
+    BASES_DISAGREE = 16
+
+
+@dataclass(frozen=True)
+class EvidencePlan:
+    """Budgets of the log-evidence estimators: importance samples reported and in the pilot, and the annealing schedule."""
+
+    n_importance: int = 2000
+    n_pilot: int = 512
+    annealing: Schedule | None = Schedule()
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Log evidence of a block.
+
+    `estimate` is what each datum's chosen estimator gave, `chosen` (B,) its name; `candidates` are all of them on the
+    reported draws; `k_hat` (B,) is that of the reported importance weights; `work` units per datum by stage; `path` the
+    frozen annealing kernels.
+    """
+
+    estimate: Estimate
+    chosen: NDArray[np.str_]
+    candidates: dict[str, Estimate]
+    k_hat: Array
+    flags: NDArray[np.int64]
+    work: dict[str, float]
+    path: Path | None
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """One estimator: what the pilot said of it, what the run reported, and where its error can be believed."""
+
+    pilot: Array
+    pilot_error: Array
+    preferred: NDArray[np.bool_]
+    estimate: Estimate
+    reliable: NDArray[np.bool_]
+
+
+def block_evidence(model: Any, block: Block, base: Params, encoder: Any, plan: EvidencePlan, seed: int) -> Evidence:
+    """Log p(x) of one block from a local Gaussian's parameters, and from the encoder's q where it has a density."""
+    ids, work = block.index.numpy(), {}
+    gaussian = _gaussian(base)
+    found: dict[str, _Candidate] = {}
+
+    def importance(name: str, draw: Callable[[int, str], Tensor], n: int, preferred: bool) -> Array:
+        pilot, run = draw(plan.n_pilot, f"{name}-pilot"), draw(n, f"{name}-run")
+        found[name] = _importance_candidate(name, pilot, run, ids, preferred, seed)
+        work[name] = 0.5 * (n + plan.n_pilot)
+        return k_hat(run)
+
+    shape = importance(
+        "iwae", lambda n, key: block_log_weights(model, gaussian, block, n, seed, key), plan.n_importance, True
+    )
+    if encoder is not None and encoder.has_density:
+        importance(
+            "encoder", lambda n, key: block_log_weights(model, encoder, block, n, seed, key), plan.n_pilot, False
+        )
+    if hasattr(model, "sample_prior") and latent_size(model) <= MAX_PRIOR_SIZE:
+        n = max(plan.n_importance, plan.n_pilot)
+        importance("prior", lambda n, key: block_prior_log_weights(model, block, n, seed, key), n, False)
+    path = None
+    if plan.annealing is not None:
+        found["ais"], path = _annealed_candidate(model, block, base, plan.annealing, ids, seed)
+        gradients = plan.annealing.n_leapfrog * (plan.annealing.n_temperatures - 1) + 1
+        pilots = 16.0 * (plan.annealing.n_pilots + 1)
+        work["ais"] = gradients * (pilots + plan.annealing.n_chains)
+    chosen = _choose(found)
+    return Evidence(
+        _pick(found, chosen, ids),
+        chosen,
+        {name: candidate.estimate for name, candidate in found.items()},
+        shape,
+        _flags(found, chosen),
+        work,
+        path,
+    )
+
+
+def reverse_bound(model: Any, block: Block, base: Params, path: Path, z: Tensor, n_chains: int, seed: int) -> Estimate:
+    """An upper bound of log p(x) per datum from the z (B, D) that simulated x, on the forward run's frozen kernels.
+
+    E[1/w] = 1/p(x), so -log mean(1/w) errs upward. The one exact draw is shared by a datum's chains: its single value has no
+    error of its own (NaN); a mean over data does.
+    """
+    run = anneal(base_of(model, block.x, base), path, n_chains, seed, ("reverse", block.number), exact=z)
+    value, deviations = log_mean_exp(-run.log_w)
+    noise = {("reverse", seed): np.full_like(grouped_noise(deviations), np.nan)}
+    return Estimate("log p(x), reverse AIS", -value.cpu().numpy(), "upper", noise, block.index.numpy())
+
+
+def _gaussian(params: Params) -> Conditioned:
+    """The distribution of a local Gaussian's parameters."""
+    family = FullGaussian if "lower" in params else DiagonalGaussian
+    return Conditioned(family(params["mean"].shape[-1]), {key: value.detach() for key, value in params.items()})
+
+
+def _importance_candidate(name: str, pilot: Tensor, run: Tensor, ids: Any, preferred: bool, seed: int) -> _Candidate:
+    value, error = _value_and_error(pilot)
+    trusted = k_hat(pilot) <= k_hat_threshold(len(run))
+    estimate = iwae_of(run, ids, f"IWAE_{len(run)} ({name})", (name, seed))
+    return _Candidate(value, error, trusted & preferred, estimate, k_hat(run) <= k_hat_threshold(len(run)))
+
+
+def _annealed_candidate(
+    model: Any, block: Block, params: Params, plan: Schedule, ids: Any, seed: int
+) -> tuple[_Candidate, Path]:
+    """AIS from the local Gaussian. Its error is believed where its chains still share the weight: ESS of a quarter or more."""
+    base = base_of(model, block.x, params)
+    path, pilot = tune(base, plan, len(ids), params["mean"], ("ais", block.number))
+    run = anneal(base, path, plan.n_chains, seed, ("ais", "run", block.number))
+    value, error = _value_and_error(pilot.log_w)
+    shared = (effective_sample_size(run.log_w) >= 0.25 * plan.n_chains).cpu().numpy()
+    estimate = ais_of(run, ids, "AIS", ("ais", seed))
+    return _Candidate(value, error, np.ones(len(ids), dtype=bool), estimate, shared), path
+
+
+def _value_and_error(log_w: Tensor) -> tuple[Array, Array]:
+    value, deviations = log_mean_exp(log_w)
+    return value.cpu().numpy(), np.sqrt((grouped_noise(deviations) ** 2).sum(0))
+
+
+def _choose(found: dict[str, _Candidate]) -> NDArray[np.str_]:
+    """The estimator of each datum, by the pilot: importance sampling where its tail allows, else annealing; another base
+    where that lies clearly higher."""
+    names = sorted(found, key=["iwae", "ais", "encoder", "prior"].index)
+    fallback = "ais" if "ais" in found else "iwae"
+    chosen = np.where(found["iwae"].preferred, "iwae", fallback).astype("<U8")
+    for name in names:
+        other = found[name]
+        value, error = _gather(found, chosen, "pilot"), _gather(found, chosen, "pilot_error")
+        higher = other.pilot - value > Z_DISAGREE * np.hypot(other.pilot_error, error) + SLACK
+        chosen = np.where(higher | (~np.isfinite(value) & np.isfinite(other.pilot)), name, chosen)
+    return chosen
+
+
+def _gather(found: dict[str, _Candidate], chosen: NDArray[np.str_], attribute: str) -> Any:
+    return np.select([chosen == name for name in found], [getattr(found[name], attribute) for name in found])
+
+
+def _pick(found: dict[str, _Candidate], chosen: NDArray[np.str_], ids: Any) -> Estimate:
+    """Each datum's value and noise from its chosen estimator."""
+    values = np.select([chosen == name for name in found], [found[name].estimate.values for name in found])
+    noise: dict[object, Array] = {}
+    for name, candidate in found.items():
+        for key, part in candidate.estimate.noise.items():
+            noise[key] = np.where(chosen == name, part, 0.0)
+    return Estimate("log p(x)", values, "lower", noise, ids)
+
+
+def _flags(found: dict[str, _Candidate], chosen: NDArray[np.str_]) -> NDArray[np.int64]:
+    """What to doubt: an error that its own diagnostics distrust, or a base that saw more than the chosen one."""
+    reliable = np.select([chosen == name for name in found], [found[name].reliable for name in found])
+    values = np.select([chosen == name for name in found], [found[name].estimate.values for name in found])
+    errors = np.select([chosen == name for name in found], [found[name].estimate.mc_errors for name in found])
+    flags = np.where(reliable, 0, int(Flag.ERROR_UNRELIABLE))
+    for name, other in found.items():
+        excess = other.estimate.values - values
+        disagrees = (chosen != name) & (excess > Z_DISAGREE * np.hypot(other.estimate.mc_errors, errors) + SLACK)
+        flags = flags | np.where(disagrees, int(Flag.BASES_DISAGREE), 0)
+    moved = ~np.isin(chosen, ["iwae", "ais"])
+    flags = flags | np.where(moved, int(Flag.BASES_DISAGREE), 0)
+    return flags | np.where(np.isfinite(values), 0, int(Flag.NOT_FINITE))

@@ -1,0 +1,75 @@
+"""Keyed randomness: a name gives the same numbers in any order, and nothing else moves."""
+
+import itertools
+
+import pytest
+import torch
+from scipy import stats
+
+from elbowroom.rng import forked, normal, seeded, uniform
+
+from .statistics import assert_distribution_is
+
+KEYS: list[tuple[int, tuple[str | int, ...]]] = [
+    (0, ()), (1, ()), (0, ("a",)), (0, ("b",)), (0, ("a", 1)), (0, ("a", 2)), (0, (1, "a")), (1, ("a", 1)), (0, ("a1",)),
+    (0, ("a", "1")), (0, ("a", 12)), (0, ("a", 1, 2)), (0, ("a1", 2)), (10, ("a",)), (-1, ("a",)),
+]  # fmt: skip
+
+
+def numbers(seed: int, keys: tuple[str | int, ...]) -> list[float]:
+    return torch.rand(8, generator=seeded(seed, *keys), dtype=torch.float64).tolist()
+
+
+def test_a_key_gives_the_same_numbers_in_any_order() -> None:
+    first = {case: numbers(*case) for case in KEYS}
+    torch.rand(3)
+    again = {case: numbers(*case) for case in reversed(KEYS)}
+    assert first == again
+
+
+def test_different_keys_give_different_numbers() -> None:
+    for one, other in itertools.combinations(KEYS, 2):
+        assert not set(numbers(*one)) & set(numbers(*other)), (one, other)
+
+
+def test_a_seed_that_is_an_integer_of_another_type_is_the_same_seed() -> None:
+    assert numbers(int(torch.tensor(3)), ("a",)) == numbers(3, ("a",))
+
+
+@pytest.mark.parametrize("key", ["", "elbo"])
+def test_noise_follows_its_distribution(key: str) -> None:
+    like = torch.empty(0, dtype=torch.float64)
+    assert_distribution_is(normal((40, 500), seeded(7, key), like), stats.norm.cdf, n_comparisons=4)
+    flat = uniform((40, 500), seeded(8, key), like)
+    assert_distribution_is(flat, stats.uniform.cdf, n_comparisons=4)
+    assert flat.min() >= 0
+    assert flat.max() < 1
+
+
+def test_float32_and_float64_runs_see_the_same_noise() -> None:
+    double = normal((5, 7), seeded(0, "a"), torch.empty(0, dtype=torch.float64))
+    single = normal((5, 7), seeded(0, "a"), torch.empty(0, dtype=torch.float32))
+    assert single.dtype == torch.float32
+    assert torch.equal(double.float(), single)
+    assert uniform((5,), seeded(0), torch.empty(0, dtype=torch.float32)).dtype == torch.float64
+
+
+def test_the_global_generator_does_not_move() -> None:
+    before = torch.get_rng_state()
+    normal((3,), seeded(0, "a"), torch.empty(0))
+    uniform((3,), seeded(0, "a"), torch.empty(0))
+    with forked(5):
+        torch.rand(10)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_forked_seeds_inside_and_restores_after_an_error() -> None:
+    before = torch.get_rng_state()
+    with forked(5):
+        first = torch.rand(4)
+    with pytest.raises(KeyError), forked(5):
+        assert torch.equal(torch.rand(4), first)
+        raise KeyError
+    with forked(6):
+        assert not torch.equal(torch.rand(4), first)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,11 +1,14 @@
 r"""Log evidence of each datum: the best of several lower bounds, and the sandwich that certifies it on simulated data.
 
-    IWAE from the best local Gaussian, AIS from the same, IWAE from the encoder's q, and from the prior in few dimensions
+    IWAE from a heavy-tailed version of the best local Gaussian, AIS from the same, IWAE from the encoder's q, and from the prior in few dimensions
 
-A maximum of noisy bounds is biased upward, so the estimator is chosen on a pilot's draws and reported on others. Disagreement
+A maximum of noisy bounds is biased upward, so the estimator is chosen on a pilot's draws and reported on others. One choice looks
+at the reported draws: importance weights whose tail is too heavy (k-hat) give way to annealing. What is thrown away there are
+runs that one large weight dominates, and the annealed draws know nothing of them, so this can only lower a bound. Disagreement
 between bases is a flag: a lower bound from one base that lies above another by more than their errors shows missed mass.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntFlag
@@ -20,11 +23,10 @@ from .ais import Path, Schedule, ais_of, anneal, base_of, tune
 from .blocks import Block
 from .bounds import block_log_weights, block_prior_log_weights, iwae_of
 from .estimate import Array, Estimate, effective_sample_size, grouped_noise, k_hat, k_hat_threshold, log_mean_exp
-from .families import DiagonalGaussian, FullGaussian, Params
+from .families import Params, Whitening, scale_tril
 from .model import latent_size
-from .posteriors import Conditioned
 
-__all__ = ["EvidencePlan", "Evidence", "Flag", "block_evidence", "reverse_bound"]
+__all__ = ["EvidencePlan", "Evidence", "Flag", "HeavyTailed", "block_evidence", "reverse_bound"]
 
 Z_DISAGREE = 4.0  # errors by which another base must exceed the chosen bound to be believed against it
 SLACK = 0.05  # nats: disagreement smaller than this is not worth a flag
@@ -32,13 +34,17 @@ MAX_PRIOR_SIZE = 20  # latents above which draws from the prior find nothing
 
 
 class Flag(IntFlag):
-    """Why a datum's numbers should not be trusted; 0 where they are fine. Only NOT_FINITE and FIT_DIVERGED exclude it."""
+    """Why a datum's numbers should not be trusted; 0 where they are fine. Only NOT_FINITE and FIT_DIVERGED exclude it.
+
+    WIDE is the sandwich's: its two bounds are more than a nat apart.
+    """
 
     NOT_FINITE = 1
     FIT_DIVERGED = 2
     FIT_RAN_OUT = 4
     ERROR_UNRELIABLE = 8
     BASES_DISAGREE = 16
+    WIDE = 32
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ class _Candidate:
 def block_evidence(model: Any, block: Block, base: Params, encoder: Any, plan: EvidencePlan, seed: int) -> Evidence:
     """Log p(x) of one block from a local Gaussian's parameters, and from the encoder's q where it has a density."""
     ids, work = block.index.numpy(), {}
-    gaussian = _gaussian(base)
+    heavy = HeavyTailed(base)
     found: dict[str, _Candidate] = {}
 
     def importance(name: str, draw: Callable[[int, str], Tensor], n: int, preferred: bool) -> Array:
@@ -92,7 +98,7 @@ def block_evidence(model: Any, block: Block, base: Params, encoder: Any, plan: E
         return k_hat(run)
 
     shape = importance(
-        "iwae", lambda n, key: block_log_weights(model, gaussian, block, n, seed, key), plan.n_importance, True
+        "iwae", lambda n, key: block_log_weights(model, heavy, block, n, seed, key), plan.n_importance, True
     )
     if encoder is not None and encoder.has_density:
         importance(
@@ -131,10 +137,36 @@ def reverse_bound(model: Any, block: Block, base: Params, path: Path, z: Tensor,
     return Estimate("log p(x), reverse AIS", -value.cpu().numpy(), "upper", noise, block.index.numpy())
 
 
-def _gaussian(params: Params) -> Conditioned:
-    """The distribution of a local Gaussian's parameters."""
-    family = FullGaussian if "lower" in params else DiagonalGaussian
-    return Conditioned(family(params["mean"].shape[-1]), {key: value.detach() for key, value in params.items()})
+class HeavyTailed:
+    """A multivariate Student t around a local Gaussian: center + L e / sqrt(chi^2 / nu), with nu = max(5, D).
+
+    Fits that minimise KL(q || p) are narrower than the posterior, and importance weights under them can have no variance. A
+    posterior under a Gaussian prior has Gaussian tails, so under a t the weights are bounded wherever the likelihood is; and
+    with nu = D the spread of its radius is that of the Gaussian's own, so little is lost where the Gaussian is right.
+    """
+
+    has_density = True
+
+    def __init__(self, params: Params) -> None:
+        self.whitening = Whitening(params["mean"].detach(), scale_tril(params).detach())
+        self.size = params["mean"].shape[-1]
+        self.freedom = max(5, self.size)
+        self.noise_size = self.size + self.freedom
+
+    def rsample_and_log_q(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Standard normal noise (S, N, D + nu) -> z (S, N, D), log q in nats (S, N)."""
+        e, rest = noise.split([self.size, self.freedom], dim=-1)
+        u = e / rest.square().mean(-1, keepdim=True).sqrt()
+        return self.whitening(u), self._log_t(u) - self.whitening.log_det
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log q(z) in nats, (S, N, D) -> (S, N)."""
+        return self._log_t(self.whitening.inverse(z)) - self.whitening.log_det
+
+    def _log_t(self, u: Tensor) -> Tensor:
+        nu, d = self.freedom, self.size
+        constant = math.lgamma((nu + d) / 2) - math.lgamma(nu / 2) - 0.5 * d * math.log(nu * math.pi)
+        return constant - 0.5 * (nu + d) * torch.log1p(u.square().sum(-1) / nu)
 
 
 def _importance_candidate(name: str, pilot: Tensor, run: Tensor, ids: Any, preferred: bool, seed: int) -> _Candidate:
@@ -163,7 +195,7 @@ def _value_and_error(log_w: Tensor) -> tuple[Array, Array]:
 
 
 def _choose(found: dict[str, _Candidate]) -> NDArray[np.str_]:
-    """The estimator of each datum, by the pilot: importance sampling where its tail allows, else annealing; another base
+    """The estimator of each datum: importance sampling where its tail allows, else annealing; by the pilot, another base
     where that lies clearly higher."""
     names = sorted(found, key=["iwae", "ais", "encoder", "prior"].index)
     fallback = "ais" if "ais" in found else "iwae"
@@ -173,6 +205,8 @@ def _choose(found: dict[str, _Candidate]) -> NDArray[np.str_]:
         value, error = _gather(found, chosen, "pilot"), _gather(found, chosen, "pilot_error")
         higher = other.pilot - value > Z_DISAGREE * np.hypot(other.pilot_error, error) + SLACK
         chosen = np.where(higher | (~np.isfinite(value) & np.isfinite(other.pilot)), name, chosen)
+    if "ais" in found:
+        chosen = np.where((chosen == "iwae") & ~found["iwae"].reliable & found["ais"].reliable, "ais", chosen)
     return chosen
 
 

@@ -61,7 +61,10 @@ class Plan:
             raise ValueError(f'rungs must hold "diagonal" and may hold "full" and "flow"; got {self.rungs}')
 
 
-_THOROUGH = dict(BUDGETS) | {"full": Budget(250, 16, 0.007, 3), "diagonal": Budget(250, 8, 0.2, 3)}
+_THOROUGH = dict(BUDGETS) | {
+    "full": Budget(200, 16, 0.007),
+    "diagonal": Budget(200, 8, 0.2, tolerance=0.03, n_evaluation=64),
+}
 PLANS = {
     "quick": Plan("quick", ("diagonal",), 256, evidence=EvidencePlan(1000, 256, None)),
     "standard": Plan("standard"),

@@ -5,8 +5,8 @@ r"""Local fits: the best member of a family for each datum by itself, all data o
 Adam is element-wise, so no datum feels another. Fits run in *whitened* coordinates u, z = center + scale u, where the start is
 the standard normal: the encoder's answer for a diagonal fit, the Gauss-Newton precision at the diagonal optimum for a full
 one, the full Gaussian for a flow. Gradients are pathwise with q's own parameters held fixed ("sticking the landing",
-Roeder, Wu and Duvenaud 2017), so they vanish where q is exact. Each round of decaying steps is evaluated on fixed
-noise, two thirds through and at its end; the best iterate is kept, and a datum that no longer gains leaves the batch.
+Roeder, Wu and Duvenaud 2017), so they vanish where q is exact. Each round of decaying steps is evaluated on
+fixed noise; the best iterate is kept, and a datum that no longer gains leaves the batch.
 """
 
 import math
@@ -44,22 +44,24 @@ class Outcome(IntEnum):
 
 @dataclass(frozen=True)
 class Budget:
-    """Rounds of `n_steps` Adam steps on `n_samples` draws; the step size falls to zero within a round, and by half between.
+    """Rounds of `n_steps` Adam steps on `n_samples` draws; the step size falls to zero within a round, and to its `decay`
+    from one round to the next.
 
-    A datum has converged when the last third of a round gained less than `tolerance` nats on the fixed evaluation noise.
+    A datum has converged when a whole round gained less than `tolerance` nats on the fixed evaluation noise.
     """
 
     n_steps: int
     n_samples: int
     learning_rate: float
-    max_rounds: int = 2
+    max_rounds: int = 4
     tolerance: float = 0.02
     n_evaluation: int = 32
+    decay: float = 0.3
 
 
 BUDGETS = {
-    "diagonal": Budget(160, 4, 0.2),
-    "full": Budget(150, 12, 0.007),
+    "diagonal": Budget(100, 4, 0.2, tolerance=0.03, n_evaluation=64),
+    "full": Budget(100, 12, 0.007),
     "flow": Budget(300, 16, 0.01),
     "auxiliary": Budget(300, 16, 0.01),
 }
@@ -187,38 +189,33 @@ def _solve(problem: _Problem, params: Params, budget: Budget) -> tuple[Params, A
     for number in range(budget.max_rounds):
         if len(active) == 0 or budget.n_steps == 0:
             break
-        moved, before, value, finite = _round(
-            problem, {k: v[active] for k, v in params.items()}, active, budget, number
-        )
+        moved, finite = _round(problem, {k: v[active] for k, v in params.items()}, active, budget, number)
+        value = problem.evaluate(moved, active, budget.n_evaluation)
+        gain = value - best[active]
         better = torch.isfinite(value) & ~(value <= best[active])
         for key in params:
             params[key][active[better]] = moved[key][better]
         best[active[better]] = value[better]
         rounds[active] += 1
         lost = ~(finite & torch.isfinite(value))
-        settled = ~lost & (value - before < budget.tolerance)
+        settled = ~lost & (gain < budget.tolerance)
         outcome[active] = torch.where(lost, int(Outcome.DIVERGED), int(Outcome.RAN_OUT))
         outcome[active[settled]] = int(Outcome.CONVERGED)
         active = active[~settled]
     done = rounds.cpu().numpy()
-    work = done * (budget.n_steps * budget.n_samples + budget.n_evaluation) + 0.5 * budget.n_evaluation
+    work = done * budget.n_steps * budget.n_samples + 0.5 * budget.n_evaluation * (1 + done)
     return params, outcome.cpu().numpy(), (done * budget.n_steps).astype(np.int64), work
 
 
-def _round(
-    problem: _Problem, params: Params, index: Tensor, budget: Budget, number: int
-) -> tuple[Params, Tensor, Tensor, Tensor]:
-    """One round: the iterate, its value two thirds through and at the end (B,), and which data stayed finite (B,)."""
+def _round(problem: _Problem, params: Params, index: Tensor, budget: Budget, number: int) -> tuple[Params, Tensor]:
+    """One round of steps that fall to zero as a cosine: the last iterate, and which data (B,) stayed finite throughout."""
     moments = {key: (torch.zeros_like(value), torch.zeros_like(value)) for key, value in params.items()}
     finite = torch.ones(len(index), dtype=torch.bool, device=index.device)
-    before = torch.empty(0)
     for t in range(budget.n_steps):
-        if t == 2 * budget.n_steps // 3:
-            before = problem.evaluate(params, index, budget.n_evaluation)
-        rate = budget.learning_rate * 0.5**number * 0.5 * (1 + math.cos(math.pi * t / budget.n_steps))
+        rate = budget.learning_rate * budget.decay**number * 0.5 * (1 + math.cos(math.pi * t / budget.n_steps))
         params, good = _ascend(problem, params, index, budget.n_samples, moments, rate, (number, t))
         finite &= good
-    return params, before, problem.evaluate(params, index, budget.n_evaluation), finite
+    return params, finite
 
 
 def _ascend(

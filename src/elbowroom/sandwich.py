@@ -19,12 +19,14 @@ from .ais import Schedule
 from .blocks import BLOCK, as_data, blocks, n_data, take
 from .bounds import prepared
 from .estimate import Array, Estimate, concatenate
-from .evidence import block_evidence, reverse_bound
+from .evidence import Flag, block_evidence, reverse_bound
 from .gaps import PLANS, Plan, fit_rungs
 from .model import evaluating, latent_size, placement
 from .rng import seeded
 
 __all__ = ["Sandwich", "sandwich"]
+
+MAX_WIDTH = 1.0  # nats: a wider datum is flagged, its lower bound has probably missed a mode
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ def sandwich(
                 progress(int(block.index[block.rows - 1]) + 1, n)
     lower, upper = concatenate(lowers), concatenate(uppers)
     width = (upper - lower).named("width")
-    return Sandwich(lower, upper, replace(width, side="upper"), z, x, np.concatenate(flags), float(np.mean(units)))
+    flagged = np.concatenate(flags) | np.where(width.values > MAX_WIDTH, int(Flag.WIDE), 0)
+    return Sandwich(lower, upper, replace(width, side="upper"), z, x, flagged, float(np.mean(units)))
 
 
 def _block_bounds(

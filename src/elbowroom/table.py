@@ -20,6 +20,7 @@ FLAG_WORDS = {
     Flag.FIT_RAN_OUT: "local fit still gaining when its budget ended",
     Flag.ERROR_UNRELIABLE: "error of log p(x) unreliable (heavy-tailed weights)",
     Flag.BASES_DISAGREE: "another base found more mass (several modes?)",
+    Flag.WIDE: "bounds more than a nat apart",
 }
 
 

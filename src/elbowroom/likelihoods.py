@@ -43,7 +43,9 @@ class Likelihood(nn.Module, ABC):
 
     def log_prob(self, x: Tensor, output: Any) -> Tensor:
         """log p(x | output) in nats: x (N, *event), output (S, N, ...) -> (S, N)."""
-        return _sum_events(self.distribution(output).log_prob(x))
+        made = self.distribution(output)
+        _match(x, made.batch_shape + made.event_shape, self.name)
+        return _sum_events(made.log_prob(x))
 
     def sample(self, output: Any, generator: torch.Generator) -> Tensor:
         """One x for each row of the output, drawn under a forked generator because torch distributions take none."""
@@ -64,7 +66,7 @@ class _Bernoulli(Likelihood):
         return distributions.Bernoulli(logits=output, validate_args=False)
 
     def log_prob(self, x: Tensor, output: Tensor) -> Tensor:
-        _match(x, output, self.name)
+        _match(x, output.shape, self.name)
         return _sum_events(x * output) - _sum_events(softplus(output))
 
     def fisher(self, output: Tensor) -> Tensor:
@@ -80,7 +82,7 @@ class _BernoulliProbs(Likelihood):
         return distributions.Bernoulli(probs=output, validate_args=False)
 
     def log_prob(self, x: Tensor, output: Tensor) -> Tensor:
-        _match(x, output, self.name)
+        _match(x, output.shape, self.name)
         return _sum_events(torch.xlogy(x, output) + torch.special.xlog1py(1 - x, -output))
 
 
@@ -135,11 +137,6 @@ class _LocationScale(Likelihood):
         loc, scale = self.parameters_of(output)
         kind = distributions.Normal if self.name == "gaussian" else distributions.Laplace
         return kind(loc, scale.expand_as(loc), validate_args=False)
-
-    def log_prob(self, x: Tensor, output: Any) -> Tensor:
-        loc, _ = self.parameters_of(output)
-        _match(x, loc, self.name)
-        return super().log_prob(x, output)
 
     def fisher(self, output: Any) -> Any:
         if self.name != "gaussian":
@@ -234,12 +231,12 @@ def _sum_events(terms: Tensor) -> Tensor:
     return terms.flatten(2).sum(-1) if terms.ndim > 2 else terms
 
 
-def _match(x: Tensor, output: Tensor, name: str) -> None:
-    """x (N, *event) must pair with output (S, N, *event): broadcasting pixels against pixels would go unseen."""
-    if x.shape != output.shape[1:]:
+def _match(x: Tensor, shape: torch.Size, name: str) -> None:
+    """x (N, *event) must pair with `shape` (S, N, *event): broadcasting pixels against pixels would go unseen."""
+    if x.shape != shape[1:]:
         raise ValueError(
             f"{name} likelihood: x must be shaped like the decoder's output; got x {tuple(x.shape)} and output "
-            f"{tuple(output.shape[1:])} for N = {output.shape[1]}. Reshape one of them, for instance with nn.Flatten()."
+            f"{tuple(shape[1:])} for N = {shape[1]}. Reshape one of them, for instance with nn.Flatten()."
         )
 
 

@@ -1,0 +1,348 @@
+"""The command line: each command reads its arguments, calls one function of the package and prints what came back."""
+
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from shutil import rmtree
+from typing import Annotated, Any, Literal
+
+import torch
+from cyclopts import App, CycloptsError, Parameter
+
+from . import __version__, data, selftest, sources, train
+from . import demo as demo_runs
+from .blocks import BLOCK, n_data, take
+from .checks import check as check_model
+from .gaps import Gaps, decompose, load_gaps
+from .model import latent_size
+from .terminal import UserError, bars, columns, duration, fail, is_message, say, show
+
+__all__ = ["app", "main"]
+
+PlanName = Literal["quick", "standard", "precise"]
+Binarize = Literal["threshold", "stochastic", "grey"]
+Flag = Annotated[bool, Parameter(negative="", show_default=False)]
+Hidden = Parameter(show=False)
+DRY_RUN_SIZES = (100, 1000)
+
+app = App(
+    name="elbowroom",
+    help="Inference gaps of a trained VAE: which assumption about q(z|x) loses how many nats.",
+    version=__version__,
+    version_flags=["--version"],
+    help_format="plaintext",
+    suppress_keyboard_interrupt=False,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command -> exit code: 0, 1 where a selftest fails, 2 for an error that the user can mend."""
+    try:
+        code = app(argv, exit_on_error=False, print_error=False, result_action="return_value")
+    except (CycloptsError, UserError) as error:
+        return fail(error)
+    except (ValueError, TypeError, FloatingPointError, FileNotFoundError) as error:
+        if not is_message(error):
+            raise
+        return fail(error)
+    except KeyboardInterrupt:
+        print("elbowroom: interrupted", file=sys.stderr)
+        return 130
+    return code if isinstance(code, int) else 0
+
+
+@app.command
+def demo(
+    *,
+    out: Path = Path("elbowroom-demo"),
+    n: Annotated[int, Hidden] = 250,
+    plan: Annotated[PlanName, Hidden] = "standard",
+    workers: Annotated[int, Hidden] = 2,
+) -> None:
+    """Measure the VAE that is shipped, trained on Fashion-MNIST, on 250 training and 250 held-out images.
+
+    Takes about a minute. Prints both ladders, from the ELBO up to log p(x), and a verdict.
+
+    Args:
+        out: Folder for the runs, OUT/train and OUT/heldout. Those of an earlier demo are replaced.
+    """
+    start = time.perf_counter()
+    images = data.demo_images()
+    if not 1 <= n <= len(images["train"]):
+        raise UserError(f"--n {n}: expected 1 to {len(images['train'])}, the number of images of each set")
+    for name in images:
+        _check_out(out / name, overwrite=True)
+    with bars("images") as add:
+        runs = demo_runs.run(n, plan, workers, {name: add(name, n) for name in images})
+    for name, gaps in runs.items():
+        _save(gaps, out / name, overwrite=True)
+    show(runs)
+    say(f"\nruns saved in {out / 'train'} and {out / 'heldout'}; {duration(time.perf_counter() - start)}")
+
+
+@app.command(name="selftest")
+def selftest_(*, seed: int = 0) -> int:
+    """Measure models whose every number is known in closed form, and print truth beside estimate.
+
+    Takes about ten seconds. Exits with 1 if a number is off by more than chance explains.
+
+    Args:
+        seed: Of the models, the data and every draw.
+    """
+    with bars("models") as add:
+        rows = selftest.run(seed, add("selftest", len(selftest.CASES) + 1))
+    failed, limit = selftest.off(rows), selftest.limit_of(len(rows))
+    table: list[tuple[str, ...]] = [("model", "quantity", "", "truth", "estimate", "error", "distance", "")]
+    for row in rows:
+        numbers = (f"{row.truth:.4f}", f"{row.estimate:.4f}", f"{row.error:.1e}", f"{row.distance:.1f}")
+        table.append((row.model, row.quantity, selftest.SIDES[row.side], *numbers, "OFF" if row in failed else "ok"))
+    for line in columns(table, 2):
+        say(line)
+    say(f"\n{len(rows) - len(failed)} of {len(rows)} lie within {limit:.1f} standard errors of the truth.")
+    say(f"Chance alone puts one of them further off in one selftest of {1 / selftest.FALSE_ALARM:,.0f}.")
+    say(f"Distances leave out up to {selftest.SHORTFALL:g} nats that a bound may fall short: a local fit may end early.")
+    return 1 if failed else 0
+
+
+@app.command
+def check(*, model: str, data: Path | None = None, seed: int = 0) -> None:
+    """Look for what makes a model unmeasurable: shapes, values that are not finite, gradients, modes, batch dependence.
+
+    Args:
+        model: package.module:factory, file.py:factory, or the folder of a trained model.
+        data: Array with one datum per row (.npy, .npz, .safetensors or .pt), in place of the factory's own sets.
+        seed: Of the draws.
+    """
+    source, sets = _opened(model, data)
+    for name, x in sets.items():
+        notes = _checked(source, x, seed)
+        say(f"OK: {name}, {n_data(x)} data, {latent_size(source.model)} latents")
+        for note in notes:
+            say(f"  note: {note}")
+
+
+@app.command
+def gaps(
+    *,
+    model: str,
+    data: Path | None = None,
+    n: int | None = None,
+    first: int | None = None,
+    seed: int = 0,
+    plan: PlanName = "standard",
+    device: str | None = None,
+    kl_weight: float = 1.0,
+    objective: str | None = None,
+    out: Path | None = None,
+    overwrite: Flag = False,
+    weights: Path | None = None,
+    dry_run: Flag = False,
+) -> None:
+    """Measure where a VAE's ELBO loses nats against log p(x), and print the ladder and the verdict.
+
+    Args:
+        model: package.module:factory, file.py:factory, or the folder of a trained model. A factory returns (model, q),
+            or (model, q, {"train": ..., "test": ...}); every set is then measured.
+        data: Array with one datum per row (.npy, .npz, .safetensors or .pt), in place of the factory's sets.
+        n: Measure a random sample of N rows. Files are often sorted, so this is safer than --first.
+        first: Measure the first FIRST rows.
+        seed: Of the sample and of every draw.
+        plan: What is fitted to each datum: quick (a diagonal Gaussian), standard (also a full one), precise (with
+            larger budgets).
+        device: Torch device to move the networks to, such as cuda. By default they stay where the factory put them.
+        kl_weight: The beta that q was trained with. Other than 1, amortization is split into encoder and mismatch.
+        objective: Name of any other training objective, such as iwae; printed with the table.
+        out: Folder to save the run in; with several sets, one folder each within it.
+        overwrite: Replace a run that is already there.
+        weights: A .safetensors file to load into the factory's networks, with names that start with "model." and "q.".
+        dry_run: Measure one block, print the expected time, memory and standard errors, and stop.
+    """
+    source, sets = _opened(model, data)
+    if weights is not None:
+        sources.read_weights(source, weights)
+    if device is not None:
+        sources.put_on(source, device)
+    chosen = sources.samples(sets, n, first, seed)
+    folders = {} if out is None else {name: out if data is not None else out / name for name in chosen}
+    for folder in folders.values():
+        _check_out(folder, overwrite)
+    _checked(source, next(iter(chosen.values())).x, seed)
+    measure = partial(
+        decompose, source.model, source.q, plan=plan, seed=seed, kl_weight=kl_weight, objective=objective
+    )
+    if dry_run:
+        return _dry_run(measure, chosen)
+    runs: dict[str, Gaps] = {}
+    with bars("data") as add:
+        for name, sample in chosen.items():
+            runs[name] = measure(sample.x, ids=sample.ids.tolist(), progress=add(name, len(sample.ids)))
+            if name in folders:
+                _save(runs[name], folders[name], overwrite)
+    show(runs)
+    if folders:
+        say("\nsaved in " + " and ".join(map(str, folders.values())))
+
+
+@app.command(name="train")
+def train_(
+    dataset: str,
+    /,
+    *,
+    epochs: int = 200,
+    seed: int = 0,
+    out: Path | None = None,
+    data: Path | None = None,
+    binarize: Binarize = "threshold",
+    batch_size: int = 100,
+    learning_rate: float = 1e-3,
+    schedule: Literal["constant", "stepped", "cosine"] = "cosine",
+    warmup: int = 25,
+    kl_weight: float = 1.0,
+    latents: int = 50,
+    device: str | None = None,
+    n: Annotated[int | None, Hidden] = None,
+) -> None:
+    """Train a fully connected VAE, 784-200-200-50 and back, and save it as a folder for `elbowroom gaps --model`.
+
+    Args:
+        dataset: fashion-mnist or mnist. The files are looked for on this machine, never downloaded.
+        epochs: Passes over the 60,000 training images, about 4 seconds each on one core.
+        seed: Of the weights, the order of the data and the noise.
+        out: Folder of the model; models/DATASET by default. One that holds a model already is refused.
+        data: Folder of the IDX files, looked in before the usual places.
+        binarize: threshold (above one half), stochastic (drawn once), or grey (not binary).
+        batch_size: Images per step.
+        learning_rate: Of Adam, at the start.
+        schedule: How the learning rate falls.
+        warmup: Epochs until the entropy of q has its full weight.
+        kl_weight: The beta of a beta-VAE.
+        latents: Number of latents.
+        device: Torch device to train on.
+    """
+    folder = out or Path("models") / dataset
+    images = sources.dataset(dataset, "train", data, binarize, seed)[:n]
+    architecture = train.Architecture(n_latent=latents)
+    source = sources.Source(*train.build(architecture, seed), {})
+    if device is not None:
+        sources.put_on(source, device)
+    said = {"name": dataset, "split": "train", "n": len(images), "binarize": binarize, "seed": seed}
+    start = time.perf_counter()
+    with bars("epochs") as add:
+        advance = add(f"training on {dataset}", epochs)
+
+        def progress(epoch: train.Epoch) -> None:
+            advance(epoch.epoch, epochs, f"ELBO {epoch.elbo:.2f}, {epoch.seconds:.1f} s per epoch")
+
+        done = train.fit(
+            source.model, source.q, images, epochs=epochs, seed=seed, batch_size=batch_size,
+            learning_rate=learning_rate, schedule=schedule, warmup=warmup, kl_weight=kl_weight, out=folder,
+            progress=progress,
+            config={"data": said, "architecture": asdict(architecture)},
+        )  # fmt: skip
+    beta = f" --kl-weight {kl_weight:g}" if kl_weight != 1 else ""
+    took = duration(time.perf_counter() - start)
+    say(f"{folder}: {epochs} epochs in {took}; ELBO over the last one, on training data: {done[-1].elbo:.2f} nats")
+    say(f"measure it: elbowroom gaps --model {folder} --n 250{beta}")
+
+
+@app.command
+def report(*folders: Annotated[Path, Parameter(name="FOLDER")]) -> None:
+    """Print the tables and the verdict of saved runs again.
+
+    Args:
+        folders: Run folders, or folders of run folders such as that of the demo.
+    """
+    if not folders:
+        raise UserError("report needs the folder of a run")
+    show({str(run): load_gaps(run) for folder in folders for run in _runs_in(folder)})
+
+
+def _opened(model: str, path: Path | None) -> tuple[sources.Source, Mapping[str, Any]]:
+    """The source, and the sets to measure: those of the file where one is named, else the factory's own."""
+    sets = {} if path is None else {"data": data.load_array(path)}
+    source = sources.open_source(model, with_sets=path is None)
+    sets = sets or dict(source.sets)
+    if not sets:
+        raise UserError(f"--data is needed: {model} brings no data of its own")
+    return source, sets
+
+
+def _checked(source: sources.Source, x: Any, seed: int) -> list[str]:
+    """The notes of `check`; they are printed with the table, not as warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return check_model(source.model, source.q, x, seed)
+
+
+def _check_out(folder: Path, overwrite: bool) -> None:
+    """Refuse, before anything is computed, a folder that could not be written at the end."""
+    if (folder / "run.json").exists():
+        if not overwrite:
+            raise UserError(f"{folder} holds a run already; add --overwrite to replace it, or name another folder")
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty and holds no run; name an empty or a new folder")
+    elif any(parent.exists() and not parent.is_dir() for parent in (folder, *folder.parents)):
+        raise UserError(f"{folder}: a run is saved as a folder, and there is a file in its place")
+
+
+def _save(gaps: Gaps, folder: Path, overwrite: bool) -> None:
+    """Save a run; where that fails, the folders that were made for it are gone again."""
+    with _made_or_gone(folder):
+        gaps.save(folder, overwrite)
+
+
+@contextmanager
+def _made_or_gone(folder: Path) -> Iterator[None]:
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    except BaseException as error:
+        if missing:
+            rmtree(missing[-1], ignore_errors=True)
+        if isinstance(error, OSError):
+            raise UserError(f"{folder}: {error.strerror or error}; nothing was saved") from None
+        raise
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    """The folder itself where it is a run or nothing better, else the runs directly in it."""
+    inside = sorted(path.parent for path in folder.glob("*/run.json"))
+    return [folder] if (folder / "run.json").exists() or not inside else inside
+
+
+def _dry_run(measure: Callable[..., Gaps], chosen: Mapping[str, sources.Sample]) -> None:
+    """One block of the first set, and what it says of more."""
+    name, sample = next(iter(chosen.items()))
+    n = len(sample.ids)
+    start = time.perf_counter()
+    found = measure(take(sample.x, torch.arange(min(BLOCK, n))))
+    seconds = time.perf_counter() - start
+    estimates = {"L[q]": found.elbo, **found.steps, "log p(x)": found.log_evidence}
+    table: list[tuple[str, ...]] = [("data", "time", *(f"se {label}" for label in estimates))]
+    for size in sorted({*(size for size in DRY_RUN_SIZES if size < n), n}):
+        errors = (estimate.se * (len(found) / size) ** 0.5 for estimate in estimates.values())
+        blocks = -(-size // BLOCK)
+        table.append((f"{size:,}", duration(seconds * blocks), *(f"{error:.3f}" for error in errors)))
+    say(f"{name}: {len(found)} data took {duration(seconds)}; to expect, in nats:\n")
+    for line in columns(table, 0):
+        say(line)
+    say(f"\nmemory: {_peak_memory()} for any number of data, which are measured {BLOCK} at a time")
+    others = [f"{other} ({len(s.ids):,})" for other, s in chosen.items() if other != name]
+    if others:
+        say(f"as long for each datum of {', '.join(others)}")
+
+
+def _peak_memory() -> str:
+    """The most memory that this process has held so far."""
+    import resource  # not on every system
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    text = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.1f} GiB"
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        text += f", {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB on the device"
+    return text

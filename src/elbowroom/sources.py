@@ -1,0 +1,202 @@
+"""What the command line's --model, --weights and --data name, read into a model, a posterior and data.
+
+    package.module:factory   a function of an importable module
+    file.py:factory          a function of a file
+    models/NAME              a folder that `elbowroom train` wrote
+
+A factory takes no arguments and returns (model, q), or (model, q, {"train": ..., "test": ...}) with data of its own.
+"""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from . import data, train
+from .blocks import as_data, n_data, take
+from .model import modules_of
+from .rng import seeded
+from .terminal import UserError
+
+__all__ = ["FactoryError", "Sample", "Source", "dataset", "open_source", "put_on", "read_weights", "samples"]
+
+DATASETS: dict[str, Callable[..., torch.Tensor]] = {"fashion-mnist": data.fashion_mnist, "mnist": data.mnist}
+RETURNS = '(model, q) or (model, q, {"train": ..., "test": ...})'
+
+
+class FactoryError(Exception):
+    """A user's module or factory that raised; shown with its traceback, for the fault is in their code."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model, its posterior, and the data sets that came with them, by name."""
+
+    model: Any
+    q: Any
+    sets: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Data to measure, and the identity of each: its row number, counted on from one set to the next."""
+
+    x: Any
+    ids: NDArray[np.int64]
+
+
+def open_source(spec: str, with_sets: bool = True) -> Source:
+    """What `spec` names; without the data that a trained folder names where `with_sets` is False.
+
+    Raises:
+        UserError: a bad spec or a wrong return value. FactoryError: the user's code failed.
+    """
+    if Path(spec).is_dir():
+        return _trained(Path(spec), with_sets)
+    target, _, name = spec.rpartition(":")
+    if not target or not name:
+        raise UserError(
+            f"--model {spec}: expected package.module:factory, file.py:factory or the folder of a trained model"
+        )
+    module = _file_module(Path(target)) if target.endswith(".py") else _named_module(target)
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        known = [key for key, value in vars(module).items() if _is_own_function(value, module)]
+        raise UserError(f"--model {spec}: {target} has no function {name}; it has {', '.join(known) or 'none'}")
+    try:
+        made = factory()
+    except Exception as error:
+        raise FactoryError(f"{spec} raised {type(error).__name__}") from error
+    if not isinstance(made, tuple) or len(made) not in (2, 3):
+        raise UserError(f"--model {spec}: the factory must return {RETURNS}; got {_kind(made)}")
+    sets = made[2] if len(made) == 3 else {}
+    if not isinstance(sets, Mapping) or any(not _is_name(key) for key in sets):
+        raise UserError(f"--model {spec}: the factory's third value must map names to data; got {_kind(sets)}")
+    return Source(made[0], made[1], sets)
+
+
+def samples(sets: Mapping[str, Any], n: int | None, first: int | None, seed: int) -> dict[str, Sample]:
+    """Of each set a seeded random sample of `n` rows, its first `first` rows, or all of it.
+
+    The first rows of a larger sample are those of a smaller one with the same seed.
+    """
+    if n is not None and first is not None:
+        raise UserError("--n and --first exclude each other: a random sample, or the first rows")
+    found, offset = {}, 0
+    for name, x in sets.items():
+        x = as_data(x)
+        total = n_data(x)
+        wanted = n if n is not None else first
+        if wanted is not None and not 1 <= wanted <= total:
+            option = "--n" if n is not None else "--first"
+            raise UserError(f"{option} {wanted}: expected 1 to {total}, the number of data in {name}")
+        rows = torch.arange(total if wanted is None else wanted)
+        if n is not None:
+            rows = torch.randperm(total, generator=seeded(seed, "sample", name))[:n]
+        found[name] = Sample(x if wanted is None else take(x, rows), rows.numpy() + offset)
+        offset += total
+    return found
+
+
+def read_weights(source: Source, path: Path) -> None:
+    """Load a .safetensors file into the networks of `source`, in place; every name and shape must fit."""
+    modules = {name: part for name, part in (("q", source.q), ("model", source.model)) if isinstance(part, nn.Module)}
+    own = {f"{part}.{name}": value for part, module in modules.items() for name, value in module.state_dict().items()}
+    try:
+        held = load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"--weights {path}: no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"--weights {path}: cannot be read as safetensors: {error}") from None
+    for name in sorted(held.keys() ^ own.keys()):
+        fault = "is not a weight of this model" if name in held else "is missing"
+        expected = f"expected {', '.join(sorted(own)[:3])}, ... ({len(own)} in all)"
+        raise UserError(f"--weights {path}: {name} {fault}; {expected}")
+    for name, value in own.items():
+        if held[name].shape != value.shape:
+            raise UserError(
+                f"--weights {path}: {name} must have shape {tuple(value.shape)}; got {tuple(held[name].shape)}"
+            )
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(held[name])
+
+
+def put_on(source: Source, device: str) -> None:
+    """Move the networks to `device`; data follow them block by block."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from None
+    for module in modules_of(source.model, source.q):
+        module.to(device)
+
+
+def dataset(name: str, split: str, folder: Path | None, binarize: str, seed: int) -> torch.Tensor:
+    """A named data set, binarized by a named rule."""
+    if name not in DATASETS:
+        raise UserError(f"no data set is named {name}; there are {', '.join(sorted(DATASETS))}")
+    return data.binarize(DATASETS[name](split, folder), binarize, seed)
+
+
+def _trained(folder: Path, with_sets: bool) -> Source:
+    """A folder of `train`, with both splits of the data set that it was trained on."""
+    model, q, config = train.load_model(folder)
+    said = config.get("data", {})
+    sets = {}
+    if with_sets and said.get("name") in DATASETS:
+        for split in ("train", "test"):
+            sets[split] = dataset(said["name"], split, None, said.get("binarize", "threshold"), said.get("seed", 0))
+    return Source(model, q, sets)
+
+
+def _file_module(path: Path) -> Any:
+    """A file as a module; its own folder is on the path, as it is for `python file.py`."""
+    if not path.is_file():
+        raise UserError(f"--model {path}: no such file")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent.resolve()))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise FactoryError(f"{path} raised {type(error).__name__} when it was read") from error
+    return module
+
+
+def _named_module(name: str) -> Any:
+    """An importable module, looked for in the working directory too."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            raise UserError(f"--model {name}: no module of that name (a file is named with its .py)") from None
+        raise FactoryError(f"{name} raised {type(error).__name__} when it was imported") from error
+    except Exception as error:
+        raise FactoryError(f"{name} raised {type(error).__name__} when it was imported") from error
+
+
+def _is_own_function(value: Any, module: Any) -> bool:
+    return callable(value) and not isinstance(value, type) and getattr(value, "__module__", "") == module.__name__
+
+
+def _is_name(key: Any) -> bool:
+    return isinstance(key, str) and key not in ("", ".", "..") and Path(key).name == key
+
+
+def _kind(value: Any) -> str:
+    return f"a {type(value).__name__}" + (f" of {len(value)}" if hasattr(value, "__len__") else "")

@@ -11,6 +11,7 @@ Samples lead: z is (S, N, D), log densities are (S, N). Flattening to rows for a
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -270,7 +271,7 @@ def log_joint(model: Any, x: Any, z: Tensor) -> Tensor:
 
 
 def modules_of(*things: Any) -> Iterator[nn.Module]:
-    """The torch modules that a model or posterior holds: itself, its attributes, what its methods or closures hold."""
+    """The torch modules that a model or posterior holds: itself, its attributes, what its functions close over or name."""
     seen: set[int] = set()
     queue = list(things)
     while queue:
@@ -284,10 +285,14 @@ def modules_of(*things: Any) -> Iterator[nn.Module]:
             queue.extend(thing)
         elif isinstance(thing, Mapping):
             queue.extend(thing.values())
+        elif isinstance(thing, partial):
+            queue.extend([thing.func, *thing.args, *thing.keywords.values()])
+        elif hasattr(thing, "__self__"):  # before functions: a bound method answers for its function's code
+            queue.extend([thing.__self__, getattr(thing, "__func__", None)])
         elif callable(thing) and hasattr(thing, "__code__"):
             queue.extend(_cell(cell) for cell in thing.__closure__ or ())
-        elif hasattr(thing, "__self__"):
-            queue.extend([thing.__self__, getattr(thing, "__func__", None)])
+            named = [thing.__globals__.get(name) for name in thing.__code__.co_names]
+            queue.extend(it for it in named if getattr(it, "__globals__", thing.__globals__) is thing.__globals__)
         elif hasattr(thing, "__dict__") and type(thing).__module__ != "builtins":
             queue.extend(vars(thing).values())
 

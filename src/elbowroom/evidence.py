@@ -9,7 +9,7 @@ between bases is a flag: a lower bound from one base that lies above another by 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntFlag
 from typing import Any
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .ais import Path, Schedule, ais_of, anneal, base_of, tune
 from .blocks import Block
-from .bounds import block_log_weights, block_prior_log_weights, iwae_of
+from .bounds import GROUP, block_log_weights, block_prior_log_weights, iwae_of
 from .estimate import Array, Estimate, effective_sample_size, grouped_noise, k_hat, k_hat_threshold, log_mean_exp
 from .families import Params, Whitening, scale_tril
 from .model import latent_size
@@ -30,6 +30,7 @@ __all__ = ["EvidencePlan", "Evidence", "Flag", "HeavyTailed", "block_evidence", 
 
 Z_DISAGREE = 4.0  # errors by which another base must exceed the chosen bound to be believed against it
 SLACK = 0.05  # nats: disagreement smaller than this is not worth a flag
+ORDER = ["iwae", "ais", "flow", "encoder", "prior"]
 MAX_PRIOR_SIZE = 20  # latents above which draws from the prior find nothing
 
 
@@ -76,52 +77,53 @@ class Evidence:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """One estimator: what the pilot said of it, what the run reported, and where its error can be believed."""
+    """One estimator: what the pilot said of it, what the run reported, and where its error can be believed.
+
+    `expected` is the error that the pilot foresees for the run, infinite where the pilot's own tail is too heavy to tell.
+    """
 
     pilot: Array
     pilot_error: Array
-    preferred: NDArray[np.bool_]
+    expected: Array
     estimate: Estimate
     reliable: NDArray[np.bool_]
+    k_hat: Array
 
 
-def block_evidence(model: Any, block: Block, base: Params, encoder: Any, plan: EvidencePlan, seed: int) -> Evidence:
-    """Log p(x) of one block from a local Gaussian's parameters, and from the encoder's q where it has a density."""
+def block_evidence(
+    model: Any, block: Block, base: Params, plan: EvidencePlan, seed: int, others: Mapping[str, Any] | None = None
+) -> Evidence:
+    """Log p(x) of one block.
+
+    Args:
+        base: parameters (B, ...) of a local Gaussian. others: further distributions to draw from, by name ("encoder", "flow");
+            those without a density take no part. plan: budgets. seed: of the reported draws and of their pilots.
+    """
     ids, work = block.index.numpy(), {}
-    heavy = HeavyTailed(base)
     found: dict[str, _Candidate] = {}
-
-    def importance(name: str, draw: Callable[[int, str], Tensor], n: int, preferred: bool) -> Array:
-        pilot, run = draw(plan.n_pilot, f"{name}-pilot"), draw(n, f"{name}-run")
-        found[name] = _importance_candidate(name, pilot, run, ids, preferred, seed)
-        work[name] = 0.5 * (n + plan.n_pilot)
-        return k_hat(run)
-
-    shape = importance(
-        "iwae", lambda n, key: block_log_weights(model, heavy, block, n, seed, key), plan.n_importance, True
-    )
-    if encoder is not None and encoder.has_density:
-        importance(
-            "encoder", lambda n, key: block_log_weights(model, encoder, block, n, seed, key), plan.n_pilot, False
+    proposals = {"iwae": (HeavyTailed(base), plan.n_importance)}
+    proposals |= {name: (dist, plan.n_pilot) for name, dist in (others or {}).items() if dist.has_density}
+    for name, (dist, n) in proposals.items():
+        pilot = block_log_weights(model, dist, block, plan.n_pilot, seed, f"{name}-pilot")
+        found[name] = _importance_candidate(
+            name, pilot, block_log_weights(model, dist, block, n, seed, f"{name}-run"), ids, seed
         )
+        work[name] = 0.5 * (n + plan.n_pilot)
     if hasattr(model, "sample_prior") and latent_size(model) <= MAX_PRIOR_SIZE:
-        n = max(plan.n_importance, plan.n_pilot)
-        importance("prior", lambda n, key: block_prior_log_weights(model, block, n, seed, key), n, False)
+        draws = [
+            block_prior_log_weights(model, block, plan.n_importance, seed, f"prior-{part}") for part in ("pilot", "run")
+        ]
+        found["prior"] = _importance_candidate("prior", *draws, ids, seed)
+        work["prior"] = 1.0 * plan.n_importance
     path = None
     if plan.annealing is not None:
         found["ais"], path = _annealed_candidate(model, block, base, plan.annealing, ids, seed)
         gradients = plan.annealing.n_leapfrog * (plan.annealing.n_temperatures - 1) + 1
-        pilots = 16.0 * (plan.annealing.n_pilots + 1)
-        work["ais"] = gradients * (pilots + plan.annealing.n_chains)
+        work["ais"] = gradients * (GROUP * (plan.annealing.n_pilots + 1.0) + plan.annealing.n_chains)
     chosen = _choose(found)
+    estimates = {name: candidate.estimate for name, candidate in found.items()}
     return Evidence(
-        _pick(found, chosen, ids),
-        chosen,
-        {name: candidate.estimate for name, candidate in found.items()},
-        shape,
-        _flags(found, chosen),
-        work,
-        path,
+        _pick(found, chosen, ids), chosen, estimates, found["iwae"].k_hat, _flags(found, chosen), work, path
     )
 
 
@@ -169,24 +171,27 @@ class HeavyTailed:
         return constant - 0.5 * (nu + d) * torch.log1p(u.square().sum(-1) / nu)
 
 
-def _importance_candidate(name: str, pilot: Tensor, run: Tensor, ids: Any, preferred: bool, seed: int) -> _Candidate:
+def _importance_candidate(name: str, pilot: Tensor, run: Tensor, ids: Any, seed: int) -> _Candidate:
+    """Importance sampling. A pilot whose tail is too heavy foresees nothing; a run's error is believed by its own k-hat."""
     value, error = _value_and_error(pilot)
-    trusted = k_hat(pilot) <= k_hat_threshold(len(run))
+    threshold, tail = k_hat_threshold(len(run)), k_hat(run)
+    expected = np.where(k_hat(pilot) <= threshold, error * math.sqrt(len(pilot) / len(run)), np.inf)
     estimate = iwae_of(run, ids, f"IWAE_{len(run)} ({name})", (name, seed))
-    return _Candidate(value, error, trusted & preferred, estimate, k_hat(run) <= k_hat_threshold(len(run)))
+    return _Candidate(value, error, expected, estimate, tail <= threshold, tail)
 
 
 def _annealed_candidate(
     model: Any, block: Block, params: Params, plan: Schedule, ids: Any, seed: int
 ) -> tuple[_Candidate, Path]:
-    """AIS from the local Gaussian. Its error is believed where its chains still share the weight: ESS of a quarter or more."""
+    """AIS from the local Gaussian. Its error is believed where its chains still share the weight: ESS of 40% or more."""
     base = base_of(model, block.x, params)
     path, pilot = tune(base, plan, len(ids), params["mean"], ("ais", block.number))
     run = anneal(base, path, plan.n_chains, seed, ("ais", "run", block.number))
     value, error = _value_and_error(pilot.log_w)
-    shared = (effective_sample_size(run.log_w) >= 0.25 * plan.n_chains).cpu().numpy()
+    shared = (effective_sample_size(run.log_w) >= 0.4 * plan.n_chains).cpu().numpy()
     estimate = ais_of(run, ids, "AIS", ("ais", seed))
-    return _Candidate(value, error, np.ones(len(ids), dtype=bool), estimate, shared), path
+    expected = error * math.sqrt(len(pilot.log_w) / plan.n_chains)
+    return _Candidate(value, error, expected, estimate, shared, np.full(len(ids), np.nan)), path
 
 
 def _value_and_error(log_w: Tensor) -> tuple[Array, Array]:
@@ -195,18 +200,21 @@ def _value_and_error(log_w: Tensor) -> tuple[Array, Array]:
 
 
 def _choose(found: dict[str, _Candidate]) -> NDArray[np.str_]:
-    """The estimator of each datum: importance sampling where its tail allows, else annealing; by the pilot, another base
-    where that lies clearly higher."""
-    names = sorted(found, key=["iwae", "ais", "encoder", "prior"].index)
+    """The estimator of each datum: the one whose pilot foresees the smallest error; or one that the pilot puts clearly
+    higher; or annealing where the importance weights that were to be reported turn out too heavy."""
+    names = sorted(found, key=ORDER.index)
     fallback = "ais" if "ais" in found else "iwae"
-    chosen = np.where(found["iwae"].preferred, "iwae", fallback).astype("<U8")
+    expected = np.nan_to_num(np.stack([found[name].expected for name in names]), nan=np.inf)
+    first = np.array(names)[expected.argmin(axis=0)]
+    chosen = np.where(np.isfinite(expected).any(axis=0), first, fallback).astype("<U8")
     for name in names:
         other = found[name]
         value, error = _gather(found, chosen, "pilot"), _gather(found, chosen, "pilot_error")
         higher = other.pilot - value > Z_DISAGREE * np.hypot(other.pilot_error, error) + SLACK
         chosen = np.where(higher | (~np.isfinite(value) & np.isfinite(other.pilot)), name, chosen)
     if "ais" in found:
-        chosen = np.where((chosen == "iwae") & ~found["iwae"].reliable & found["ais"].reliable, "ais", chosen)
+        heavy = ~_gather(found, chosen, "reliable").astype(bool) & (chosen == "iwae")
+        chosen = np.where(heavy & found["ais"].reliable, "ais", chosen)
     return chosen
 
 
@@ -225,15 +233,14 @@ def _pick(found: dict[str, _Candidate], chosen: NDArray[np.str_], ids: Any) -> E
 
 
 def _flags(found: dict[str, _Candidate], chosen: NDArray[np.str_]) -> NDArray[np.int64]:
-    """What to doubt: an error that its own diagnostics distrust, or a base that saw more than the chosen one."""
-    reliable = np.select([chosen == name for name in found], [found[name].reliable for name in found])
-    values = np.select([chosen == name for name in found], [found[name].estimate.values for name in found])
-    errors = np.select([chosen == name for name in found], [found[name].estimate.mc_errors for name in found])
+    """What to doubt: an error that its own diagnostics distrust, or a base that saw more than the local Gaussian did."""
+    reliable = _gather(found, chosen, "reliable").astype(bool)
+    local = [found[name].estimate for name in ("iwae", "ais") if name in found]
+    seen = np.maximum.reduce([estimate.values for estimate in local])
+    error = np.maximum.reduce([estimate.mc_errors for estimate in local])
     flags = np.where(reliable, 0, int(Flag.ERROR_UNRELIABLE))
-    for name, other in found.items():
-        excess = other.estimate.values - values
-        disagrees = (chosen != name) & (excess > Z_DISAGREE * np.hypot(other.estimate.mc_errors, errors) + SLACK)
-        flags = flags | np.where(disagrees, int(Flag.BASES_DISAGREE), 0)
-    moved = ~np.isin(chosen, ["iwae", "ais"])
-    flags = flags | np.where(moved, int(Flag.BASES_DISAGREE), 0)
-    return flags | np.where(np.isfinite(values), 0, int(Flag.NOT_FINITE))
+    for candidate in found.values():
+        excess = candidate.estimate.values - seen
+        missed = excess > Z_DISAGREE * np.hypot(candidate.estimate.mc_errors, error) + SLACK
+        flags = flags | np.where(missed, int(Flag.BASES_DISAGREE), 0)
+    return flags | np.where(np.isfinite(_pick(found, chosen, None).values), 0, int(Flag.NOT_FINITE))

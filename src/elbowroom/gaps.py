@@ -24,7 +24,7 @@ from .checks import data_notes
 from .estimate import Array, Estimate, concatenate
 from .evidence import EvidencePlan, Flag, block_evidence
 from .families import CouplingFlow, DiagonalGaussian, Family, FullGaussian, Params
-from .local import BUDGETS, Budget, Fit, Outcome, fit_block, gaussian_start
+from .local import BUDGETS, Budget, Fit, Outcome, fit_block, start_of
 from .model import Tempered, latent_size
 from .posteriors import Conditioned
 from .table import ladder_table
@@ -345,7 +345,10 @@ def _decompose_block(model: Any, posterior: Any, block: Block, plan: Plan, seed:
         flags |= np.where(fit.outcome == Outcome.RAN_OUT, int(Flag.FIT_RAN_OUT), 0)
         work[f"fit {name}"] = float(fit.work[: block.rows].mean()) + 0.5 * plan.n_elbo
     best = params.get("full", params["diagonal"])
-    evidence = block_evidence(model, block, best, encoder, plan.evidence, seed)
+    others = {"encoder": encoder}
+    if "flow" in params:
+        others["flow"] = Conditioned(_family("flow", model, family), params["flow"])
+    evidence = block_evidence(model, block, best, plan.evidence, seed, others)
     estimates["log_evidence"] = evidence.estimate
     for estimate in estimates.values():
         flags |= np.where(estimate.finite, 0, int(Flag.NOT_FINITE))
@@ -371,14 +374,14 @@ def fit_rungs(
     model: Any, posterior: Any, block: Block, plan: Plan, seed: int, family: Family | None, kl_weight: float = 1.0
 ) -> tuple[dict[str, Fit], dict[str, Params]]:
     """Fit the plan's rungs of one block, each from the one below it, and q's own family from the encoder's answer."""
-    start = gaussian_start(posterior, model, block, seed)
+    start = start_of(DiagonalGaussian(latent_size(model)), posterior, model, block, seed)
     size = latent_size(model)
     fits: dict[str, Fit] = {}
     params: dict[str, Params] = {}
 
-    def fit(name: str, kind: Family, target: Any, begin: Params, fit_seed: int = seed) -> None:
+    def fit(name: str, kind: Family, target: Any, begin: Params) -> None:
         budget = plan.budgets.get(kind.name)
-        params[name], outcome, steps, work = fit_block(kind, target, block, begin, fit_seed, budget)
+        params[name], outcome, steps, work = fit_block(kind, target, block, begin, seed, budget)
         fits[name] = Fit(None, outcome, steps, work)
 
     fit("diagonal", DiagonalGaussian(size), model, start)
@@ -386,15 +389,11 @@ def fit_rungs(
     if ("full" in plan.rungs or own_full) and size <= MAX_FULL_SIZE:
         fit("full", FullGaussian(size), model, params["diagonal"])
     if family is not None and family.name in ("flow", "auxiliary"):
-        with torch.no_grad():
-            encoder = posterior.rows(block.index).localize(block.x)(block.x).detached().params
-        fit(family.name, family, model, encoder)
+        fit(family.name, family, model, start_of(family, posterior, model, block, seed))
     elif "flow" in plan.rungs and "full" in params and size > 1:
         fit("flow", CouplingFlow(size), model, params["full"])
     if kl_weight != 1.0 and family is not None:
-        own = family.name
-        begin = start if own in ("diagonal", "full") else encoder
-        fit("tempered", _family(own, model, family), Tempered(model, kl_weight), begin)
+        fit("tempered", family, Tempered(model, kl_weight), start_of(family, posterior, model, block, seed))
     return fits, params
 
 

@@ -27,11 +27,13 @@ from .model import log_joint
 from .posteriors import Amortized, Conditioned, Local
 from .rng import normal, seeded
 
-__all__ = ["BUDGETS", "Budget", "Fit", "Outcome", "fit_block", "fit_local", "refine"]
+__all__ = ["BUDGETS", "Budget", "Fit", "Outcome", "fit_block", "fit_local", "refine", "start_of"]
 
 
+LEAP = 0.5  # nats: a round that gained more was still on its way, and the next may take longer steps
+MAX_RATE = 0.2  # of Adam, in units of the scales at the start
 N_CURVATURE = 4  # draws over which the curvature is averaged
-EIGENVALUE_FLOOR = 0.1  # of the precision: a posterior is not taken to be wider than 3 prior scales
+EIGENVALUE_FLOOR = 0.02  # of the precision in the diagonal optimum's units: no direction is taken to be 7 times wider
 
 
 class Outcome(IntEnum):
@@ -44,26 +46,27 @@ class Outcome(IntEnum):
 
 @dataclass(frozen=True)
 class Budget:
-    """Rounds of `n_steps` Adam steps on `n_samples` draws; the step size falls to zero within a round, and to its `decay`
-    from one round to the next.
+    """Rounds of `n_steps` Adam steps on `n_samples` draws; the step size falls to zero within a round. From one
+    round to the next it falls to its `decay`, or grows by as much while a datum still gains by leaps.
 
-    A datum has converged when a whole round gained less than `tolerance` nats on the fixed evaluation noise.
+    A datum has converged when a whole round changed its value by less than `tolerance` nats on the fixed evaluation noise;
+    a round that lost more is undone, and the next one takes smaller steps.
     """
 
     n_steps: int
     n_samples: int
     learning_rate: float
-    max_rounds: int = 4
+    max_rounds: int = 6
     tolerance: float = 0.02
     n_evaluation: int = 32
     decay: float = 0.3
 
 
 BUDGETS = {
-    "diagonal": Budget(100, 4, 0.2, tolerance=0.03, n_evaluation=64),
+    "diagonal": Budget(120, 4, 0.2, tolerance=0.03, n_evaluation=64),
     "full": Budget(100, 12, 0.007),
-    "flow": Budget(300, 16, 0.01),
-    "auxiliary": Budget(300, 16, 0.01),
+    "flow": Budget(200, 16, 0.01),
+    "auxiliary": Budget(200, 16, 0.01),
 }
 
 
@@ -112,7 +115,7 @@ def fit_local(family: Family, model: Any, x: Any, init: Any = None, seed: int = 
 
     Args:
         family: which distributions. model: a `LatentModel`. x: N data.
-        init: a posterior to start from: its Gaussian where it has one; None for the prior.
+        init: a posterior to start from, as far as `family` can hold it; None for the prior.
         budget: steps and samples; None for the family's own.
     Returns:
         A `Fit`. A datum whose every iterate failed keeps its start and is DIVERGED.
@@ -120,7 +123,7 @@ def fit_local(family: Family, model: Any, x: Any, init: Any = None, seed: int = 
     parts = []
     with prepared(model, init, x) as (posterior, all_blocks):
         for block in all_blocks:
-            start = gaussian_start(posterior, model, block, seed)
+            start = start_of(family, posterior, model, block, seed)
             params, outcome, steps, work = fit_block(family, model, block, start, seed, budget)
             keep = slice(0, block.rows)
             parts.append(({k: v[keep] for k, v in params.items()}, outcome[keep], steps[keep], work[keep]))
@@ -142,24 +145,33 @@ def refine(model: Any, q: Amortized, x: Any, steps: int = 20, seed: int = 0) -> 
     return fit_local(q.family, model, x, q, seed, budget).q
 
 
-def gaussian_start(posterior: Any, model: Any, block: Block, seed: int) -> Params:
-    """Where the fits of a block start: the encoder's answer, or the prior where that is not finite or is worse.
+def start_of(family: Family, posterior: Any, model: Any, block: Block, seed: int) -> Params:
+    """Where the fits of a block start: the encoder's answer, or the prior for a datum where that is not finite or is worse.
 
-    Returns mean and log_scale (B, D) of a diagonal Gaussian, and the flow parameters of a posterior that has them.
+    Everything of the encoder's answer that `family` can hold is kept: all of it in its own family, a full Gaussian's scale
+    for a flow, the marginal scales otherwise.
     """
-    n = len(block.index)
     prior = _prior_start(model, block, seed)
-    if posterior is None or getattr(posterior(block.x), "family", None) is None:
+    dist = None if posterior is None else _constant(posterior.rows(block.index), block.x)
+    if dist is None:
         return prior
+    source, kept = dist.family, dict(dist.params)
+    if source.name != family.name and not (source.name == "full" and family.name == "flow"):
+        source, kept = DiagonalGaussian(source.size), {"mean": kept["mean"], "log_scale": _marginal_log_scale(kept)}
+    fallback = source.at(prior["mean"], prior["log_scale"], seeded(seed, "bank", source.name))
+    noise = normal((GROUP, len(block.index), source.noise_size), seeded(seed, "start", block.number), prior["mean"])
     with torch.no_grad():
-        encoder = posterior.rows(block.index).localize(block.x)(block.x).detached()
-    family = DiagonalGaussian(prior["mean"].shape[-1])
-    diagonal = {"mean": encoder.params["mean"], "log_scale": _marginal_log_scale(encoder.params)}
-    noise = normal((GROUP, n, family.noise_size), seeded(seed, "start", block.number), prior["mean"])
-    with torch.no_grad():
-        values = [log_weights(model, Conditioned(family, p), block.x, noise).mean(0) for p in (diagonal, prior)]
+        values = [log_weights(model, Conditioned(source, p), block.x, noise).mean(0) for p in (kept, fallback)]
     better = torch.isfinite(values[0]) & ~(values[1] > values[0])
-    return {key: torch.where(better[:, None], diagonal[key], prior[key]) for key in prior}
+    return {key: torch.where(_like(better, kept[key]), kept[key], fallback[key]) for key in kept}
+
+
+def _constant(posterior: Any, x: Any) -> Conditioned | None:
+    """The posterior's members as constants with a row per datum; None where its family is unknown."""
+    with torch.no_grad():
+        if getattr(posterior(x), "family", None) is None:
+            return None
+        return posterior.localize(x)(x).detached()
 
 
 def fit_block(
@@ -186,10 +198,13 @@ def _solve(problem: _Problem, params: Params, budget: Budget) -> tuple[Params, A
     best = problem.evaluate(params, active, budget.n_evaluation)
     outcome = torch.full((n,), int(Outcome.RAN_OUT), device=device)
     rounds = torch.zeros(n, device=device)
+    rates = torch.full((n,), budget.learning_rate, device=device, dtype=torch.float64)
     for number in range(budget.max_rounds):
         if len(active) == 0 or budget.n_steps == 0:
             break
-        moved, finite = _round(problem, {k: v[active] for k, v in params.items()}, active, budget, number)
+        moved, finite = _round(
+            problem, {k: v[active] for k, v in params.items()}, active, budget, number, rates[active]
+        )
         value = problem.evaluate(moved, active, budget.n_evaluation)
         gain = value - best[active]
         better = torch.isfinite(value) & ~(value <= best[active])
@@ -198,28 +213,32 @@ def _solve(problem: _Problem, params: Params, budget: Budget) -> tuple[Params, A
         best[active[better]] = value[better]
         rounds[active] += 1
         lost = ~(finite & torch.isfinite(value))
-        settled = ~lost & (gain < budget.tolerance)
+        settled = ~lost & (gain.abs() < budget.tolerance)
         outcome[active] = torch.where(lost, int(Outcome.DIVERGED), int(Outcome.RAN_OUT))
         outcome[active[settled]] = int(Outcome.CONVERGED)
+        leaping = (gain > LEAP) & (rates[active] < MAX_RATE)
+        rates[active] *= torch.where(leaping, 1 / budget.decay, budget.decay)
         active = active[~settled]
     done = rounds.cpu().numpy()
     work = done * budget.n_steps * budget.n_samples + 0.5 * budget.n_evaluation * (1 + done)
     return params, outcome.cpu().numpy(), (done * budget.n_steps).astype(np.int64), work
 
 
-def _round(problem: _Problem, params: Params, index: Tensor, budget: Budget, number: int) -> tuple[Params, Tensor]:
+def _round(
+    problem: _Problem, params: Params, index: Tensor, budget: Budget, number: int, rates: Tensor
+) -> tuple[Params, Tensor]:
     """One round of steps that fall to zero as a cosine: the last iterate, and which data (B,) stayed finite throughout."""
     moments = {key: (torch.zeros_like(value), torch.zeros_like(value)) for key, value in params.items()}
     finite = torch.ones(len(index), dtype=torch.bool, device=index.device)
     for t in range(budget.n_steps):
-        rate = budget.learning_rate * budget.decay**number * 0.5 * (1 + math.cos(math.pi * t / budget.n_steps))
+        rate = rates * 0.5 * (1 + math.cos(math.pi * t / budget.n_steps))
         params, good = _ascend(problem, params, index, budget.n_samples, moments, rate, (number, t))
         finite &= good
     return params, finite
 
 
 def _ascend(
-    problem: _Problem, params: Params, index: Tensor, n_samples: int, moments: Any, rate: float, key: tuple[int, int]
+    problem: _Problem, params: Params, index: Tensor, n_samples: int, moments: Any, rate: Tensor, key: tuple[int, int]
 ) -> tuple[Params, Tensor]:
     """One Adam step on antithetic draws. A datum whose value or gradient is not finite stays where it is, and is told."""
     half = problem.noise(-(-n_samples // 2), "step", *key)[:, index]
@@ -234,7 +253,9 @@ def _ascend(
     stepped = dict(params)
     for (name, old), grad in zip(params.items(), grads, strict=True):
         if grad is not None:
-            new = old + rate * _adam(moments[name], torch.nan_to_num(grad, 0.0, 0.0, 0.0), key[1] + 1)
+            new = old + _like(rate.to(old), old) * _adam(
+                moments[name], torch.nan_to_num(grad, 0.0, 0.0, 0.0), key[1] + 1
+            )
             stepped[name] = torch.where(_like(good, old), new, old)
     return stepped, good
 
@@ -271,8 +292,8 @@ def curvature_frame(model: Any, block: Block, start: Whitening, seed: int) -> tu
 
     The best Gaussian's precision is E_q[-Hessian of log p(x, z)] (Opper and Archambeau 2009), so the curvature is averaged over
     draws of the diagonal optimum: on a MNIST VAE that start is 0.25 nats better than the curvature at the center alone.
-    The model's own `curvature`, or Hessian-vector products; eigenvalues are floored, and where nothing is finite the start
-    is kept. Returns the coordinates and their cost in work units per datum.
+    The model's own `curvature`, or Hessian-vector products; eigenvalues are floored, and the start is kept where it has the
+    higher ELBO, so that the full Gaussian never ends below the diagonal one. Returns the coordinates and their cost.
     """
     n, d = start.center.shape
     half = normal((N_CURVATURE // 2, n, d), seeded(seed, "curvature", block.number), start.center)
@@ -283,11 +304,23 @@ def curvature_frame(model: Any, block: Block, start: Whitening, seed: int) -> tu
         at = model.curvature(block.x, z) if hasattr(model, "curvature") else None
         cost += d if at is not None else 3 * d
         precision += (_hessian_precision(model, block.x, z) if at is None else at) / len(points)
-    values, vectors = torch.linalg.eigh(torch.nan_to_num(precision, posinf=0.0, neginf=0.0))
+    width = start.scale.diagonal(dim1=-2, dim2=-1).double()
+    precision = torch.nan_to_num(precision * width[:, :, None] * width[:, None, :], posinf=0.0, neginf=0.0)
+    values, vectors = torch.linalg.eigh(precision)
     covariance = (vectors / values.clamp(min=EIGENVALUE_FLOOR)[:, None, :]) @ vectors.mT
-    tril, info = torch.linalg.cholesky_ex(covariance)
-    usable = (info == 0) & torch.isfinite(precision).flatten(1).all(1) & torch.isfinite(tril).flatten(1).all(1)
-    return Whitening(start.center, torch.where(usable[:, None, None], tril.to(start.scale), start.scale)), cost
+    tril, info = torch.linalg.cholesky_ex(width[:, :, None] * covariance * width[:, None, :])
+    curved = Whitening(start.center, torch.where(_like(info == 0, tril), tril.to(start.scale), start.scale))
+    noise = normal((GROUP, n, d), seeded(seed, "curvature-guard", block.number), start.center)
+    with torch.no_grad():
+        gain = (_value_of(model, block.x, curved, noise) - _value_of(model, block.x, start, noise)).nan_to_num(
+            -torch.inf
+        )
+    return Whitening(start.center, torch.where(_like(gain > 0, start.scale), curved.scale, start.scale)), cost + GROUP
+
+
+def _value_of(model: Any, x: Any, frame: Whitening, noise: Tensor) -> Tensor:
+    """ELBO (B,) of the Gaussian that is standard normal in these coordinates, up to the entropy of the noise."""
+    return log_joint(model, x, frame(noise)).double().mean(0) + frame.log_det
 
 
 def _hessian_precision(model: Any, x: Any, z: Tensor) -> Tensor:

@@ -112,7 +112,7 @@ def _block_bounds(
     """Both bounds of one block. z enters as the start of the reverse chains and nowhere else."""
     fits, params = fit_rungs(model, posterior, block, replace(plan, rungs=_without_flow(plan)), seed, None)
     base = params.get("full", params["diagonal"])
-    evidence = block_evidence(model, block, base, None, plan.evidence, seed)
+    evidence = block_evidence(model, block, base, plan.evidence, seed)
     assert evidence.path is not None
     assert plan.evidence.annealing is not None
     n_chains = plan.evidence.annealing.n_chains

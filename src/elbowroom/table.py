@@ -98,6 +98,7 @@ def _footnotes(gaps: "Gaps") -> Iterator[str]:
 _ESTIMATORS: dict[str, Any] = {
     "iwae": "importance sampling from the local Gaussian",
     "ais": "annealed importance sampling",
+    "flow": "importance sampling from the local flow",
     "encoder": "importance sampling from q",
     "prior": "importance sampling from the prior",
 }

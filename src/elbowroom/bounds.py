@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .blocks import BLOCK, Block, as_data, blocks
+from .blocks import BLOCK, Block, as_data, blocks, n_data
 from .estimate import Array, Estimate, concatenate, grouped_noise, log_mean_exp
 from .model import evaluating, log_joint, placement
-from .posteriors import as_posterior
+from .posteriors import Local, as_posterior
 from .rng import normal, seeded
 
 __all__ = [
@@ -125,6 +125,11 @@ class prepared:  # noqa: N801 (a context manager, used like one)
     def __init__(self, model: Any, q: Any, x: Any, size: int = BLOCK) -> None:
         self.posterior = as_posterior(q) if q is not None else None
         self.size, self.x = size, as_data(x)
+        if isinstance(self.posterior, Local) and self.posterior.n != n_data(self.x):
+            raise ValueError(
+                f"a local posterior has a row for each datum; got {self.posterior.n} rows for {n_data(self.x)} data. "
+                "Take some of its rows with q.rows(index), or fit it on these data."
+            )
         self.modes = evaluating(model, q)
         self.place = placement(model, q)
 

@@ -142,14 +142,14 @@ def test_iwae_rises_to_the_evidence_and_not_above() -> None:
     model, plain = linear(4, 2, 1.0)
     _, drawn = plain.sample(1000, seed=0)
     x = torch.from_numpy(drawn)
-    q, *_ = rough_posterior(model, x)
+    q, *_ = rough_posterior(model, x, shift=0.5)
     truth = model.log_evidence(x).numpy()
     below = [(iwae(model, q, x, k).values - truth) for k in (1, 8, 64)]
     for lower, higher in zip(below[:-1], below[1:], strict=True):
         rise = higher - lower
         assert rise.mean() > 6 * rise.std() / math.sqrt(1000)
     assert_at_most_z(below[-1].mean(), 0.0, below[-1].std() / math.sqrt(1000))
-    assert below[-1].mean() > -0.02
+    assert below[-1].mean() > -0.05
 
 
 def test_draws_in_common_cancel_between_bounds() -> None:

@@ -72,6 +72,7 @@ def demo(
         out: Folder for the runs, OUT/train and OUT/heldout. Those of an earlier demo are replaced.
     """
     start = time.perf_counter()
+    torch.set_num_threads(1)
     images = data.demo_images()
     if not 1 <= n <= len(images["train"]):
         raise UserError(f"--n {n}: expected 1 to {len(images['train'])}, the number of images of each set")
@@ -94,6 +95,7 @@ def selftest_(*, seed: int = 0) -> int:
     Args:
         seed: Of the models, the data and every draw.
     """
+    torch.set_num_threads(1)  # on models this small more threads only wait for each other
     with bars("models") as add:
         rows = selftest.run(seed, add("selftest", len(selftest.CASES) + 1))
     failed, limit = selftest.off(rows), selftest.limit_of(len(rows))
@@ -105,7 +107,7 @@ def selftest_(*, seed: int = 0) -> int:
         say(line)
     say(f"\n{len(rows) - len(failed)} of {len(rows)} lie within {limit:.1f} standard errors of the truth.")
     say(f"Chance alone puts one of them further off in one selftest of {1 / selftest.FALSE_ALARM:,.0f}.")
-    say(f"Distances leave out up to {selftest.SHORTFALL:g} nats that a bound may fall short: a local fit may end early.")
+    say(f"Distances leave out up to {selftest.SHORTFALL:g} nats by which a bound may fall short: fits may end early.")
     return 1 if failed else 0
 
 
@@ -322,14 +324,13 @@ def _dry_run(measure: Callable[..., Gaps], chosen: Mapping[str, sources.Sample])
     start = time.perf_counter()
     found = measure(take(sample.x, torch.arange(min(BLOCK, n))))
     seconds = time.perf_counter() - start
-    estimates = {"L[q]": found.elbo, **found.steps, "log p(x)": found.log_evidence}
-    table: list[tuple[str, ...]] = [("data", "time", *(f"se {label}" for label in estimates))]
-    for size in sorted({*(size for size in DRY_RUN_SIZES if size < n), n}):
-        errors = (estimate.se * (len(found) / size) ** 0.5 for estimate in estimates.values())
-        blocks = -(-size // BLOCK)
-        table.append((f"{size:,}", duration(seconds * blocks), *(f"{error:.3f}" for error in errors)))
-    say(f"{name}: {len(found)} data took {duration(seconds)}; to expect, in nats:\n")
-    for line in columns(table, 0):
+    sizes = sorted({*(size for size in DRY_RUN_SIZES if size < n), n})
+    table = [("data", *(f"{size:,}" for size in sizes))]
+    table.append(("time", *(duration(seconds * -(-size // BLOCK)) for size in sizes)))
+    for label, estimate in {"L[q]": found.elbo, **found.steps, "log p(x)": found.log_evidence}.items():
+        table.append((f"se of {label}", *(f"{estimate.se * (len(found) / size) ** 0.5:.3f}" for size in sizes)))
+    say(f"{name}: {len(found)} data took {duration(seconds)}; to expect, errors in nats:\n")
+    for line in columns(table):
         say(line)
     say(f"\nmemory: {_peak_memory()} for any number of data, which are measured {BLOCK} at a time")
     others = [f"{other} ({len(s.ids):,})" for other, s in chosen.items() if other != name]

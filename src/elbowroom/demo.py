@@ -24,7 +24,7 @@ Advance = Callable[..., None]
 def run(n: int, plan: str, workers: int, advance: Mapping[str, Advance]) -> dict[str, Gaps]:
     """Measure the first n images of each set that `advance` names, telling it how many are done.
 
-    Numbers do not depend on `workers`; with 1 everything happens in this process, on torch's own threads.
+    Numbers do not depend on `workers`; with 1 everything happens in this process.
     """
     if workers == 1:
         return {name: _measure(name, n, plan, go) for name, go in advance.items()}

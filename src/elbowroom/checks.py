@@ -15,6 +15,7 @@ from torch import Tensor
 from .blocks import BLOCK, as_data, n_data, take
 from .bounds import prepared
 from .model import log_joint, latent_size, modules_of
+from .posteriors import Local
 from .rng import forked, normal, seeded
 
 __all__ = ["CheckError", "check", "data_notes"]
@@ -39,8 +40,10 @@ def check(model: Any, q: Any, x: Any, seed: int = 0) -> list[str]:
         CheckError: what is wrong, in one line. The model and the global random state are left as they were.
     """
     x = as_data(x)
-    head = take(x, torch.arange(min(n_data(x), 8)))
-    with prepared(model, q, head, size=min(n_data(x), 8)) as (posterior, all_blocks), forked(seed):
+    first = torch.arange(min(n_data(x), 8))
+    head = take(x, first)
+    q = q.rows(first) if isinstance(q, Local) else q
+    with prepared(model, q, head, size=len(first)) as (posterior, all_blocks), forked(seed):
         block = next(iter(all_blocks))
         _check_data(block.x)
         data = block.x["x"] if isinstance(block.x, Mapping) else block.x
@@ -109,6 +112,7 @@ def _check_model(model: Any, x: Any, z: Tensor) -> None:
                 "log_likelihood must be deterministic in eval mode; two calls with the same z differ (dropout?)"
             )
         first = take(x, torch.arange(1))
+    with _named("log_likelihood"), torch.no_grad():
         alone = log_joint(model, first, z[:, :1])[:, 0]
     difference = (alone - value.detach()[:, 0]).abs().max().item()
     if difference > BATCH_TOLERANCE + 1e-4 * value.detach().abs().max().item():

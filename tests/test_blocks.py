@@ -100,7 +100,9 @@ def test_data_that_cannot_be_cut_are_refused(x: Any, error: type[Exception], mes
 
 
 def test_floats_take_the_dtype_of_the_model_and_integers_stay() -> None:
-    moved = move({"x": torch.zeros(2, dtype=torch.float32), "y": torch.zeros(2, dtype=torch.int64)}, None, torch.float64)
+    moved = move(
+        {"x": torch.zeros(2, dtype=torch.float32), "y": torch.zeros(2, dtype=torch.int64)}, None, torch.float64
+    )
     assert moved["x"].dtype == torch.float64
     assert moved["y"].dtype == torch.int64
     assert next(blocks(torch.zeros(2, dtype=torch.float32), dtype=torch.float64)).x.dtype == torch.float64

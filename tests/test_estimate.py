@@ -24,7 +24,14 @@ from elbowroom.estimate import (
 from elbowroom.rng import normal, seeded
 
 from . import reference
-from .statistics import assert_close_z, assert_distribution_is, assert_mean_is, assert_rate_at_least, assert_rate_is, assert_resolves
+from .statistics import (
+    assert_close_z,
+    assert_distribution_is,
+    assert_mean_is,
+    assert_rate_at_least,
+    assert_rate_is,
+    assert_resolves,
+)
 
 SIDES = ("unbiased", "lower", "upper", "neither")
 
@@ -224,7 +231,9 @@ WEIGHTS = {
 @pytest.mark.parametrize("n_draws", [30, 100, 512, 2000])
 def test_k_hat_is_that_of_arviz(name: str, n_draws: int) -> None:
     log_w = WEIGHTS[name](draws(n_draws, 6, name, n_draws))
-    expected = [array_stats.psislw(-log_w[:, i].numpy())[1] for i in range(6)]  # it takes log ratios with the other sign
+    expected = [
+        array_stats.psislw(-log_w[:, i].numpy())[1] for i in range(6)
+    ]  # it takes log ratios with the other sign
     np.testing.assert_allclose(k_hat(log_w), expected, rtol=1e-6, atol=1e-6)
 
 

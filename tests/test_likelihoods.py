@@ -56,9 +56,7 @@ def normal_from(x: Any, output: Any) -> Any:
 
 
 CASES = {
-    "bernoulli": Case(
-        likelihoods.bernoulli, one, lambda x, o: stats.bernoulli.logpmf(x, 1 / (1 + np.exp(-o))), (0, 1)
-    ),
+    "bernoulli": Case(likelihoods.bernoulli, one, lambda x, o: stats.bernoulli.logpmf(x, 1 / (1 + np.exp(-o))), (0, 1)),
     "bernoulli_probs": Case(
         likelihoods.bernoulli_probs,
         lambda event: torch.sigmoid(one(event)),

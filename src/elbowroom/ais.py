@@ -1,12 +1,13 @@
 r"""Annealed importance sampling (Neal 2001), forward for a lower bound of log p(x) and in reverse for an upper bound.
 
-    f_b(z) = base(z)^(1-b) p(x, z)^b,   log w = sum_t (b_t - b_{t-1}) (log p(x, z_{t-1}) - log base(z_{t-1})),   E[w] = p(x)
+    f_b(z) = base(z)^(1-b) p(x, z)^b
+    log w  = sum_t (b_t - b_{t-1}) (log p(x, z_{t-1}) - log base(z_{t-1})),   E[w] = p(x)
 
-Chains start at a *base* (the prior, a Gaussian fitted to the datum, or a defensive mixture of both) and move by HMC in the base's
-whitened coordinates. Everything that defines the kernels (schedule, step sizes) is tuned in a pilot run on its own draws
-and then frozen in a `Path`; the reported run uses fresh noise. Adapting on the chains that carry the weights would break
-E[w] = p(x). The reverse run starts at an exact posterior draw and applies the same kernels in reverse order
-(Grosse, Ghahramani and Adams 2015).
+Chains start at a *base* (the prior, a Gaussian fitted to the datum, or a defensive mixture of both) and move by HMC
+in the base's whitened coordinates. Everything that defines the kernels (schedule, step sizes) is tuned in a pilot run
+on its own draws and then frozen in a `Path`; the reported run uses fresh noise. Adapting on the chains that carry the
+weights would break E[w] = p(x). The reverse run starts at an exact posterior draw and applies the same kernels in
+reverse order (Grosse, Ghahramani and Adams 2015).
 """
 
 import math
@@ -20,7 +21,7 @@ from torch import Tensor
 from . import hmc
 from .blocks import Block
 from .bounds import GROUP, prepared
-from .estimate import Estimate, concatenate, effective_sample_size, grouped_noise, log_mean_exp
+from .estimate import Estimate, concatenate, grouped_noise, log_mean_exp
 from .families import Params, Whitening, scale_tril
 from .hmc import Evaluation
 from .model import latent_size, log_joint
@@ -28,16 +29,29 @@ from .posteriors import Local
 from .rng import normal, seeded, uniform
 
 __all__ = [
-    "Base", "GaussianBase", "MixtureBase", "Path", "PriorBase", "Run", "Schedule", "ais", "ais_of", "anneal", "base_of", "schedule",
+    "Base",
+    "GaussianBase",
+    "MixtureBase",
+    "Path",
+    "PriorBase",
+    "Run",
+    "Schedule",
+    "ais",
+    "ais_of",
+    "anneal",
+    "base_of",
+    "schedule",
     "tune",
-]  # fmt: skip
+]
 
 TARGET_ACCEPTANCE = 0.8
 LOG_2PI = math.log(2 * math.pi)
 
 
 class Base(Protocol):
-    """Where chains start: a sampler with a normalised log density, in coordinates u where the posterior is about round."""
+    """Where chains start: a sampler with a normalised log density, in coordinates u where the posterior is about
+    round.
+    """
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """n draws u for each datum, (n, N, D)."""
@@ -74,7 +88,9 @@ class Path:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run of chains returns: log weights (C, N), acceptance (T, N), spread of log-weight rates (T, N), divergences (N,)."""
+    """What a run of chains returns: log weights (C, N), acceptance (T, N), spread of log-weight rates (T, N),
+    divergences (N,).
+    """
 
     log_w: Tensor
     acceptance: Tensor
@@ -128,7 +144,9 @@ class PriorBase:
 
 
 class MixtureBase:
-    """weight * prior + (1 - weight) * Gaussian, sampled by component, its density normalised: a base that misses less."""
+    """weight * prior + (1 - weight) * Gaussian, sampled by component, its density normalised: a base that misses
+    less.
+    """
 
     def __init__(self, gaussian: GaussianBase, weight: float = 0.1) -> None:
         if not 0 < weight < 1:
@@ -173,7 +191,9 @@ def base_of(model: Any, x: Any, params: Params) -> GaussianBase:
 
 
 def schedule(kind: str, n_temperatures: int, n: int, like: Tensor) -> Tensor:
-    """Inverse temperatures (T + 1, n) from 0 to 1, float64: "linear", or "sigmoid" (finer at both ends, Grosse et al. 2015)."""
+    """Inverse temperatures (T + 1, n) from 0 to 1, float64: "linear", or "sigmoid" (finer at both ends, Grosse et al.
+    2015).
+    """
     t = torch.linspace(0, 1, n_temperatures + 1, dtype=torch.float64, device=like.device)
     if kind == "sigmoid":
         s = torch.sigmoid(4.0 * (2 * t - 1))
@@ -266,7 +286,9 @@ def _block_base(model: Any, local: Any, block: Block) -> tuple[Base, Tensor]:
 
 
 def _anneal_group(base: Base, path: Path, u: Tensor, generator: torch.Generator, reverse: bool) -> Run:
-    """One group of chains (C, N, D) along the path. The kernel at b = 1 would not change the weights and is left out."""
+    """One group of chains (C, N, D) along the path. The kernel at b = 1 would not change the weights and is left
+    out.
+    """
     n_steps = len(path.betas) - 1
     order = range(n_steps, 0, -1) if reverse else range(1, n_steps + 1)
     log_w = torch.zeros(u.shape[:2], dtype=torch.float64, device=u.device)

@@ -116,7 +116,7 @@ def iwae(model: Any, q: Any, x: Any, n_samples: int = 1000, seed: int = 0) -> Es
     return concatenate(parts)
 
 
-class prepared:  # noqa: N801 (a context manager, used like one)
+class prepared:
     """The state every estimator runs in: modules in eval mode, data as blocks on the model's device, autograd allowed.
 
     Yields the posterior and the blocks. Everything of the user's is back as it was on leaving.

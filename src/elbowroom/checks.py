@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .blocks import BLOCK, as_data, n_data, take
+from .blocks import as_data, n_data, take
 from .bounds import prepared
-from .model import log_joint, latent_size, modules_of
+from .model import latent_size, log_joint, modules_of
 from .posteriors import Local
 from .rng import forked, normal, seeded
 

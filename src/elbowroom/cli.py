@@ -18,7 +18,8 @@ from . import __version__, data, selftest, sources, train
 from . import demo as demo_runs
 from .blocks import BLOCK, n_data, take
 from .checks import check as check_model
-from .gaps import Gaps, decompose, load_gaps
+from .gaps import decompose
+from .ladder import Gaps, load_gaps
 from .model import latent_size
 from .terminal import UserError, bars, columns, duration, fail, is_message, say, show
 

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from . import data, train
-from .gaps import Gaps, decompose
+from .gaps import decompose
+from .ladder import Gaps
 
 __all__ = ["HELDOUT_IDS", "run"]
 

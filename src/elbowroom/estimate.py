@@ -1,8 +1,8 @@
 r"""Estimates: a value per datum with its Monte-Carlo error, and the side on which it may err.
 
-The error is kept as *noise* of shape (G, N): the contributions of G groups of draws to the deviation of each datum's value,
-so that Var = sum_g noise_g^2. Estimates that share draws share a key, and subtract group by group: their covariance is
-carried, and what two estimates have in common cancels exactly.
+The error is kept as *noise* of shape (G, N): the contributions of G groups of draws to the deviation of each datum's
+value, so that Var = sum_g noise_g^2. Estimates that share draws share a key, and subtract group by group: their
+covariance is carried, and what two estimates have in common cancels exactly.
 """
 
 from collections.abc import Mapping
@@ -47,13 +47,13 @@ class Estimate:
     values: Array
     side: str = "unbiased"
     noise: Mapping[object, Array] = field(default_factory=dict, repr=False)
-    ids: NDArray[np.int64] = field(default=None, repr=False)  # type: ignore[assignment]
+    ids: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64), repr=False)
 
     def __post_init__(self) -> None:
         if self.side not in SIDES:
             raise ValueError(f"side must be one of {sorted(SIDES)}; got {self.side!r}")
         object.__setattr__(self, "values", np.asarray(self.values, dtype=np.float64))
-        if self.ids is None:
+        if len(self.ids) == 0:
             object.__setattr__(self, "ids", np.arange(len(self.values)))
 
     def __len__(self) -> int:

@@ -1,16 +1,18 @@
 r"""Log evidence of each datum: the best of several lower bounds, and the sandwich that certifies it on simulated data.
 
-    IWAE from a heavy-tailed version of the best local Gaussian, AIS from the same, IWAE from the encoder's q, and from the prior in few dimensions
+    IWAE from a heavy-tailed version of the best local Gaussian, AIS from the same, IWAE from the encoder's q, and
+    from the prior in few dimensions
 
-A maximum of noisy bounds is biased upward, so the estimator is chosen on a pilot's draws and reported on others. One choice looks
-at the reported draws: importance weights whose tail is too heavy (k-hat) give way to annealing. What is thrown away there are
-runs that one large weight dominates, and the annealed draws know nothing of them, so this can only lower a bound. Disagreement
-between bases is a flag: a lower bound from one base that lies above another by more than their errors shows missed mass.
+A maximum of noisy bounds is biased upward, so the estimator is chosen on a pilot's draws and reported on others. One
+choice looks at the reported draws: importance weights whose tail is too heavy (k-hat) give way to annealing. What is
+thrown away there are runs that one large weight dominates, and the annealed draws know nothing of them, so this can
+only lower a bound. Disagreement between bases is a flag: a lower bound from one base that lies above another by more
+than their errors shows missed mass.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntFlag
 from typing import Any
 
@@ -50,11 +52,13 @@ class Flag(IntFlag):
 
 @dataclass(frozen=True)
 class EvidencePlan:
-    """Budgets of the log-evidence estimators: importance samples reported and in the pilot, and the annealing schedule."""
+    """Budgets of the log-evidence estimators: importance samples reported and in the pilot, and the annealing
+    schedule.
+    """
 
     n_importance: int = 2000
     n_pilot: int = 512
-    annealing: Schedule | None = Schedule()
+    annealing: Schedule | None = field(default_factory=Schedule)
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,8 @@ class Evidence:
 class _Candidate:
     """One estimator: what the pilot said of it, what the run reported, and where its error can be believed.
 
-    `expected` is the error that the pilot foresees for the run, infinite where the pilot's own tail is too heavy to tell.
+    `expected` is the error that the pilot foresees for the run, infinite where the pilot's own tail is too heavy to
+    tell.
     """
 
     pilot: Array
@@ -96,8 +101,9 @@ def block_evidence(
     """Log p(x) of one block.
 
     Args:
-        base: parameters (B, ...) of a local Gaussian. others: further distributions to draw from, by name ("encoder", "flow");
-            those without a density take no part. plan: budgets. seed: of the reported draws and of their pilots.
+        base: parameters (B, ...) of a local Gaussian. others: further distributions to draw from, by name ("encoder",
+            "flow"); those without a density take no part. plan: budgets.
+        seed: of the reported draws and of their pilots.
     """
     ids, work = block.index.numpy(), {}
     found: dict[str, _Candidate] = {}
@@ -105,15 +111,13 @@ def block_evidence(
     proposals |= {name: (dist, plan.n_pilot) for name, dist in (others or {}).items() if dist.has_density}
     for name, (dist, n) in proposals.items():
         pilot = block_log_weights(model, dist, block, plan.n_pilot, seed, f"{name}-pilot")
-        found[name] = _importance_candidate(
-            name, pilot, block_log_weights(model, dist, block, n, seed, f"{name}-run"), ids, seed
-        )
+        run = block_log_weights(model, dist, block, n, seed, f"{name}-run")
+        found[name] = _importance_candidate(name, pilot, run, ids, seed)
         work[name] = 0.5 * (n + plan.n_pilot)
     if hasattr(model, "sample_prior") and latent_size(model) <= MAX_PRIOR_SIZE:
-        draws = [
-            block_prior_log_weights(model, block, plan.n_importance, seed, f"prior-{part}") for part in ("pilot", "run")
-        ]
-        found["prior"] = _importance_candidate("prior", *draws, ids, seed)
+        pilot = block_prior_log_weights(model, block, plan.n_importance, seed, "prior-pilot")
+        run = block_prior_log_weights(model, block, plan.n_importance, seed, "prior-run")
+        found["prior"] = _importance_candidate("prior", pilot, run, ids, seed)
         work["prior"] = 1.0 * plan.n_importance
     path = None
     if plan.annealing is not None:
@@ -130,21 +134,22 @@ def block_evidence(
 def reverse_bound(model: Any, block: Block, base: Params, path: Path, z: Tensor, n_chains: int, seed: int) -> Estimate:
     """An upper bound of log p(x) per datum from the z (B, D) that simulated x, on the forward run's frozen kernels.
 
-    E[1/w] = 1/p(x), so -log mean(1/w) errs upward. The one exact draw is shared by a datum's chains: its single value has no
-    error of its own (NaN); a mean over data does.
+    E[1/w] = 1/p(x), so -log mean(1/w) errs upward. The one exact draw is shared by a datum's chains: its single value
+    has no error of its own (NaN); a mean over data does.
     """
     run = anneal(base_of(model, block.x, base), path, n_chains, seed, ("reverse", block.number), exact=z)
     value, deviations = log_mean_exp(-run.log_w)
-    noise = {("reverse", seed): np.full_like(grouped_noise(deviations), np.nan)}
+    noise: dict[object, Array] = {("reverse", seed): np.full_like(grouped_noise(deviations), np.nan)}
     return Estimate("log p(x), reverse AIS", -value.cpu().numpy(), "upper", noise, block.index.numpy())
 
 
 class HeavyTailed:
     """A multivariate Student t around a local Gaussian: center + L e / sqrt(chi^2 / nu), with nu = max(5, D).
 
-    Fits that minimise KL(q || p) are narrower than the posterior, and importance weights under them can have no variance. A
-    posterior under a Gaussian prior has Gaussian tails, so under a t the weights are bounded wherever the likelihood is; and
-    with nu = D the spread of its radius is that of the Gaussian's own, so little is lost where the Gaussian is right.
+    Fits that minimise KL(q || p) are narrower than the posterior, and importance weights under them can have no
+    variance. A posterior under a Gaussian prior has Gaussian tails, so under a t the weights are bounded wherever the
+    likelihood is; and with nu = D the spread of its radius is that of the Gaussian's own, so little is lost where the
+    Gaussian is right.
     """
 
     has_density = True
@@ -172,7 +177,9 @@ class HeavyTailed:
 
 
 def _importance_candidate(name: str, pilot: Tensor, run: Tensor, ids: Any, seed: int) -> _Candidate:
-    """Importance sampling. A pilot whose tail is too heavy foresees nothing; a run's error is believed by its own k-hat."""
+    """Importance sampling. A pilot whose tail is too heavy foresees nothing; a run's error is believed by its own
+    k-hat.
+    """
     value, error = _value_and_error(pilot)
     threshold, tail = k_hat_threshold(len(run)), k_hat(run)
     expected = np.where(k_hat(pilot) <= threshold, error * math.sqrt(len(pilot) / len(run)), np.inf)
@@ -183,7 +190,9 @@ def _importance_candidate(name: str, pilot: Tensor, run: Tensor, ids: Any, seed:
 def _annealed_candidate(
     model: Any, block: Block, params: Params, plan: Schedule, ids: Any, seed: int
 ) -> tuple[_Candidate, Path]:
-    """AIS from the local Gaussian. Its error is believed where its chains still share the weight: ESS of 40% or more."""
+    """AIS from the local Gaussian. Its error is believed where its chains still share the weight: ESS of 40% or
+    more.
+    """
     base = base_of(model, block.x, params)
     path, pilot = tune(base, plan, len(ids), params["mean"], ("ais", block.number))
     run = anneal(base, path, plan.n_chains, seed, ("ais", "run", block.number))
@@ -233,7 +242,9 @@ def _pick(found: dict[str, _Candidate], chosen: NDArray[np.str_], ids: Any) -> E
 
 
 def _flags(found: dict[str, _Candidate], chosen: NDArray[np.str_]) -> NDArray[np.int64]:
-    """What to doubt: an error that its own diagnostics distrust, or a base that saw more than the local Gaussian did."""
+    """What to doubt: an error that its own diagnostics distrust, or a base that saw more than the local Gaussian
+    did.
+    """
     reliable = _gather(found, chosen, "reliable").astype(bool)
     local = [found[name].estimate for name in ("iwae", "ais") if name in found]
     seen = np.maximum.reduce([estimate.values for estimate in local])
@@ -243,4 +254,5 @@ def _flags(found: dict[str, _Candidate], chosen: NDArray[np.str_]) -> NDArray[np
         excess = candidate.estimate.values - seen
         missed = excess > Z_DISAGREE * np.hypot(candidate.estimate.mc_errors, error) + SLACK
         flags = flags | np.where(missed, int(Flag.BASES_DISAGREE), 0)
-    return flags | np.where(np.isfinite(_pick(found, chosen, None).values), 0, int(Flag.NOT_FINITE))
+    flags = flags | np.where(_pick(found, chosen, np.arange(len(chosen))).finite, 0, int(Flag.NOT_FINITE))
+    return flags.astype(np.int64)

@@ -2,9 +2,9 @@ r"""Families of approximate posteriors: how parameters and noise become z and lo
 
     family        maps parameters and noise (S, N, E) to z (S, N, D) and log q (S, N)
 
-Parameters are a dict of tensors with a leading *bank* dimension: 1 where all data share them, N where each datum has its own.
-A flow's conditioners are small networks whose first bias takes in the features of x; so *localizing* a shared bank is to
-copy it per datum, and one implementation of each flow serves the amortized and the local posterior.
+Parameters are a dict of tensors with a leading *bank* dimension: 1 where all data share them, N where each datum has
+its own. A flow's conditioners are small networks whose first bias takes in the features of x; so *localizing* a
+shared bank is to copy it per datum, and one implementation of each flow serves the amortized and the local posterior.
 """
 
 import math
@@ -101,7 +101,9 @@ class DiagonalGaussian(Family):
 
 
 class FullGaussian(Family):
-    """N(mean, L L') with L lower triangular. An encoder emits mean, log-variance of L's diagonal, and L's strict lower part."""
+    """N(mean, L L') with L lower triangular. An encoder emits mean, log-variance of L's diagonal, and L's strict
+    lower part.
+    """
 
     name = "full"
 
@@ -133,7 +135,8 @@ class FullGaussian(Family):
 
 
 class CouplingFlow(Family):
-    """z = mean + L f(noise), f a stack of affine couplings (Dinh, Sohl-Dickstein and Bengio 2017) that starts at the identity.
+    """z = mean + L f(noise), f a stack of affine couplings (Dinh, Sohl-Dickstein and Bengio 2017) that starts at the
+    identity.
 
     Each coupling moves one half of the coordinates, u_a <- u_a exp(s(u_b)) + t(u_b), with |s| < 2. L is diagonal when
     amortized and lower triangular when local, so that a local flow can start at the full Gaussian.
@@ -202,8 +205,9 @@ class AuxiliaryFlow(Family):
         log q = log q(z0) + log q(v0|z0) - sum log s - log r(vT|zT)
 
     E[log p(x, z) - log q] is a lower bound of log p(x), but log q is not a density of z: never a base of AIS.
-    `scale="exp"` (default) may expand and starts at the identity; `scale="sigmoid"` is the paper's, can only contract, and
-    so cannot start at the identity. In the paper's Eq. 11 the first factor's T should be 0, with a determinant per step.
+    `scale="exp"` (default) may expand and starts at the identity; `scale="sigmoid"` is the paper's, can only
+    contract, and so cannot start at the identity. In the paper's Eq. 11 the first factor's T should be 0, with a
+    determinant per step.
     """
 
     name = "auxiliary"

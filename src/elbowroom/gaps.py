@@ -1,22 +1,21 @@
-r"""The ladder of an ELBO: where it loses nats against log p(x), step by step, each step named after the assumption it costs.
+r"""The ladder of an ELBO: where it loses nats against log p(x), step by step, each step named after the assumption it
+costs.
 
     L[q] | amortization | L[q*_diagonal] | factorization | L[q*_full] | gaussianity | L[q*_flow] | remainder | log p(x)
 
-Each rung is an ELBO of a better q for the same datum and the same decoder (Cremer, Li and Duvenaud 2018). A rung that is not
-fitted merges its step into the next. Where q is not a diagonal Gaussian, amortization is measured against the best
-member of q's own family, and smaller families are shown beside the ladder.
+Each rung is an ELBO of a better q for the same datum and the same decoder (Cremer, Li and Duvenaud 2018). A rung that
+is not fitted merges its step into the next. Where q is not a diagonal Gaussian, amortization is measured against the
+best member of q's own family, and smaller families are shown beside the ladder.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import store
 from .ais import Schedule
 from .blocks import Block, as_data, n_data
 from .bounds import block_log_weights, elbo_of, prepared
@@ -24,21 +23,14 @@ from .checks import data_notes
 from .estimate import Array, Estimate, concatenate
 from .evidence import EvidencePlan, Flag, block_evidence
 from .families import CouplingFlow, DiagonalGaussian, Family, FullGaussian, Params
+from .ladder import Gaps
 from .local import BUDGETS, Budget, Fit, Outcome, fit_block, start_of
 from .model import Tempered, latent_size
 from .posteriors import Conditioned
-from .table import ladder_table
 
-__all__ = ["PLANS", "Gaps", "Plan", "compare", "decompose", "load_gaps"]
+__all__ = ["PLANS", "Plan", "decompose", "fit_rungs"]
 
 MAX_FULL_SIZE = 300
-LADDERS = {
-    "diagonal": ("diagonal", "full", "flow"),
-    "full": ("full", "flow"),
-    "flow": ("flow",),
-    "auxiliary": ("auxiliary",),
-}
-LEAVING = {"diagonal": "factorization", "full": "gaussianity", "flow": "remainder", "auxiliary": "remainder"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +45,7 @@ class Plan:
     rungs: tuple[str, ...] = ("diagonal", "full")
     n_elbo: int = 512
     budgets: Mapping[str, Budget] = field(default_factory=lambda: dict(BUDGETS))
-    evidence: EvidencePlan = EvidencePlan()
+    evidence: EvidencePlan = field(default_factory=EvidencePlan)
 
     def __post_init__(self) -> None:
         unknown = set(self.rungs) - {"diagonal", "full", "flow"}
@@ -70,169 +62,6 @@ PLANS = {
     "standard": Plan("standard"),
     "precise": Plan("precise", n_elbo=1024, budgets=_THOROUGH, evidence=EvidencePlan(8000, 1024, Schedule(30, 2, 32))),
 }
-
-
-@dataclass(frozen=True)
-class Gaps:
-    """What `decompose` found. Estimates are per datum, in nats; data without a finite value on a fitted rung are NaN in all.
-
-    Attributes:
-        elbo: L[q]. local: the fitted rungs by family. log_evidence: the best lower bound of log p(x).
-        fits: outcome of each local fit. flags: (N,) `Flag` of each datum, 0 where fine.
-        chosen: (N,) which estimator gave each log evidence. candidates: all of them. k_hat: (N,) of the importance weights.
-        work: work units per datum by stage. family: of q, or None. kl_weight: declared. groups: (N,) labels or None.
-    """
-
-    elbo: Estimate
-    local: dict[str, Estimate]
-    log_evidence: Estimate
-    fits: dict[str, Fit]
-    flags: NDArray[np.int64]
-    chosen: NDArray[np.str_]
-    candidates: dict[str, Estimate]
-    k_hat: Array
-    work: dict[str, float]
-    family: str | None
-    plan: str
-    seed: int
-    kl_weight: float = 1.0
-    groups: NDArray[Any] | None = None
-    notes: tuple[str, ...] = ()
-    fingerprint: NDArray[np.int64] | None = None
-
-    @property
-    def ladder(self) -> tuple[str, ...]:
-        """The fitted rungs that form the ladder, from q's own family upwards."""
-        return tuple(name for name in LADDERS.get(self.family or "", ()) if name in self.local)
-
-    @property
-    def inference(self) -> Estimate:
-        """log p(x) - L[q]: all that the ELBO loses."""
-        return (self.log_evidence - self.elbo).named("inference")
-
-    @property
-    def amortization(self) -> Estimate:
-        """L[q*] - L[q] in q's own family: what one network for all data costs."""
-        if not self.ladder:
-            raise AttributeError("amortization needs a q whose family is known: a Gaussian or one of er's flows")
-        return (self.local[self.ladder[0]] - self.elbo).named("amortization")
-
-    @property
-    def approximation(self) -> Estimate:
-        """log p(x) - L[q*] in q's own family: what the family costs."""
-        if not self.ladder:
-            raise AttributeError("approximation needs a q whose family is known: a Gaussian or one of er's flows")
-        return (self.log_evidence - self.local[self.ladder[0]]).named("approximation")
-
-    @property
-    def steps(self) -> dict[str, Estimate]:
-        """The steps of the ladder in order; they add up to the inference gap, datum by datum."""
-        if not self.ladder:
-            return {"inference": self.inference}
-        own = self.ladder[0]
-        found: dict[str, Estimate] = {}
-        if "tempered" in self.local:
-            found["encoder"] = (self.local["tempered"] - self.elbo).named("encoder")
-            found["mismatch"] = (self.local[own] - self.local["tempered"]).named("mismatch")
-        else:
-            found["amortization"] = self.amortization
-        for lower, upper in zip(self.ladder, (*self.ladder[1:], None), strict=True):
-            name = self._step_name(lower, upper)
-            top = self.log_evidence if upper is None else self.local[upper]
-            found[name] = (top - self.local[lower]).named(name)
-        return found
-
-    def _step_name(self, lower: str, upper: str | None) -> str:
-        """The assumptions between two rungs, joined where rungs in between were not fitted."""
-        order = LADDERS[self.family or ""]
-        stop = len(order) if upper is None else order.index(upper)
-        names = [LEAVING[rung] for rung in order[order.index(lower) : stop]]
-        if upper is None and names[-1] != "remainder":
-            names.append("remainder")
-        return " + ".join(names)
-
-    def __getattr__(self, name: str) -> Estimate:
-        if name in ("factorization", "gaussianity", "remainder", "mismatch", "encoder"):
-            if name in self.steps:
-                return self.steps[name]
-            how = (
-                "kl_weight="
-                if name in ("mismatch", "encoder")
-                else 'a plan with the rungs around it, such as "standard"'
-            )
-            if name in ("gaussianity", "remainder"):
-                how = 'a plan with rungs ("diagonal", "full", "flow")'
-            raise AttributeError(
-                f"{name} was not measured on its own; steps are {list(self.steps)}. Ask for it with {how}."
-            )
-        raise AttributeError(f"Gaps has no attribute {name!r}")
-
-    @property
-    def ids(self) -> NDArray[np.int64]:
-        """(N,) identity of each datum."""
-        return self.elbo.ids
-
-    @property
-    def n_excluded(self) -> int:
-        """How many data are left out of every mean."""
-        return self.log_evidence.n_excluded
-
-    def __len__(self) -> int:
-        return len(self.elbo)
-
-    def __str__(self) -> str:
-        return ladder_table(self)
-
-    def save(self, folder: str | Path, overwrite: bool = False) -> None:
-        """Write a run folder that `load_gaps` reads. Raises `store.RunError` where the folder is in use."""
-        columns: dict[str, NDArray[Any]] = {
-            "id": self.ids,
-            "flags": self.flags,
-            "chosen": self.chosen,
-            "k_hat": self.k_hat,
-        }
-        if self.groups is not None:
-            columns["group"] = self.groups
-        if self.fingerprint is not None:
-            columns["fingerprint"] = self.fingerprint
-        sides, keys = {}, {}
-        for name, estimate in self._named().items():
-            columns[name], sides[name], keys[name] = estimate.values, [estimate.name, estimate.side], []
-            for i, (key, noise) in enumerate(estimate.noise.items()):
-                columns[f"{name}.noise{i}"] = noise.T
-                keys[name].append(list(key) if isinstance(key, tuple) else key)
-        for name, fit in self.fits.items():
-            columns[f"outcome.{name}"], columns[f"steps.{name}"] = fit.outcome, fit.steps
-            columns[f"work.{name}"] = fit.work
-        meta = {
-            "family": self.family, "plan": self.plan, "seed": self.seed, "kl_weight": self.kl_weight, "work": self.work,
-            "notes": list(self.notes), "estimates": sides, "noise": keys, "fits": list(self.fits), "n": len(self),
-        }  # fmt: skip
-        store.write_run(folder, meta, columns, overwrite)
-
-    def _named(self) -> dict[str, Estimate]:
-        """Every measured estimate under the name of its column."""
-        rungs = {f"local.{name}": estimate for name, estimate in self.local.items()}
-        others = {f"candidate.{name}": estimate for name, estimate in self.candidates.items()}
-        return {"elbo": self.elbo, **rungs, "log_evidence": self.log_evidence, **others}
-
-
-def load_gaps(folder: str | Path) -> Gaps:
-    """A saved `Gaps`, its errors and their covariances included. Raises `store.RunError` where there is none."""
-    meta, columns = store.read_run(folder)
-    found: dict[str, Estimate] = {}
-    for name, (label, side) in meta["estimates"].items():
-        noise = {_key(key): columns[f"{name}.noise{i}"].T for i, key in enumerate(meta["noise"][name])}
-        found[name] = Estimate(label, columns[name], side, noise, columns["id"])
-    fits = {
-        name: Fit(None, columns[f"outcome.{name}"], columns[f"steps.{name}"], columns[f"work.{name}"])
-        for name in meta["fits"]
-    }
-    return Gaps(
-        found["elbo"], _under("local.", found), found["log_evidence"], fits, columns["flags"], columns["chosen"].astype(str),
-        _under("candidate.", found), columns["k_hat"], meta["work"], meta["family"], meta["plan"], meta["seed"],
-        meta["kl_weight"], columns.get("group"), tuple(meta["notes"]), columns.get("fingerprint"),
-    )  # fmt: skip
 
 
 def decompose(
@@ -277,37 +106,6 @@ def decompose(
     notes = _notes(model, x, kl_weight, objective, gaps, plan)
     labels = None if groups is None else np.asarray(groups)
     return _masked(_with_ids(replace(gaps, groups=labels, notes=notes), ids))
-
-
-def compare(a: Gaps, b: Gaps) -> dict[str, Estimate | tuple[float, float]]:
-    """a - b: the difference of ELBOs, split into a difference of log p(x) and one of inference.
-
-    Paired (an `Estimate` per datum) where both hold the same data under the same ids; where no id is shared, each entry is
-    the difference of means with its standard error.
-
-    Raises:
-        ValueError: ids that coincide while the data differ, or that overlap in part.
-    """
-    shared = np.intersect1d(a.ids, b.ids)
-    terms = {
-        "elbo": (a.elbo, b.elbo),
-        "log_evidence": (a.log_evidence, b.log_evidence),
-        "inference": (a.inference, b.inference),
-    }
-    if len(shared) == 0:
-        return {name: (p.mean - r.mean, float(np.hypot(p.se, r.se))) for name, (p, r) in terms.items()}
-    if len(shared) != len(a.ids) or len(shared) != len(b.ids):
-        raise ValueError(f"{len(shared)} ids are shared of {len(a)} and {len(b)}: compare the same data, or data apart")
-    order = np.argsort(b.ids)[np.searchsorted(np.sort(b.ids), a.ids)]
-    if (
-        a.fingerprint is not None
-        and b.fingerprint is not None
-        and not np.array_equal(a.fingerprint, b.fingerprint[order])
-    ):
-        raise ValueError(
-            "the ids coincide but the data differ; give decompose ids= of their own to compare them unpaired"
-        )
-    return {name: (p - r[order]).named(name) for name, (p, r) in terms.items()}
 
 
 @dataclass(frozen=True)
@@ -432,7 +230,8 @@ def _assemble(parts: list[_BlockResult], plan: Plan, seed: int, kl_weight: float
     local = {name: joined[name] for name in joined if name not in ("elbo", "log_evidence")}
     return Gaps(
         joined["elbo"], local, joined["log_evidence"], fits, np.concatenate([part.flags for part in parts]),
-        np.concatenate([part.chosen for part in parts]), candidates, np.concatenate([part.k_hat for part in parts]), work,
+        np.concatenate([part.chosen for part in parts]), candidates,
+        np.concatenate([part.k_hat for part in parts]), work,
         parts[0].family, plan.name, seed, kl_weight, fingerprint=np.concatenate([part.fingerprint for part in parts]),
     )  # fmt: skip
 
@@ -487,11 +286,3 @@ def _fingerprint(block: Block) -> NDArray[np.int64]:
     flat = data.flatten(1).double().cpu()
     weights = torch.linspace(1.0, 2.0, flat.shape[1], dtype=torch.float64)
     return ((flat * weights).sum(1) * 2**20).round().to(torch.int64).numpy()
-
-
-def _under(prefix: str, found: dict[str, Estimate]) -> dict[str, Estimate]:
-    return {name.removeprefix(prefix): estimate for name, estimate in found.items() if name.startswith(prefix)}
-
-
-def _key(key: Any) -> object:
-    return tuple(key) if isinstance(key, list) else key

@@ -2,8 +2,8 @@ r"""Hamiltonian Monte Carlo (Neal 2011): many independent chains at once, one gr
 
     state, info = step(state, momentum, uniform, log_density, step_size, n_leapfrog)
 
-The sampler knows a log density and nothing else: no model, no tuning, no randomness of its own. Its momenta and uniforms are
-handed in. Chains are (C, N, D): C chains for each of N targets.
+The sampler knows a log density and nothing else: no model, no tuning, no randomness of its own. Its momenta and
+uniforms are handed in. Chains are (C, N, D): C chains for each of N targets.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,9 @@ __all__ = ["Evaluation", "Info", "LogDensity", "State", "init", "leapfrog", "ste
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A log density at z: value (C, N), gradient (C, N, D), and `parts`, whatever else was computed there, (C, N, ...)."""
+    """A log density at z: value (C, N), gradient (C, N, D), and `parts`, whatever else was computed there, (C, N,
+    ...).
+    """
 
     value: Tensor
     grad: Tensor
@@ -37,7 +39,9 @@ class State:
 
 @dataclass(frozen=True)
 class Info:
-    """What a person wants to know of a step, all (C, N): acceptance probability, energy error (nats), non-finite or not."""
+    """What a person wants to know of a step, all (C, N): acceptance probability, energy error (nats), non-finite or
+    not.
+    """
 
     acceptance: Tensor
     energy_error: Tensor
@@ -52,7 +56,9 @@ def init(z: Tensor, log_density: LogDensity) -> State:
 def leapfrog(
     state: State, momentum: Tensor, log_density: LogDensity, step_size: Tensor, n_leapfrog: int
 ) -> tuple[State, Tensor]:
-    """n_leapfrog steps of size step_size (N,) from the state, momentum (C, N, D): new state and momentum; reversible."""
+    """n_leapfrog steps of size step_size (N,) from the state, momentum (C, N, D): new state and momentum;
+    reversible.
+    """
     size = step_size[..., None]
     z, at = state.z, state.at
     momentum = momentum + 0.5 * size * at.grad

@@ -149,7 +149,7 @@ class _LocationScale(Likelihood):
         return torch.cat(halves, dim=2) if isinstance(output, Tensor) else halves
 
 
-class custom(Likelihood):  # noqa: N801 (named like the constructors beside it)
+class custom(Likelihood):
     """A likelihood from any callable: output -> Distribution, or (x, output) -> (S, N) log density in nats."""
 
     def __init__(self, function: Callable[..., Any]) -> None:

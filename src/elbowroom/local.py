@@ -2,11 +2,11 @@ r"""Local fits: the best member of a family for each datum by itself, all data o
 
     maximise  L_n[q] = E_q[log p(x_n, z) - log q(z)]   over the parameters of datum n's own q
 
-Adam is element-wise, so no datum feels another. Fits run in *whitened* coordinates u, z = center + scale u, where the start is
-the standard normal: the encoder's answer for a diagonal fit, the Gauss-Newton precision at the diagonal optimum for a full
-one, the full Gaussian for a flow. Gradients are pathwise with q's own parameters held fixed ("sticking the landing",
-Roeder, Wu and Duvenaud 2017), so they vanish where q is exact. Each round of decaying steps is evaluated on
-fixed noise; the best iterate is kept, and a datum that no longer gains leaves the batch.
+Adam is element-wise, so no datum feels another. Fits run in *whitened* coordinates u, z = center + scale u, where the
+start is the standard normal: the encoder's answer for a diagonal fit, the Gauss-Newton precision at the diagonal
+optimum for a full one, the full Gaussian for a flow. Gradients are pathwise with q's own parameters held fixed
+("sticking the landing", Roeder, Wu and Duvenaud 2017), so they vanish where q is exact. Each round of decaying steps
+is evaluated on fixed noise; the best iterate is kept, and a datum that no longer gains leaves the batch.
 """
 
 import math
@@ -49,8 +49,8 @@ class Budget:
     """Rounds of `n_steps` Adam steps on `n_samples` draws; the step size falls to zero within a round. From one
     round to the next it falls to its `decay`, or grows by as much while a datum still gains by leaps.
 
-    A datum has converged when a whole round changed its value by less than `tolerance` nats on the fixed evaluation noise;
-    a round that lost more is undone, and the next one takes smaller steps.
+    A datum has converged when a whole round changed its value by less than `tolerance` nats on the fixed evaluation
+    noise; a round that lost more is undone, and the next one takes smaller steps.
     """
 
     n_steps: int
@@ -72,7 +72,9 @@ BUDGETS = {
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted local posterior `q`, and how each datum's fit ended: outcome (N,), steps (N,), work units per datum (N,)."""
+    """A fitted local posterior `q`, and how each datum's fit ended: outcome (N,), steps (N,), work units per datum
+    (N,).
+    """
 
     q: Local | None
     outcome: NDArray[np.int64]
@@ -88,7 +90,7 @@ class _Problem:
     model: Any
     x: Any
     frame: Whitening
-    noise: Callable[[int, str, int], Tensor]
+    noise: Callable[..., Tensor]
 
     def log_w(self, params: Params, index: Tensor, noise: Tensor, stick: bool = False) -> Tensor:
         """Log weights of the data `index`; with `stick`, log q is evaluated with its parameters held fixed."""
@@ -101,7 +103,7 @@ class _Problem:
 
     def evaluate(self, params: Params, index: Tensor, n_samples: int) -> Tensor:
         """(B,) ELBO on the fixed evaluation noise, GROUP samples at a time; NaN where it is not finite."""
-        total = 0.0
+        total = torch.zeros(len(index), dtype=torch.float64, device=index.device)
         with torch.no_grad():
             for group in range(-(-n_samples // GROUP)):
                 total = total + self.log_w(params, index, self.noise(GROUP, "evaluate", group)[:, index]).double().sum(
@@ -142,14 +144,17 @@ def refine(model: Any, q: Amortized, x: Any, steps: int = 20, seed: int = 0) -> 
         raise ValueError("refine needs a posterior with a known family, for instance er.Amortized(net, family)")
     rate = BUDGETS[q.family.name].learning_rate
     budget = Budget(steps, 4, rate, max_rounds=1)
-    return fit_local(q.family, model, x, q, seed, budget).q
+    fitted = fit_local(q.family, model, x, q, seed, budget).q
+    assert fitted is not None
+    return fitted
 
 
 def start_of(family: Family, posterior: Any, model: Any, block: Block, seed: int) -> Params:
-    """Where the fits of a block start: the encoder's answer, or the prior for a datum where that is not finite or is worse.
+    """Where the fits of a block start: the encoder's answer, or the prior for a datum where that is not finite or is
+    worse.
 
-    Everything of the encoder's answer that `family` can hold is kept: all of it in its own family, a full Gaussian's scale
-    for a flow, the marginal scales otherwise.
+    Everything of the encoder's answer that `family` can hold is kept: all of it in its own family, a full Gaussian's
+    scale for a flow, the marginal scales otherwise.
     """
     prior = _prior_start(model, block, seed)
     dist = None if posterior is None else _constant(posterior.rows(block.index), block.x)
@@ -227,7 +232,9 @@ def _solve(problem: _Problem, params: Params, budget: Budget) -> tuple[Params, A
 def _round(
     problem: _Problem, params: Params, index: Tensor, budget: Budget, number: int, rates: Tensor
 ) -> tuple[Params, Tensor]:
-    """One round of steps that fall to zero as a cosine: the last iterate, and which data (B,) stayed finite throughout."""
+    """One round of steps that fall to zero as a cosine: the last iterate, and which data (B,) stayed finite
+    throughout.
+    """
     moments = {key: (torch.zeros_like(value), torch.zeros_like(value)) for key, value in params.items()}
     finite = torch.ones(len(index), dtype=torch.bool, device=index.device)
     for t in range(budget.n_steps):
@@ -240,7 +247,9 @@ def _round(
 def _ascend(
     problem: _Problem, params: Params, index: Tensor, n_samples: int, moments: Any, rate: Tensor, key: tuple[int, int]
 ) -> tuple[Params, Tensor]:
-    """One Adam step on antithetic draws. A datum whose value or gradient is not finite stays where it is, and is told."""
+    """One Adam step on antithetic draws. A datum whose value or gradient is not finite stays where it is, and is
+    told.
+    """
     half = problem.noise(-(-n_samples // 2), "step", *key)[:, index]
     noise = torch.cat([half, -half])[:n_samples]
     with torch.enable_grad():
@@ -253,9 +262,8 @@ def _ascend(
     stepped = dict(params)
     for (name, old), grad in zip(params.items(), grads, strict=True):
         if grad is not None:
-            new = old + _like(rate.to(old), old) * _adam(
-                moments[name], torch.nan_to_num(grad, 0.0, 0.0, 0.0), key[1] + 1
-            )
+            direction = _adam(moments[name], torch.nan_to_num(grad, 0.0, 0.0, 0.0), key[1] + 1)
+            new = old + _like(rate.to(old), old) * direction
             stepped[name] = torch.where(_like(good, old), new, old)
     return stepped, good
 
@@ -271,7 +279,8 @@ def _adam(moments: tuple[Tensor, Tensor], grad: Tensor, t: int) -> Tensor:
 def _start(family: Family, model: Any, block: Block, start: Params, seed: int) -> tuple[Whitening, Params, float]:
     """Coordinates of the start, the parameters to begin from in them, and what finding them cost in work units.
 
-    `start` is a diagonal Gaussian (mean, log_scale), a Gaussian with `lower`, or the localized parameters of an amortized flow.
+    `start` is a diagonal Gaussian (mean, log_scale), a Gaussian with `lower`, or the localized parameters of an
+    amortized flow.
     """
     mean, generator = start["mean"], seeded(seed, "bank", family.name)
     zeros = torch.zeros_like(mean)
@@ -288,12 +297,14 @@ def _start(family: Family, model: Any, block: Block, start: Params, seed: int) -
 
 
 def curvature_frame(model: Any, block: Block, start: Whitening, seed: int) -> tuple[Whitening, float]:
-    """Coordinates in which the posterior is about standard normal: the inverse of its average curvature under the start.
+    """Coordinates in which the posterior is about standard normal: the inverse of its average curvature under the
+    start.
 
-    The best Gaussian's precision is E_q[-Hessian of log p(x, z)] (Opper and Archambeau 2009), so the curvature is averaged over
-    draws of the diagonal optimum: on a MNIST VAE that start is 0.25 nats better than the curvature at the center alone.
-    The model's own `curvature`, or Hessian-vector products; eigenvalues are floored, and the start is kept where it has the
-    higher ELBO, so that the full Gaussian never ends below the diagonal one. Returns the coordinates and their cost.
+    The best Gaussian's precision is E_q[-Hessian of log p(x, z)] (Opper and Archambeau 2009), so the curvature is
+    averaged over draws of the diagonal optimum: on a MNIST VAE that start is 0.25 nats better than the curvature at
+    the center alone. The model's own `curvature`, or Hessian-vector products; eigenvalues are floored, and the start
+    is kept where it has the higher ELBO, so that the full Gaussian never ends below the diagonal one. Returns the
+    coordinates and their cost.
     """
     n, d = start.center.shape
     half = normal((N_CURVATURE // 2, n, d), seeded(seed, "curvature", block.number), start.center)
@@ -324,7 +335,9 @@ def _value_of(model: Any, x: Any, frame: Whitening, noise: Tensor) -> Tensor:
 
 
 def _hessian_precision(model: Any, x: Any, z: Tensor) -> Tensor:
-    """Minus the Hessian of log p(x, z) at z (N, D), by D Hessian-vector products: (N, D, D), NaN where not twice smooth."""
+    """Minus the Hessian of log p(x, z) at z (N, D), by D Hessian-vector products: (N, D, D), NaN where not twice
+    smooth.
+    """
     n, d = z.shape
     with torch.enable_grad():
         points = z.detach()[None].requires_grad_()
@@ -339,7 +352,9 @@ def _hessian_precision(model: Any, x: Any, z: Tensor) -> Tensor:
 
 
 def _prior_start(model: Any, block: Block, seed: int) -> Params:
-    """Moments of the prior from 64 draws where it can be sampled (exactly N(0, I) otherwise): mean, log_scale (B, D)."""
+    """Moments of the prior from 64 draws where it can be sampled (exactly N(0, I) otherwise): mean, log_scale (B,
+    D).
+    """
     d = int(np.prod(model.latent_shape))
     data = block.x["x"] if isinstance(block.x, dict) else block.x
     like = data if data.is_floating_point() else torch.empty(0, device=data.device, dtype=torch.get_default_dtype())

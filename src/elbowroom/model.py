@@ -5,7 +5,8 @@ r"""Latent-variable models p(z) p(x|z): what the estimators ask of a model, and 
     FunctionModel   any log density
     LinearGaussian  probabilistic PCA (Tipping and Bishop 1999): every quantity in closed form, the oracle of the tests
 
-Samples lead: z is (S, N, D), log densities are (S, N). Flattening to rows for a decoder happens in `DecoderModel.decode`.
+Samples lead: z is (S, N, D), log densities are (S, N). Flattening to rows for a decoder happens in
+`DecoderModel.decode`.
 """
 
 import math
@@ -21,9 +22,18 @@ from .likelihoods import Likelihood, as_likelihood
 from .rng import forked, normal
 
 __all__ = [
-    "DecoderModel", "FunctionModel", "LatentModel", "LinearGaussian", "Tempered", "as_shape", "evaluating", "latent_size",
-    "log_joint", "modules_of", "placement",
-]  # fmt: skip
+    "DecoderModel",
+    "FunctionModel",
+    "LatentModel",
+    "LinearGaussian",
+    "Tempered",
+    "as_shape",
+    "evaluating",
+    "latent_size",
+    "log_joint",
+    "modules_of",
+    "placement",
+]
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -45,8 +55,8 @@ class DecoderModel(nn.Module):
 
     Args:
         decoder: called with z (R, *latent_shape) rows, and the tensors of x named in `condition` as keywords.
-        likelihood: a name ("bernoulli" takes logits), a constructor's result such as ``likelihoods.gaussian(0.1)``, or a
-            callable output -> torch Distribution, or (x, output) -> (S, N).
+        likelihood: a name ("bernoulli" takes logits), a constructor's result such as ``likelihoods.gaussian(0.1)``,
+            or a callable output -> torch Distribution, or (x, output) -> (S, N).
         latent_shape: D, or a tuple; flattened to D inside.
         prior: None for N(0, I), or anything with a normalised ``log_prob(z)``: (S, N, *latent_shape) -> (S, N).
         condition: names of tensors in x that the decoder wants; x is then a mapping with the data under "x".
@@ -100,7 +110,9 @@ class DecoderModel(nn.Module):
             return self.prior.sample((n, rows)).reshape(n, rows, latent_size(self)).to(like)
 
     def sample_data(self, z: Tensor, x: Any, generator: torch.Generator) -> Any:
-        """Simulated data for z (N, D); a mapping like `x`, whose covariates are kept, where the model is conditional."""
+        """Simulated data for z (N, D); a mapping like `x`, whose covariates are kept, where the model is
+        conditional.
+        """
         with torch.no_grad():
             sample = self.likelihood.sample(self.decode(z[None], x), generator)[0]
         return {**x, "x": sample} if isinstance(x, Mapping) else sample
@@ -108,8 +120,8 @@ class DecoderModel(nn.Module):
     def curvature(self, x: Any, z: Tensor) -> Tensor | None:
         """J' F J minus the Hessian of the log prior at z (N, D): the generalised Gauss-Newton precision (N, D, D).
 
-        F is the Fisher information of the likelihood in the decoder's output, J the decoder's Jacobian by D forward-mode
-        products. None where F is not known in closed form, or the prior is not N(0, I).
+        F is the Fisher information of the likelihood in the decoder's output, J the decoder's Jacobian by D
+        forward-mode products. None where F is not known in closed form, or the prior is not N(0, I).
         """
         if self.prior is not None:
             return None
@@ -120,7 +132,7 @@ class DecoderModel(nn.Module):
                 return None
             basis = torch.eye(d, dtype=z.dtype, device=z.device)[:, None].expand(d, n, d).contiguous()
             tiled = z.expand(d, n, d).contiguous()
-            _, tangents = torch.func.jvp(lambda points: self.decode(points, x), (tiled,), (basis,))
+            tangents = torch.func.jvp(lambda points: self.decode(points, x), (tiled,), (basis,))[1]
         total = torch.eye(d, dtype=z.dtype, device=z.device).expand(n, d, d).clone()
         for jacobian, information in zip(_leaves(tangents), _leaves(fisher), strict=True):
             flat = jacobian.flatten(2).transpose(0, 1)  # (N, D, P)
@@ -271,7 +283,9 @@ def log_joint(model: Any, x: Any, z: Tensor) -> Tensor:
 
 
 def modules_of(*things: Any) -> Iterator[nn.Module]:
-    """The torch modules that a model or posterior holds: itself, its attributes, what its functions close over or name."""
+    """The torch modules that a model or posterior holds: itself, its attributes, what its functions close over or
+    name.
+    """
     seen: set[int] = set()
     queue = list(things)
     while queue:

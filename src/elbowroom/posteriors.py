@@ -57,10 +57,8 @@ class Amortized(nn.Module):
 
     def forward(self, x: Any) -> Conditioned:
         """The posterior of each of N data."""
-        if isinstance(x, Mapping):
-            output = self.net(x["x"], **{key: x[key] for key in self.condition})
-        else:
-            output = self.net(x)
+        given = {key: x[key] for key in self.condition}
+        output = self.net(x["x"], **given) if isinstance(x, Mapping) else self.net(x)
         context = (
             output.flatten(1) if isinstance(output, Tensor) else torch.cat([part.flatten(1) for part in output], -1)
         )
@@ -110,12 +108,13 @@ class Local(nn.Module):
         return self.rows(torch.arange(self.n))
 
 
-class as_posterior:  # noqa: N801 (reads as the conversion it is)
+class as_posterior:
     """A posterior from a bare callable x -> torch Distribution, with event (D,) or (*latent_shape) and batch (N,).
 
-    Independent normals become a diagonal Gaussian and multivariate normals a full one, and are then like any other. Other
-    distributions keep no family: their inference gap can be measured, their local optimum cannot. Those are sampled by
-    their own `rsample` under a forked generator, seeded by the noise; so they too depend on the key of the draws alone.
+    Independent normals become a diagonal Gaussian and multivariate normals a full one, and are then like any other.
+    Other distributions keep no family: their inference gap can be measured, their local optimum cannot. Those are
+    sampled by their own `rsample` under a forked generator, seeded by the noise; so they too depend on the key of the
+    draws alone.
     """
 
     def __new__(cls, q: Any) -> Any:

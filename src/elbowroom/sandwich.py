@@ -2,8 +2,8 @@ r"""The sandwich: log p(x) between a lower and an upper bound, on data simulated
 
     forward AIS and importance sampling  <=  log p(x)  <=  reverse AIS from the z that made x      (in expectation)
 
-Its width certifies the estimators on this model (Grosse, Ghahramani and Adams 2015; Grosse, Ancha and Roy 2016). On real data
-no exact posterior draw exists: the certificate is for data simulated from the same model.
+Its width certifies the estimators on this model (Grosse, Ghahramani and Adams 2015; Grosse, Ancha and Roy 2016). On
+real data no exact posterior draw exists: the certificate is for data simulated from the same model.
 """
 
 from collections.abc import Callable
@@ -102,7 +102,8 @@ def sandwich(
                 progress(int(block.index[block.rows - 1]) + 1, n)
     lower, upper = concatenate(lowers), concatenate(uppers)
     width = (upper - lower).named("width")
-    flagged = np.concatenate(flags) | np.where(width.values > MAX_WIDTH, int(Flag.WIDE), 0)
+    wide = np.where(width.values > MAX_WIDTH, int(Flag.WIDE), 0)
+    flagged = (np.concatenate(flags) | wide).astype(np.int64)
     return Sandwich(lower, upper, replace(width, side="upper"), z, x, flagged, float(np.mean(units)))
 
 
@@ -129,7 +130,7 @@ def _simulate(model: Any, n: int, like: Any, seed: int) -> tuple[Tensor, Any]:
     """z (n, D) from the prior and x given z, block by block, so that the first data do not depend on n."""
     if n < 1:
         raise ValueError(f"n must be at least 1; got {n}")
-    device, dtype = placement(model)
+    device, _ = placement(model)
     zs, xs = [], []
     with evaluating(model), torch.no_grad():
         for number in range(-(-n // BLOCK)):

@@ -10,7 +10,7 @@ from .evidence import Flag
 from .local import Outcome
 
 if TYPE_CHECKING:
-    from .gaps import Gaps
+    from .ladder import Gaps
 
 __all__ = ["flag_counts", "group_table", "ladder_table"]
 
@@ -81,7 +81,8 @@ def _error(value: float) -> str:
 
 def _footnotes(gaps: "Gaps") -> Iterator[str]:
     left_out = f", {gaps.n_excluded} left out of every mean" if gaps.n_excluded else ""
-    yield f"{len(gaps)} data{left_out}; se: these data as a sample, mc: Monte Carlo alone; >= the truth is at least this, ~ either side"
+    yield f"{len(gaps)} data{left_out}"
+    yield "se: these data as a sample; mc: Monte Carlo alone; >= the truth is at least this; ~ either side"
     if gaps.n_excluded:
         yield _excluded_look(gaps)
     for name, fit in gaps.fits.items():
@@ -112,4 +113,6 @@ def _excluded_look(gaps: "Gaps") -> str:
     if not known.any():
         return "the data left out have no finite bound at all: whether they are worse cannot be told"
     difference = values[known].mean() - values[~out].mean()
-    return f"the {int(known.sum())} left out that have an importance-sampling bound lie {difference:+.2f} nats from the rest"
+    return (
+        f"{int(known.sum())} of those left out have a bound of log p(x); it lies {difference:+.2f} nats from the rest"
+    )

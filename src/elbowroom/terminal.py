@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from .gaps import Gaps
+from .ladder import Gaps
 
 __all__ = ["UserError", "bars", "columns", "duration", "fail", "is_message", "say", "show", "verdict_lines"]
 

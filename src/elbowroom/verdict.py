@@ -1,0 +1,148 @@
+"""From gaps to words: each rule a threshold, a sentence with the nats attached, and a test with a planted cause.
+
+Every sentence holds with this decoder fixed; none promises what retraining would do. `docs/verdict.md` lists the rules.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .evidence import Flag
+
+if TYPE_CHECKING:
+    from .ladder import Gaps
+
+__all__ = ["Finding", "judge"]
+
+SMALL = 0.5  # nats: an inference gap below this is too small to matter
+STEP = 0.25  # nats: a step below this is not spoken of
+SHARE = 0.1  # of the inference gap: likewise
+N_ERRORS = 2.0  # standard errors by which a step must exceed zero
+DOUBT = 0.1  # share of flagged data above which log p(x) is not trusted
+LOST = 0.02  # share of data left out above which nothing is trusted
+
+REMEDIES = {
+    "amortization": "a better encoder, or refining its answer for each datum (er.refine), recovers up to {nats}",
+    "encoder": "a better encoder for the same objective, or refining its answer (er.refine), changes L[q] by {nats}",
+    "mismatch": "{nats} are lost because q was trained for kl_weight {beta:g}, not for the ELBO",
+    "factorization": "independent latents cost {nats}: a full-covariance posterior recovers them",
+    "gaussianity": "a Gaussian shape costs {nats}: a flow posterior recovers them",
+    "remainder": "{nats} are beyond every family that was fitted, unfinished fits included",
+    "factorization + gaussianity + remainder": "the diagonal Gaussian family costs {nats}: a richer "
+    'family recovers part of them; plan "standard" says which',
+    "gaussianity + remainder": "{nats} are beyond a full-covariance Gaussian: at most this is there for a flow",
+    "factorization + gaussianity": "independent latents and a Gaussian shape cost {nats}: a flow recovers them",
+    "inference": "q and its family together lose {nats}; the family is unknown, so the loss cannot be split",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence: the rule that spoke, its text, and the nats per datum it is about with their standard error."""
+
+    rule: str
+    text: str
+    nats: float | None = None
+    error: float | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def judge(gaps: "Gaps", train: "Gaps | None" = None) -> list[Finding]:
+    """The verdict on one set of data; given `train` too, `gaps` is the held-out set and generalisation is judged.
+
+    Returns the findings, most costly first; never empty.
+    """
+    doubts = list(_doubts(gaps)) + ([] if train is None else list(_doubts(train, "training data: ")))
+    if any(finding.rule == "cannot tell" for finding in doubts):
+        return doubts
+    found = list(_steps(gaps))
+    total = gaps.inference
+    if total.mean < SMALL:
+        found = [
+            Finding(
+                "too small",
+                f"the ELBO loses {_nats(total.mean, total.se)} in all: too small to matter",
+                total.mean,
+                total.se,
+            )
+        ]
+    elif not found:
+        text = f"the ELBO loses {_nats(total.mean, total.se)}, and no single step stands out"
+        found = [Finding("spread", text, total.mean, total.se)]
+    found.sort(key=lambda finding: -abs(finding.nats or 0.0))
+    if train is not None:
+        found += _generalisation(gaps, train)
+    return found + doubts
+
+
+def _steps(gaps: "Gaps") -> Iterator[Finding]:
+    """A sentence for each step that is large, a share of the whole, and beyond its error."""
+    total = gaps.inference.mean
+    for name, step in gaps.steps.items():
+        signed = name in ("encoder", "mismatch")
+        size = abs(step.mean) if signed else step.mean
+        if size < STEP or size < SHARE * total or size < N_ERRORS * step.se:
+            continue
+        text = "with this decoder fixed, " + REMEDIES[name].format(nats=_nats(step.mean, step.se), beta=gaps.kl_weight)
+        share = f" ({100 * step.mean / total:.0f}% of the inference gap)" if total > 0 and not signed else ""
+        yield Finding(name, text + share, step.mean, step.se)
+
+
+def _generalisation(heldout: "Gaps", train: "Gaps") -> Iterator[Finding]:
+    """What only held-out data show, of the encoder and of the model itself. Different data: their errors add."""
+    if heldout.ladder and train.ladder:
+        there = train.amortization
+        extra = heldout.amortization.mean - there.mean
+        error = float(np.hypot(heldout.amortization.se, there.se))
+        if extra > STEP and extra > N_ERRORS * error:
+            text = (
+                f"the encoder overfits: {_nats(extra, error)} of amortization show on held-out data only; "
+                f"{_nats(there.mean, there.se)} are there on training data (capacity or optimisation)"
+            )
+            yield Finding("encoder generalisation", text, extra, error)
+        elif there.mean > STEP and there.mean > N_ERRORS * there.se:
+            text = (
+                f"{_nats(there.mean, there.se)} of amortization are there on training data already: the encoder lacks "
+                f"capacity or optimisation, not data (held-out data add {_nats(extra, error)})"
+            )
+            yield Finding("encoder capacity", text, there.mean, there.se)
+    drop = train.log_evidence.mean - heldout.log_evidence.mean
+    error = float(np.hypot(train.log_evidence.se, heldout.log_evidence.se))
+    if drop > STEP and drop > N_ERRORS * error:
+        text = (
+            f"log p(x) itself falls by {_nats(drop, error)} from training to held-out data: no posterior repairs that"
+        )
+        yield Finding("model generalisation", text, drop, error)
+
+
+def _doubts(gaps: "Gaps", whose: str = "") -> Iterator[Finding]:
+    """Why the numbers might not carry a verdict."""
+    n = len(gaps)
+    if gaps.n_excluded > LOST * n:
+        yield Finding(
+            "cannot tell",
+            f"{whose}cannot tell, because {gaps.n_excluded} of {n} data have no finite value and are left out",
+        )
+    unreliable = int((gaps.flags & Flag.ERROR_UNRELIABLE > 0).sum())
+    if unreliable > DOUBT * n:
+        advice = 'a plan with annealing ("standard") or with more samples may tell'
+        text = (
+            f"{whose}log p(x) cannot be trusted, because its error is unreliable on {unreliable} of {n} data: {advice}"
+        )
+        yield Finding("unreliable evidence", text)
+    modes = int((gaps.flags & Flag.BASES_DISAGREE > 0).sum())
+    if modes > LOST * n:
+        text = (
+            f"{whose}{modes} of {n} data show mass that a local Gaussian does not reach: several modes, or heavy tails"
+        )
+        yield Finding("modes", text)
+    if not np.isfinite(gaps.inference.se):
+        yield Finding("cannot tell", f"{whose}cannot tell, because one datum has no standard error: measure more data")
+
+
+def _nats(value: float, error: float) -> str:
+    return f"{value:.2f} +- {error:.2f} nats"

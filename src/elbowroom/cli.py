@@ -1,5 +1,6 @@
 """The command line: each command reads its arguments, calls one function of the package and prints what came back."""
 
+import os
 import sys
 import time
 import warnings
@@ -51,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not is_message(error):
             raise
         return fail(error)
+    except BrokenPipeError:  # whoever read standard output has gone, as in `elbowroom report ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("elbowroom: interrupted", file=sys.stderr)
         return 130

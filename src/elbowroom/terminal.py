@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import wrap
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -17,6 +18,7 @@ from .ladder import Gaps
 
 __all__ = ["UserError", "bars", "columns", "duration", "fail", "is_message", "say", "show", "verdict_lines"]
 
+WIDTH = 100  # of running text
 PACKAGE = Path(__file__).resolve().parent
 Advance = Callable[..., None]  # (done, total, note="")
 
@@ -86,7 +88,8 @@ def verdict_lines(runs: Mapping[str, Gaps]) -> Iterator[str]:
     for name, gaps in runs.items():
         if gaps is not train:
             yield "verdict" if len(runs) == 1 else f"verdict on {name}"
-            yield from (f"  {finding.text}" for finding in judge(gaps, train))
+            for finding in judge(gaps, train):
+                yield from wrap(finding.text, WIDTH, initial_indent="  - ", subsequent_indent="    ")
 
 
 def columns(rows: list[tuple[str, ...]], n_left: int = 1) -> Iterator[str]:

@@ -1,0 +1,97 @@
+"""The README against the package: its code runs, its commands parse, its table is what is printed, its map is whole."""
+
+import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import elbowroom as er
+from elbowroom import cli, data, gaps, local, train
+from elbowroom.evidence import EvidencePlan
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHOWN = README.split("<!-- demo -->")[1].split("<!-- /demo -->")[0].strip().strip("`").strip()
+
+# torch.func.jvp scripts a few functions when it is first called
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def as_users_have_it() -> None:
+    """Single precision, and one thread. `conftest` puts both back."""
+    torch.set_default_dtype(torch.float32)
+    torch.set_num_threads(1)
+
+
+def blocks(language: str) -> list[str]:
+    """The README's fenced blocks of one language."""
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def rung_rows(text: str) -> list[tuple[str, str, list[float]]]:
+    """(label, side, numbers) of each row of a ladder."""
+    rows = re.findall(r"^((?:L\[|  \+ |log p).*?)\s{2,}(>=|<=|~)?\s+(-?\d+\.\d{3}.*)$", text, re.MULTILINE)
+    return [(label, side, [float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", rest)]) for label, side, rest in rows]
+
+
+def test_the_code_runs_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(blocks("python")) == 1
+    torch.manual_seed(0)
+    found: dict[str, object] = {}
+    exec(compile(blocks("python")[0], "README.md", "exec"), found)
+    assert str(found["gaps"]) in capsys.readouterr().out
+    assert isinstance(found["gaps"], er.Gaps)
+    assert found["gaps"].amortization.mean > 0
+
+
+def test_the_commands_parse() -> None:
+    commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("elbowroom ")]
+    assert len(commands) >= 5
+    for line in commands:
+        cli.app.parse_args(shlex.split(line)[1:], exit_on_error=False, print_error=False)
+
+
+def test_the_ladder_shown_is_the_one_that_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Header, labels, sides and columns; the numbers are those of a whole demo and are not made again here."""
+    budgets = {name: replace(local.BUDGETS[name], n_steps=5, max_rounds=1) for name in ("diagonal", "full")}
+    plan = gaps.Plan("standard", n_elbo=16, budgets=budgets, evidence=EvidencePlan(64, 32, None))
+    model, q = train.demo_model()
+    printed = str(er.decompose(model, q, data.demo_images()["heldout"][:2], plan=plan))
+    assert printed.splitlines()[0] in SHOWN.splitlines()
+    ours, theirs = rung_rows(printed), rung_rows(SHOWN)
+    assert [row[:2] for row in ours] == [row[:2] for row in theirs]
+    assert len(theirs) == 7
+    assert "250 data" in SHOWN
+    assert "verdict on heldout" in SHOWN
+
+
+def test_the_ladder_shown_adds_up() -> None:
+    numbers = {label.strip(" +"): row[0] for label, _, row in rung_rows(SHOWN)}
+    steps = [numbers[name] for name in ("amortization", "factorization", "gaussianity + remainder")]
+    assert numbers["log p(x)"] - numbers["L[q]"] == pytest.approx(sum(steps), abs=0.003)
+
+
+def test_the_map_names_every_module() -> None:
+    modules = {path.name for path in (ROOT / "src" / "elbowroom").glob("*.py")} - {"__init__.py", "__main__.py"}
+    named = set(re.findall(r"`(\w+\.py)`", README.split("## Map")[1]))
+    assert modules == named
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_an_example_is_measured(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the README says, on few data; two steps of the ladder are evident in any trained VAE of this kind."""
+    monkeypatch.chdir(tmp_path)
+    arguments = ["gaps", "--model", f"{path}:factory", "--n", "20", "--plan", "quick", "--out", "run"]
+    assert cli.main(arguments) == 0
+    assert "verdict" in capsys.readouterr().out
+    for name in ("train", "test"):
+        found = er.load_gaps(tmp_path / "run" / name)
+        assert found.n_excluded == 0
+        assert found.amortization.mean > 3 * found.amortization.mc_se
+        assert found.approximation.mean > 3 * found.approximation.mc_se

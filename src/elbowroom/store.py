@@ -81,8 +81,10 @@ def read_run(folder: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]
     if not isinstance(meta, dict) or meta.get("schema") != SCHEMA:
         found = meta.get("schema") if isinstance(meta, dict) else type(meta).__name__
         raise RunError(f"{folder} has schema {found}; this version reads schema {SCHEMA}")
-    tables = []
-    for name, checksum in meta["parts"].items():
+    parts, tables = meta.get("parts"), []
+    if not isinstance(parts, dict) or not parts:
+        raise RunError(f"{folder}/run.json names no part; the run must be made again")
+    for name, checksum in parts.items():
         path = folder / "data" / Path(name).name
         if not path.exists() or _sha256(path) != checksum:
             raise RunError(f"{path} is missing or was changed since it was written; the run must be made again")

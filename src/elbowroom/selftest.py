@@ -18,7 +18,8 @@ from torch import Tensor
 
 from .estimate import SIDES, Estimate
 from .families import DiagonalGaussian
-from .gaps import Gaps, decompose
+from .gaps import decompose
+from .ladder import Gaps
 from .model import LinearGaussian
 from .posteriors import Amortized
 from .rng import seeded

@@ -3,6 +3,7 @@
 import math
 import sys
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ from elbowroom.rng import normal, seeded, uniform
 
 from . import reference
 from .statistics import assert_at_least_z, assert_at_most_z, assert_close_z, assert_distribution_is, assert_resolves
-from .test_model import linear
+from .test_model import linear, quadrature
 
 annealing = sys.modules["elbowroom.ais"]  # the package's attribute of that name is the function
 DOUBLE = torch.empty(0, dtype=torch.float64)
@@ -60,9 +61,7 @@ BUMPS = FunctionModel(two_bumps, 1)
 
 
 def evidence() -> float:
-    return reference.quadrature(
-        lambda z: log_joint(BUMPS, None, torch.from_numpy(z)[:, None])[:, 0].numpy(), 1, n_points=4000
-    ).log_evidence
+    return quadrature(BUMPS, None, 1, n_points=4000).log_evidence
 
 
 def exact_draws(n: int) -> Tensor:
@@ -168,7 +167,7 @@ def test_a_run_is_the_plain_loop(reverse: bool) -> None:
             return (value + torch.linalg.slogdet(frame.scale[i])[1]).numpy()
 
         def between(beta: float, v: np.ndarray) -> np.ndarray:
-            return (1 - beta) * log_base(v) + beta * joint(v)  # noqa: B023
+            return (1 - beta) * log_base(v) + beta * joint(v)
 
         v, log_w, betas = u[:, i].numpy(), np.zeros(GROUP), path.betas[:, i].tolist()
         order = range(n_steps, 0, -1) if reverse else range(1, n_steps + 1)
@@ -177,7 +176,7 @@ def test_a_run_is_the_plain_loop(reverse: bool) -> None:
             kernel = t - 1 if reverse else t
             if 0 < kernel < n_steps:
                 momentum, chance = (part[:, i].numpy() for part in kicks[k])
-                density = lambda a, b=betas[kernel]: between(b, a)  # noqa: E731, B023
+                density = lambda a, b=betas[kernel]: between(b, a)  # noqa: E731
                 to, end = reference.leapfrog(density, v, momentum, path.step_sizes[kernel, i].item(), 3)
                 change = density(to) - density(v) + ((momentum**2).sum(-1) - (end**2).sum(-1)) / 2
                 v = np.where((np.log(chance) < change)[:, None], to, v)
@@ -266,9 +265,8 @@ def test_a_base_draws_from_its_density(name: str) -> None:
     assert torch.equal(u, base.sample(5000, seeded(0, "draws", name)))
     for i in range(2):
         cumulative = torch.cumsum(density[:, i], 0) * 28 / 20_000
-        assert_distribution_is(
-            u[:, i, 0], lambda v, c=cumulative: np.interp(v, grid.numpy(), c.numpy()), n_comparisons=6
-        )
+        cdf = partial(np.interp, xp=grid.numpy(), fp=cumulative.numpy())
+        assert_distribution_is(u[:, i, 0], cdf, n_comparisons=6)
 
 
 @NAMES
@@ -423,7 +421,7 @@ def test_the_door_gives_lower_bounds_with_errors() -> None:
     params = {"mean": frame.center, "log_scale": frame.scale.diagonal(dim1=-2, dim2=-1).log()}
     full = Local(FullGaussian(2), 70, {**params, "lower": frame.scale.tril(-1)})
     diagonal = Local(DiagonalGaussian(2), 70, params)
-    fit = Fit(full, np.zeros(70), np.zeros(70), np.zeros(70))
+    fit = Fit(full, np.zeros(70, dtype=int), np.zeros(70, dtype=int), np.zeros(70))
     for base in ("prior", diagonal, full, fit):
         made = ais(model, x, base, n_temperatures=20, n_chains=32)
         assert len(made) == 70
@@ -437,12 +435,7 @@ def test_a_base_with_another_prior_is_sampled_and_scored() -> None:
     model, _ = linear(3, 1, 0.9)
     model.prior = distributions.Independent(distributions.Normal(torch.tensor([1.0]).double(), 2.0), 1)
     x = noise(30, 3, key="x1")
-    truth = [
-        reference.quadrature(
-            lambda z, i=i: log_joint(model, x[i : i + 1], torch.from_numpy(z)[:, None])[:, 0].numpy(), 1, 25
-        ).log_evidence
-        for i in range(30)
-    ]
+    truth = [quadrature(model, x[i : i + 1], 1, 25).log_evidence for i in range(30)]
     made = ais(model, x, n_temperatures=30, n_chains=64)
     assert_at_most_z(made.mean, np.mean(truth), made.mc_se)
     assert made.mean > np.mean(truth) - 0.03

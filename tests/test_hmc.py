@@ -1,6 +1,8 @@
 """HMC: reversible, volume-preserving, of second order, and it leaves its target alone."""
 
 import math
+from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -26,7 +28,7 @@ def noise(*shape: int, key: str) -> Tensor:
 class Counted:
     """A log density of which every call is counted; `value` maps (..., D) to (...)."""
 
-    def __init__(self, value) -> None:
+    def __init__(self, value: Callable[[Tensor], Tensor]) -> None:
         self.value, self.calls = value, 0
 
     def __call__(self, z: Tensor) -> Evaluation:
@@ -93,7 +95,7 @@ def test_the_energy_error_scales_as_the_square_of_the_step() -> None:
         density, step = Counted(quartic), sizes(0.1 / 2**halvings)
         _, info = hmc.step(hmc.init(start, density), momentum, torch.zeros(400, N), density, step, 10 * 2**halvings)
         errors.append(info.energy_error.square().mean().sqrt().item())
-    for coarse, fine in zip(errors[:-1], errors[1:], strict=True):
+    for coarse, fine in pairwise(errors):
         assert coarse / fine == pytest.approx(4, rel=0.1)
 
 
@@ -133,7 +135,7 @@ def test_the_state_holds_the_density_where_it_is() -> None:
     assert torch.equal(state.at.parts[0], fresh.parts[0])
 
 
-def step_once(z: Tensor, value, step: float, n_leapfrog: int) -> tuple[Tensor, hmc.Info]:
+def step_once(z: Tensor, value: Callable[[Tensor], Tensor], step: float, n_leapfrog: int) -> tuple[Tensor, hmc.Info]:
     density = Counted(value)
     chance = uniform(z.shape[:2], seeded(0, "u"), DOUBLE)
     state, info = hmc.step(

@@ -53,6 +53,15 @@ def random_gaussian(n: int, d: int) -> tuple[Tensor, Tensor]:
     return noise(n, d, key="mean"), root @ root.mT + 0.1 * torch.eye(d, dtype=torch.float64)
 
 
+def quadrature(model: Any, x: Any, n_latents: int, half_width: float = 10.0, n_points: int = 400) -> reference.Grid:
+    """The plain quadrature over the log joint of a model, for one datum x (1, ...)."""
+
+    def value(z: Any) -> Any:
+        return log_joint(model, x, torch.from_numpy(z)[:, None])[:, 0].numpy()
+
+    return reference.quadrature(value, n_latents, half_width, n_points)
+
+
 # ---- the linear-Gaussian model
 
 
@@ -82,9 +91,7 @@ def test_the_log_joint_integrates_to_the_evidence(n_latents: int) -> None:
     model, _ = linear(4, n_latents, 0.9)
     x = noise(2, 4, key="x")
     for i in range(2):
-        grid = reference.quadrature(
-            lambda z, i=i: log_joint(model, x[i : i + 1], torch.from_numpy(z)[:, None])[:, 0].numpy(), n_latents
-        )
+        grid = quadrature(model, x[i : i + 1], n_latents)
         assert grid.log_evidence == pytest.approx(model.log_evidence(x)[i].item(), abs=1e-8)
         np.testing.assert_allclose(grid.mean, model.posterior_mean(x)[i], atol=1e-8)
         np.testing.assert_allclose(grid.covariance, torch.linalg.inv(model.precision()), atol=1e-8)

@@ -199,7 +199,8 @@ def test_posteriors_are_not_wrapped() -> None:
         assert as_posterior(q) is q
     x = noise(N, 5, key="x")
     made = Conditioned(DiagonalGaussian(3), {"mean": x[:, :3], "log_scale": x[:, 2:]})
-    assert as_posterior(lambda x: made)(x) is made
+    bare: Any = lambda x: made  # noqa: E731
+    assert as_posterior(bare)(x) is made
 
 
 def test_an_answer_that_is_no_distribution_is_refused() -> None:

@@ -188,5 +188,5 @@ def test_a_process_killed_halfway_leaves_no_new_run(tmp_path: Path, before: str)
         write_run(tmp_path / "run", META, columns())
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "run"), "2"], timeout=120, check=False)
     assert done.returncode == -signal.SIGKILL
-    with pytest.raises(RunError, match="holds no run|was changed since"):
+    with pytest.raises(RunError, match=r"holds no run|was changed since"):
         read_run(tmp_path / "run")

@@ -265,7 +265,7 @@ def test_a_base_draws_from_its_density(name: str) -> None:
     assert torch.equal(u, base.sample(5000, seeded(0, "draws", name)))
     for i in range(2):
         cumulative = torch.cumsum(density[:, i], 0) * 28 / 20_000
-        cdf = partial(np.interp, xp=grid.numpy(), fp=cumulative.numpy())
+        cdf: Any = partial(np.interp, xp=grid.numpy(), fp=cumulative.numpy())
         assert_distribution_is(u[:, i, 0], cdf, n_comparisons=6)
 
 

@@ -209,6 +209,14 @@ def test_samples_are_a_prefix_of_more_samples() -> None:
     assert not torch.equal(many[:16], many[16:32])
 
 
+def test_no_two_data_share_their_draws() -> None:
+    """The same row a hundred times: a value in one block is not found again, in that block or the next."""
+    model, q = autoencoder()
+    x = bits(1).expand(100, -1).contiguous()
+    for made in (elbo(model, q, x, 8), iwae(model, q, x, 8), ais(model, x, n_temperatures=3, n_chains=2)):
+        assert len(set(made.values.round(12))) == 100
+
+
 def test_kinds_of_data_give_the_same_numbers() -> None:
     model, q = autoencoder()
     x = bits(60)

@@ -13,7 +13,7 @@ from elbowroom import likelihoods
 from elbowroom.blocks import blocks
 from elbowroom.bounds import GROUP, elbo
 from elbowroom.families import AuxiliaryFlow, CouplingFlow, DiagonalGaussian, FullGaussian, Whitening, scale_tril
-from elbowroom.local import BUDGETS, Budget, Outcome, curvature_frame, fit_block, fit_local, refine
+from elbowroom.local import BUDGETS, Budget, Outcome, _Problem, curvature_frame, fit_block, fit_local, refine
 from elbowroom.model import DecoderModel, FunctionModel, LinearGaussian, Tempered
 from elbowroom.posteriors import Amortized, Local
 from elbowroom.rng import normal, seeded
@@ -156,6 +156,39 @@ def test_a_datum_alone_fits_as_in_its_batch(name: str) -> None:
     assert outcome[7] == outcome_again[7]
     for key, value in params.items():
         np.testing.assert_allclose(again[key][7], value[7], rtol=1e-7, atol=1e-9)
+
+
+@BOTH
+def test_data_that_leave_do_not_shift_the_draws_of_those_that_stay(name: str) -> None:
+    """The first 7 of 20 start at their optimum, or far from it; the others go on for rounds and end the same."""
+    model, x = correlated(20)
+    (block,) = blocks(x, 20)
+    best = {"mean": model.posterior_mean(x), "log_scale": -0.5 * model.precision().diagonal().log().expand(20, 3)}
+    budget, ends = Budget(20, 4, 0.1, max_rounds=6, n_evaluation=16), []
+    for shift in (0.0, 4.0):
+        start = {key: value.clone() for key, value in best.items()}
+        start["mean"][:7] += shift
+        start["mean"][7:] += 4.0
+        params, outcome, steps, _ = fit_block(FAMILIES[name], model, block, start, 0, budget)
+        ends.append((params, outcome, steps))
+    (early, ended, steps), (other, ended_too, steps_too) = ends
+    assert steps[:7].min() < steps[7:].max()
+    assert np.array_equal(steps[7:], steps_too[7:])
+    assert np.array_equal(ended[7:], ended_too[7:])
+    for key, value in early.items():
+        np.testing.assert_allclose(other[key][7:], value[7:], rtol=1e-7, atol=1e-9)
+
+
+def test_a_datum_is_always_judged_on_the_same_noise() -> None:
+    """Whichever data are still in the batch."""
+    model, x = correlated(20)
+    family = DiagonalGaussian(3)
+    frame = Whitening(noise(20, 3, key="c"), torch.eye(3, dtype=torch.float64).expand(20, 3, 3))
+    problem = _Problem(family, model, x, frame, lambda n, *key: noise(n, 20, 3, key=str(key)))
+    params = {"mean": noise(20, 3, key="m"), "log_scale": noise(20, 3, key="s")}
+    every, some = problem.evaluate(params, torch.arange(20), 40), torch.tensor([3, 11, 12])
+    left = problem.evaluate({key: value[some] for key, value in params.items()}, some, 40)
+    np.testing.assert_allclose(left, every[some], rtol=1e-12)
 
 
 @BOTH

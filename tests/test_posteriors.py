@@ -108,6 +108,18 @@ def test_a_local_posterior_starts_at_the_standard_normal(family: Any) -> None:
     np.testing.assert_allclose(log_q.detach(), distributions.Normal(0.0, 1.0).log_prob(eps).sum(-1), rtol=1e-6)
 
 
+def test_a_local_posterior_owns_its_rows() -> None:
+    """What it was made from stays as it was when it is fitted."""
+    params = {"mean": noise(N, 3, key="m"), "log_scale": noise(N, 3, key="s")}
+    before = {key: value.clone() for key, value in params.items()}
+    local = Local(DiagonalGaussian(3), N, params)
+    with torch.no_grad():
+        for value in local.params.values():
+            value.add_(1.0)
+    for key, value in params.items():
+        assert torch.equal(value, before[key])
+
+
 def test_an_encoder_may_return_mean_and_log_variance() -> None:
     family, x = DiagonalGaussian((3, 1)), noise(N, 5, key="x")
     one = Amortized(lambda x: torch.cat([x[:, :3], x[:, 1:4]], -1), family)

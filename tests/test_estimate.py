@@ -55,6 +55,13 @@ def test_the_noise_sums_to_the_squared_standard_error(n_draws: int) -> None:
     np.testing.assert_allclose(np.sqrt((noise**2).sum(0)), stats.sem(x.numpy(), axis=0), rtol=1e-12)
 
 
+def test_groups_that_cancel_do_not_hide_the_error() -> None:
+    """Deviations +1 and -1 that meet in each of the 16 groups: their mean is as uncertain as any other's."""
+    deviations = torch.tensor([[1.0], [-1.0]], dtype=torch.float64).repeat_interleave(16, 0)
+    error = np.sqrt((grouped_noise(deviations) ** 2).sum(0))
+    np.testing.assert_allclose(error, stats.sem(deviations.numpy(), axis=0), rtol=1e-12)
+
+
 def test_one_draw_says_nothing_of_its_error() -> None:
     assert np.isnan(grouped_noise(torch.zeros(1, 4))).all()
     assert np.isnan(estimate(draws(1, 4), "a").mc_se)

@@ -183,10 +183,23 @@ store.write_run(sys.argv[1], {"note": "new"}, {"id": np.arange(5)}, overwrite=Tr
 
 @pytest.mark.parametrize("before", ["nothing", "a run"])
 def test_a_process_killed_halfway_leaves_no_new_run(tmp_path: Path, before: str) -> None:
-    """Killed before the record is renamed, as by a lost machine: what is read is never a mixture of two runs."""
+    """Killed before the record is renamed, as by a lost machine: a run that was to be replaced is whole."""
     if before == "a run":
         write_run(tmp_path / "run", META, columns())
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "run"), "2"], timeout=120, check=False)
     assert done.returncode == -signal.SIGKILL
-    with pytest.raises(RunError, match=r"holds no run|was changed since"):
-        read_run(tmp_path / "run")
+    if before == "nothing":
+        with pytest.raises(RunError, match="holds no run"):
+            read_run(tmp_path / "run")
+        return
+    meta, found = read_run(tmp_path / "run")
+    assert meta["note"] == META["note"]
+    for name, values in columns().items():
+        np.testing.assert_array_equal(found[name], values)
+
+
+def test_a_run_that_is_replaced_leaves_no_parts_behind(tmp_path: Path) -> None:
+    for n in (3, 4, 5):
+        write_run(tmp_path, META, columns(n), overwrite=True)
+    assert len(read_run(tmp_path)[1]["id"]) == 5
+    assert len(list((tmp_path / "data").iterdir())) == 1

@@ -153,7 +153,9 @@ def grouped_noise(deviations: Tensor) -> Array:
     total.index_add_(0, torch.arange(n_draws, device=deviations.device) % groups, deviations.double())
     target = (deviations.double().square().sum(0) / (n_draws - 1) / n_draws).sqrt()
     size = total.square().sum(0).sqrt()
-    return (total * torch.where(size > 0, target / size, 0.0)).cpu().numpy()
+    noise = total * torch.where(size > 0, target / size, 0.0)
+    noise[0] += torch.where(size > 0, 0.0, target)  # groups that cancel exactly leave no direction: any will do
+    return noise.cpu().numpy()
 
 
 def fresh_key(name: str) -> tuple[str, int]:

@@ -33,6 +33,7 @@ def torch_settings(dtype: torch.dtype) -> Iterator[None]:
     """Make `dtype` torch's default for one test; afterwards put back default type and thread count."""
     before, threads = torch.get_default_dtype(), torch.get_num_threads()
     torch.set_default_dtype(dtype)
+    torch.set_num_threads(1)  # small matrices: two threads on a busy machine are many times slower than one
     yield
     torch.set_default_dtype(before)
     torch.set_num_threads(threads)

@@ -103,19 +103,6 @@ def test_the_elbo_is_its_closed_form() -> None:
     assert_close_z(other.values - made.values, 0.0, np.hypot(made.mc_errors, other.mc_errors))
 
 
-def test_the_weights_of_the_prior_average_to_the_evidence() -> None:
-    """One observed dimension with much noise keeps the likelihood bounded, and near its bound."""
-    model, plain = linear(1, 2, 1.5)
-    x = noise(10, 1, key="x")
-    (block,) = blocks(x, 10)
-    log_w = bounds.block_prior_log_weights(model, block, 20_000, 0, "prior")
-    assert log_w.shape == (20_000, 10)
-    w = torch.exp(log_w - torch.from_numpy(plain.log_evidence(x.numpy())))
-    error = w.std(0) / math.sqrt(20_000)
-    assert_resolves(error, 0.1)
-    assert_close_z(w.mean(0), 1.0, error)
-
-
 # ---- functions of log weights
 
 

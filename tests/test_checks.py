@@ -110,7 +110,7 @@ MODELS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: decoder_that(lambda h: nn.functional.dropout(h, 0.5, training=True)),
         "deterministic in eval mode.*dropout",
     ),
-    "stale statistics": (stale, "between train and eval mode.*stale: pass some training batches"),
+    "stale statistics": (stale, "between train and eval mode.*stale: pass training batches"),
     "NaN": (lambda: decoder_that(lambda h: h * torch.nan), r"must be finite at draws from N\(0, I\); got 32 of 32"),
     "infinite gradient": (
         lambda: decoder_that(lambda h: h + (h - h.detach()).abs().sqrt()),

@@ -20,7 +20,6 @@ from .rng import normal, seeded
 __all__ = [
     "GROUP",
     "block_log_weights",
-    "block_prior_log_weights",
     "elbo",
     "elbo_of",
     "iwae",
@@ -51,17 +50,6 @@ def block_log_weights(model: Any, q: Any, block: Block, n_samples: int, seed: in
             generator = seeded(seed, key, block.number, group)
             noise = normal((GROUP, len(block.index), q.noise_size), generator, like)
             parts.append(log_weights(model, q, block.x, noise))
-    return torch.cat(parts)[:n_samples]
-
-
-def block_prior_log_weights(model: Any, block: Block, n_samples: int, seed: int, key: str) -> Tensor:
-    """(K, B) log likelihoods at draws from the prior: the log weights whose base is the prior."""
-    parts = []
-    with torch.no_grad():
-        for group in range(-(-n_samples // GROUP)):
-            z = model.sample_prior(GROUP, block.x, seeded(seed, key, block.number, group))
-            z = z.expand(GROUP, len(block.index), -1)
-            parts.append(model.log_likelihood(block.x, z).double())
     return torch.cat(parts)[:n_samples]
 
 

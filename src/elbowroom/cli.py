@@ -179,9 +179,7 @@ def gaps(
     for folder in folders.values():
         _check_out(folder, overwrite)
     _checked(source, next(iter(chosen.values())).x, seed)
-    measure = partial(
-        decompose, source.model, source.q, plan=plan, seed=seed, kl_weight=kl_weight, objective=objective
-    )
+    measure = partial(decompose, source.model, source.q, plan=plan, seed=seed, kl_weight=kl_weight, objective=objective)
     if dry_run:
         return _dry_run(measure, chosen)
     runs: dict[str, Gaps] = {}

@@ -72,9 +72,7 @@ def binarize(images: Tensor | np.ndarray, how: str = "threshold", seed: int | No
     """
     images = torch.as_tensor(images)
     if images.dtype != torch.uint8:
-        raise ValueError(
-            f"binarize expects uint8 pixels, 0 to 255; got {images.dtype}. Pass the images as read."
-        )
+        raise ValueError(f"binarize expects uint8 pixels, 0 to 255; got {images.dtype}. Pass the images as read.")
     dtype = torch.get_default_dtype()
     if how == "threshold":
         return (images >= 128).to(dtype)
@@ -96,9 +94,7 @@ def load_array(path: str | Path, dtype: torch.dtype | None = None) -> Tensor:
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
-        raise ValueError(
-            f"{path}: expected a file ending in {', '.join(SUFFIXES)}; got {path.suffix or 'no ending'}"
-        )
+        raise ValueError(f"{path}: expected a file ending in {', '.join(SUFFIXES)}; got {path.suffix or 'no ending'}")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     array = _pick(_read(path), path)
@@ -144,17 +140,13 @@ def read_idx(path: str | Path) -> Tensor:
             shape = _idx_shape(stream.read(4), path, stream)
             n_bytes = math.prod(shape)
             if n_bytes > MOST_DEFLATED * path.stat().st_size:
-                raise ValueError(
-                    f"{path}: the header promises {_times(shape)} bytes, more than the file can hold"
-                )
+                raise ValueError(f"{path}: the header promises {_times(shape)} bytes, more than the file can hold")
             content = stream.read(n_bytes + 1)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}: damaged or truncated gzip file ({error}); fetch it again") from None
     if len(content) != n_bytes:
         came = f"only {len(content)}" if len(content) < n_bytes else "more"
-        raise ValueError(
-            f"{path}: the header promises {_times(shape)} = {n_bytes} bytes, {came} came; fetch it again"
-        )
+        raise ValueError(f"{path}: the header promises {_times(shape)} = {n_bytes} bytes, {came} came; fetch it again")
     return torch.frombuffer(bytearray(content), dtype=torch.uint8).reshape(shape)
 
 
@@ -234,18 +226,14 @@ def _read(path: Path) -> Any:
             return dict(held) if path.suffix == ".npz" else held
     except Exception as error:  # whatever a parser trips over, it is the file's
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(
-            f"{path}: cannot be read as {path.suffix} without running code: {reason[0]}"
-        ) from None
+        raise ValueError(f"{path}: cannot be read as {path.suffix} without running code: {reason[0]}") from None
 
 
 def _pick(held: Any, path: Path) -> Tensor:
     """The one array of what was read, or the one named x."""
     if isinstance(held, dict):
         if "x" not in held and len(held) != 1:
-            raise ValueError(
-                f"{path}: expected one array, or one named x; got {sorted(map(str, held)) or 'none'}"
-            )
+            raise ValueError(f"{path}: expected one array, or one named x; got {sorted(map(str, held)) or 'none'}")
         held = held["x"] if "x" in held else next(iter(held.values()))
     if isinstance(held, np.ndarray) and held.dtype.kind in "biuf" and held.dtype.itemsize <= 8:
         return torch.from_numpy(held.astype(held.dtype.newbyteorder("="), copy=False))

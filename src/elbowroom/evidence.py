@@ -23,16 +23,18 @@ from torch import Tensor
 
 from .ais import Path, Schedule, ais_of, anneal, base_of, tune
 from .blocks import Block
-from .bounds import GROUP, block_log_weights, block_prior_log_weights, iwae_of
+from .bounds import GROUP, block_log_weights, iwae_of
 from .estimate import Array, Estimate, effective_sample_size, grouped_noise, k_hat, k_hat_threshold, log_mean_exp
 from .families import Params, Whitening, scale_tril
 from .model import latent_size
 
-__all__ = ["EvidencePlan", "Evidence", "Flag", "HeavyTailed", "block_evidence", "reverse_bound"]
+__all__ = ["EvidencePlan", "Evidence", "Defended", "Flag", "HeavyTailed", "block_evidence", "reverse_bound"]
 
 Z_DISAGREE = 4.0  # errors by which another base must exceed the chosen bound to be believed against it
 SLACK = 0.05  # nats: disagreement smaller than this is not worth a flag
-ORDER = ["iwae", "ais", "flow", "encoder", "prior"]
+NEGLIGIBLE = 1e-3  # nats: an error this small needs no diagnosis, weights that are equal up to rounding have no tail
+BOUNDED = 0.2  # nats: the same for bounded weights, whose variance is finite whatever k-hat says: 25 effective draws
+ORDER = ["iwae", "ais", "flow", "encoder"]
 MAX_PRIOR_SIZE = 20  # latents above which draws from the prior find nothing
 
 
@@ -107,27 +109,27 @@ def block_evidence(
     """
     ids, work = block.index.numpy(), {}
     found: dict[str, _Candidate] = {}
-    proposals = {"iwae": (HeavyTailed(base), plan.n_importance)}
+    heavy = HeavyTailed(base)
+    defended = hasattr(model, "sample_prior") and latent_size(model) <= MAX_PRIOR_SIZE
+    proposals: dict[str, tuple[Any, int]] = {
+        "iwae": (Defended(heavy, model, block.x) if defended else heavy, plan.n_importance)
+    }
     proposals |= {name: (dist, plan.n_pilot) for name, dist in (others or {}).items() if dist.has_density}
     for name, (dist, n) in proposals.items():
         pilot = block_log_weights(model, dist, block, plan.n_pilot, seed, f"{name}-pilot")
         run = block_log_weights(model, dist, block, n, seed, f"{name}-run")
-        found[name] = _importance_candidate(name, pilot, run, ids, seed)
+        enough = BOUNDED if defended and name == "iwae" else NEGLIGIBLE
+        found[name] = _importance_candidate(name, pilot, run, ids, seed, enough)
         work[name] = 0.5 * (n + plan.n_pilot)
-    if hasattr(model, "sample_prior") and latent_size(model) <= MAX_PRIOR_SIZE:
-        pilot = block_prior_log_weights(model, block, plan.n_importance, seed, "prior-pilot")
-        run = block_prior_log_weights(model, block, plan.n_importance, seed, "prior-run")
-        found["prior"] = _importance_candidate("prior", pilot, run, ids, seed)
-        work["prior"] = 1.0 * plan.n_importance
     path = None
     if plan.annealing is not None:
         found["ais"], path = _annealed_candidate(model, block, base, plan.annealing, ids, seed)
         gradients = plan.annealing.n_leapfrog * (plan.annealing.n_temperatures - 1) + 1
         work["ais"] = gradients * (GROUP * (plan.annealing.n_pilots + 1.0) + plan.annealing.n_chains)
-    chosen = _choose(found)
+    chosen = _choose(found, defended)
     estimates = {name: candidate.estimate for name, candidate in found.items()}
     return Evidence(
-        _pick(found, chosen, ids), chosen, estimates, found["iwae"].k_hat, _flags(found, chosen), work, path
+        _pick(found, chosen, ids), chosen, estimates, found["iwae"].k_hat, _flags(found, chosen, defended), work, path
     )
 
 
@@ -176,15 +178,44 @@ class HeavyTailed:
         return constant - 0.5 * (nu + d) * torch.log1p(u.square().sum(-1) / nu)
 
 
-def _importance_candidate(name: str, pilot: Tensor, run: Tensor, ids: Any, seed: int) -> _Candidate:
+class Defended:
+    """Half the draws from a heavy-tailed local Gaussian, half from the prior, all weighted by the mixture's density.
+
+    A local Gaussian can sit on one of several modes and its weights look perfect. In few dimensions the prior's draws
+    find the others; their weights are at most twice the likelihood (the balance heuristic of Veach and Guibas 1995).
+    """
+
+    has_density = True
+
+    def __init__(self, heavy: HeavyTailed, model: Any, x: Any) -> None:
+        self.heavy, self.model, self.x = heavy, model, x
+        self.noise_size = heavy.noise_size
+
+    def rsample_and_log_q(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise (S, N, E) -> z (S, N, D), log q (S, N); draws alternate, and the noise seeds those of the prior."""
+        local, _ = self.heavy.rsample_and_log_q(noise[::2])
+        generator = torch.Generator(noise.device)
+        generator.manual_seed(int(noise.flatten()[0].double().view(torch.int64) & (2**62 - 1)))
+        prior = self.model.sample_prior(len(local), self.x, generator).to(local).expand_as(local)
+        z = torch.stack([local, prior], dim=1).flatten(0, 1)[: len(noise)]
+        return z, self.log_prob(z)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log of the mixture's density in nats, (S, N, D) -> (S, N)."""
+        return torch.logaddexp(self.heavy.log_prob(z), self.model.log_prior(z, self.x)) - math.log(2)
+
+
+def _importance_candidate(name: str, pilot: Tensor, run: Tensor, ids: Any, seed: int, enough: float) -> _Candidate:
     """Importance sampling. A pilot whose tail is too heavy foresees nothing; a run's error is believed by its own
-    k-hat.
+    k-hat, or where it is below `enough` nats.
     """
     value, error = _value_and_error(pilot)
     threshold, tail = k_hat_threshold(len(run)), k_hat(run)
-    expected = np.where(k_hat(pilot) <= threshold, error * math.sqrt(len(pilot) / len(run)), np.inf)
+    shrink = math.sqrt(len(pilot) / len(run))
+    foreseen = (k_hat(pilot) <= threshold) | (error * shrink < enough)
     estimate = iwae_of(run, ids, f"IWAE_{len(run)} ({name})", (name, seed))
-    return _Candidate(value, error, expected, estimate, tail <= threshold, tail)
+    reliable = (tail <= threshold) | (estimate.mc_errors < enough)
+    return _Candidate(value, error, np.where(foreseen, error * shrink, np.inf), estimate, reliable, tail)
 
 
 def _annealed_candidate(
@@ -208,23 +239,46 @@ def _value_and_error(log_w: Tensor) -> tuple[Array, Array]:
     return value.cpu().numpy(), np.sqrt((grouped_noise(deviations) ** 2).sum(0))
 
 
-def _choose(found: dict[str, _Candidate]) -> NDArray[np.str_]:
+def _choose(found: dict[str, _Candidate], defended: bool) -> NDArray[np.str_]:
     """The estimator of each datum: the one whose pilot foresees the smallest error; or one that the pilot puts clearly
-    higher; or annealing where the importance weights that were to be reported turn out too heavy."""
+    higher; or annealing where the importance weights that were to be reported turn out too heavy. Where draws of the
+    prior defend the importance samples, those are taken unless their tail forbids it.
+    """
     names = sorted(found, key=ORDER.index)
-    fallback = "ais" if "ais" in found else "iwae"
-    expected = np.nan_to_num(np.stack([found[name].expected for name in names]), nan=np.inf)
-    first = np.array(names)[expected.argmin(axis=0)]
-    chosen = np.where(np.isfinite(expected).any(axis=0), first, fallback).astype("<U8")
+    n = len(found["iwae"].pilot)
+    contradicted = {name: np.zeros(n, dtype=bool) for name in names}
+    if "ais" in found:  # few chains that all missed the mass agree with each other: only another base can tell
+        others = [found[name] for name in names if name != "ais"]
+        ais = found["ais"]
+        contradicted["ais"] = np.logical_or.reduce(
+            [_exceeds(other.pilot, other.pilot_error, ais.pilot, ais.pilot_error) for other in others]
+        )
+    if defended:  # what a local Gaussian cannot see it cannot foresee: draws that cover the prior come first
+        for name in names:
+            contradicted[name] |= (name != "iwae") & np.isfinite(found["iwae"].expected)
+    foreseen = np.stack([np.where(contradicted[name], np.inf, found[name].expected) for name in names])
+    spread = np.stack([np.where(contradicted[name], np.inf, found[name].pilot_error) for name in names])
+    best = np.where(np.isfinite(foreseen).any(axis=0), _argmin(foreseen), _argmin(spread))
+    chosen = np.array(names)[best].astype("<U8")
     for name in names:
         other = found[name]
         value, error = _gather(found, chosen, "pilot"), _gather(found, chosen, "pilot_error")
-        higher = other.pilot - value > Z_DISAGREE * np.hypot(other.pilot_error, error) + SLACK
+        higher = _exceeds(other.pilot, other.pilot_error, value, error) & np.isfinite(other.expected)
         chosen = np.where(higher | (~np.isfinite(value) & np.isfinite(other.pilot)), name, chosen)
     if "ais" in found:
-        heavy = ~_gather(found, chosen, "reliable").astype(bool) & (chosen == "iwae")
-        chosen = np.where(heavy & found["ais"].reliable, "ais", chosen)
+        iwae, ais = found["iwae"], found["ais"]
+        agree = ~_exceeds(iwae.estimate.values, iwae.estimate.mc_errors, ais.estimate.values, ais.estimate.mc_errors)
+        chosen = np.where((chosen == "iwae") & ~iwae.reliable & ais.reliable & agree, "ais", chosen)
     return chosen
+
+
+def _exceeds(value: Array, error: Array, other: Array, other_error: Array) -> NDArray[np.bool_]:
+    """Where `value` lies above `other` by more than their errors and SLACK allow."""
+    return value - other > Z_DISAGREE * np.hypot(error, other_error) + SLACK
+
+
+def _argmin(values: Array) -> NDArray[np.int64]:
+    return np.where(np.isnan(values), np.inf, values).argmin(axis=0)
 
 
 def _gather(found: dict[str, _Candidate], chosen: NDArray[np.str_], attribute: str) -> Any:
@@ -241,18 +295,15 @@ def _pick(found: dict[str, _Candidate], chosen: NDArray[np.str_], ids: Any) -> E
     return Estimate("log p(x)", values, "lower", noise, ids)
 
 
-def _flags(found: dict[str, _Candidate], chosen: NDArray[np.str_]) -> NDArray[np.int64]:
-    """What to doubt: an error that its own diagnostics distrust, or a base that saw more than the local Gaussian
-    did.
-    """
+def _flags(found: dict[str, _Candidate], chosen: NDArray[np.str_], defended: bool) -> NDArray[np.int64]:
+    """What to doubt: an error that its own diagnostics distrust, or mass that the local Gaussian did not reach."""
     reliable = _gather(found, chosen, "reliable").astype(bool)
-    local = [found[name].estimate for name in ("iwae", "ais") if name in found]
-    seen = np.maximum.reduce([estimate.values for estimate in local])
-    error = np.maximum.reduce([estimate.mc_errors for estimate in local])
     flags = np.where(reliable, 0, int(Flag.ERROR_UNRELIABLE))
-    for candidate in found.values():
-        excess = candidate.estimate.values - seen
-        missed = excess > Z_DISAGREE * np.hypot(candidate.estimate.mc_errors, error) + SLACK
-        flags = flags | np.where(missed, int(Flag.BASES_DISAGREE), 0)
+    gaussian = [found[name].estimate for name in ("iwae", "ais") if name in found and not (defended and name == "iwae")]
+    for base in [*gaussian, _pick(found, chosen, np.arange(len(chosen)))]:
+        for candidate in found.values():
+            seen = candidate.estimate
+            missed = _exceeds(seen.values, seen.mc_errors, base.values, base.mc_errors)
+            flags = flags | np.where(missed, int(Flag.BASES_DISAGREE), 0)
     flags = flags | np.where(_pick(found, chosen, np.arange(len(chosen))).finite, 0, int(Flag.NOT_FINITE))
     return flags.astype(np.int64)

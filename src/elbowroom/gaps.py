@@ -137,7 +137,8 @@ def _decompose_block(model: Any, posterior: Any, block: Block, plan: Plan, seed:
         dist = Conditioned(_family(name, model, family), params[name])
         log_w = block_log_weights(model, dist, block, plan.n_elbo, seed, f"final-{name}")
         label = "L[q*_b]" if name == "tempered" else f"L[q*_{name}]"
-        rung = elbo_of(log_w, ids, label, "lower", key=("rung", name, seed))
+        side = "neither" if name == "tempered" else "lower"  # not the best q of its ELBO, and no bound of that
+        rung = elbo_of(log_w, ids, label, side, key=("rung", name, seed))
         estimates[name] = rung.where(fit.outcome != Outcome.DIVERGED)
         flags |= np.where(fit.outcome == Outcome.DIVERGED, int(Flag.FIT_DIVERGED), 0)
         flags |= np.where(fit.outcome == Outcome.RAN_OUT, int(Flag.FIT_RAN_OUT), 0)

@@ -12,7 +12,7 @@ from .estimate import Array, Estimate
 from .local import Fit
 from .table import ladder_table
 
-__all__ = ["LADDERS", "Gaps", "compare", "load_gaps"]
+__all__ = ["LADDERS", "Comparison", "Gaps", "compare", "load_gaps"]
 
 LADDERS = {
     "diagonal": ("diagonal", "full", "flow"),
@@ -66,15 +66,13 @@ class Gaps:
     @property
     def amortization(self) -> Estimate:
         """L[q*] - L[q] in q's own family: what one network for all data costs."""
-        if not self.ladder:
-            raise AttributeError("amortization needs a q whose family is known: a Gaussian or one of er's flows")
+        self._needs_family()
         return (self.local[self.ladder[0]] - self.elbo).named("amortization")
 
     @property
     def approximation(self) -> Estimate:
         """log p(x) - L[q*] in q's own family: what the family costs."""
-        if not self.ladder:
-            raise AttributeError("approximation needs a q whose family is known: a Gaussian or one of er's flows")
+        self._needs_family()
         return (self.log_evidence - self.local[self.ladder[0]]).named("approximation")
 
     @property
@@ -94,6 +92,10 @@ class Gaps:
             top = self.log_evidence if upper is None else self.local[upper]
             found[name] = (top - self.local[lower]).named(name)
         return found
+
+    def _needs_family(self) -> None:
+        if not self.ladder:
+            raise TypeError("this needs a q whose family is known (a Gaussian, a flow); only `inference` is there")
 
     def _step_name(self, lower: str, upper: str | None) -> str:
         """The assumptions between two rungs, joined where rungs in between were not fitted."""
@@ -190,11 +192,27 @@ def load_gaps(folder: str | Path) -> Gaps:
     )  # fmt: skip
 
 
-def compare(a: Gaps, b: Gaps) -> dict[str, Estimate | tuple[float, float]]:
-    """a - b: the difference of ELBOs, split into a difference of log p(x) and one of inference.
+@dataclass(frozen=True)
+class Comparison:
+    """a - b of one quantity, in nats: the mean difference and its standard error `se`; where the data are the same,
+    also `values` (N,) per datum and `mc_se`, the error on these data alone (NaN and empty where they are not).
+    """
 
-    Paired (an `Estimate` per datum) where both hold the same data under the same ids; where no id is shared, each
-    entry is the difference of means with its standard error.
+    mean: float
+    se: float
+    mc_se: float
+    values: Array
+
+    def __str__(self) -> str:
+        paired = f", paired over {len(self.values)} data" if len(self.values) else ", different data"
+        return f"{self.mean:+.3f} nats (se {self.se:.3f}{paired})"
+
+
+def compare(a: Gaps, b: Gaps) -> dict[str, Comparison]:
+    """a - b: the difference of ELBOs ("elbo"), split into one of "log_evidence" and one of "inference".
+
+    Paired where both hold the same data under the same ids; where no id is shared, the difference of means, whose
+    errors add.
 
     Raises:
         ValueError: ids that coincide while the data differ, or that overlap in part.
@@ -206,7 +224,11 @@ def compare(a: Gaps, b: Gaps) -> dict[str, Estimate | tuple[float, float]]:
         "inference": (a.inference, b.inference),
     }
     if len(shared) == 0:
-        return {name: (p.mean - r.mean, float(np.hypot(p.se, r.se))) for name, (p, r) in terms.items()}
+        nothing = np.empty(0)
+        return {
+            name: Comparison(p.mean - r.mean, float(np.hypot(p.se, r.se)), float("nan"), nothing)
+            for name, (p, r) in terms.items()
+        }
     if len(shared) != len(a.ids) or len(shared) != len(b.ids):
         raise ValueError(f"{len(shared)} ids are shared of {len(a)} and {len(b)}: compare the same data, or data apart")
     order = np.argsort(b.ids)[np.searchsorted(np.sort(b.ids), a.ids)]
@@ -215,10 +237,9 @@ def compare(a: Gaps, b: Gaps) -> dict[str, Estimate | tuple[float, float]]:
         and b.fingerprint is not None
         and not np.array_equal(a.fingerprint, b.fingerprint[order])
     ):
-        raise ValueError(
-            "the ids coincide but the data differ; give decompose ids= of their own to compare them unpaired"
-        )
-    return {name: (p - r[order]).named(name) for name, (p, r) in terms.items()}
+        raise ValueError("the ids coincide but the data differ; give decompose ids= of their own")
+    found = {name: p - r[order] for name, (p, r) in terms.items()}
+    return {name: Comparison(d.mean, d.se, d.mc_se, d.values) for name, d in found.items()}
 
 
 def _under(prefix: str, found: dict[str, Estimate]) -> dict[str, Estimate]:

@@ -65,8 +65,8 @@ class Budget:
 BUDGETS = {
     "diagonal": Budget(120, 4, 0.2, tolerance=0.03, n_evaluation=64),
     "full": Budget(100, 12, 0.007),
-    "flow": Budget(200, 16, 0.01),
-    "auxiliary": Budget(200, 16, 0.01),
+    "flow": Budget(200, 16, 0.01, n_evaluation=128),
+    "auxiliary": Budget(200, 16, 0.01, n_evaluation=128),
 }
 
 
@@ -193,7 +193,7 @@ def fit_block(
 
     problem = _Problem(family, model, block.x, frame, noise)
     params, outcome, steps, spent = _solve(problem, params, budget)
-    return frame.compose(params), outcome, steps, spent + work
+    return params, outcome, steps, spent + work
 
 
 def _solve(problem: _Problem, params: Params, budget: Budget) -> tuple[Params, Any, Any, Any]:
@@ -216,6 +216,7 @@ def _solve(problem: _Problem, params: Params, budget: Budget) -> tuple[Params, A
         for key in params:
             params[key][active[better]] = moved[key][better]
         best[active[better]] = value[better]
+        problem.frame, params = rebased(problem.family, problem.frame, params)
         rounds[active] += 1
         lost = ~(finite & torch.isfinite(value))
         settled = ~lost & (gain.abs() < budget.tolerance)
@@ -226,7 +227,19 @@ def _solve(problem: _Problem, params: Params, budget: Budget) -> tuple[Params, A
         active = active[~settled]
     done = rounds.cpu().numpy()
     work = done * budget.n_steps * budget.n_samples + 0.5 * budget.n_evaluation * (1 + done)
-    return params, outcome.cpu().numpy(), (done * budget.n_steps).astype(np.int64), work
+    return problem.frame.compose(params), outcome.cpu().numpy(), (done * budget.n_steps).astype(np.int64), work
+
+
+def rebased(family: Family, frame: Whitening, params: Params) -> tuple[Whitening, Params]:
+    """The same q in coordinates of its own scale, so that the next steps are neither timid nor wild.
+
+    An overconfident encoder gives coordinates far too small: without this a fit from there stalls and looks converged.
+    """
+    if not family.has_density:
+        return frame, params
+    outer = frame.compose({key: params[key] for key in ("mean", "log_scale", "lower") if key in params})
+    zeroed = {key: torch.zeros_like(params[key]) for key in outer}
+    return Whitening(outer["mean"], scale_tril(outer)), params | zeroed
 
 
 def _round(

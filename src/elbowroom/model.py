@@ -10,6 +10,7 @@ Samples lead: z is (S, N, D), log densities are (S, N). Flattening to rows for a
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from .likelihoods import Likelihood, as_likelihood
 from .rng import forked, normal
@@ -131,8 +133,10 @@ class DecoderModel(nn.Module):
             if fisher is None:
                 return None
             basis = torch.eye(d, dtype=z.dtype, device=z.device)[:, None].expand(d, n, d).contiguous()
-            tiled = z.expand(d, n, d).contiguous()
-            tangents = torch.func.jvp(lambda points: self.decode(points, x), (tiled,), (basis,))[1]
+            with forward_ad.dual_level(), warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, when it first loads forward mode
+                points = forward_ad.make_dual(z.expand(d, n, d).contiguous(), basis)
+                tangents = _map(_tangent, self.decode(points, x))
         total = torch.eye(d, dtype=z.dtype, device=z.device).expand(n, d, d).clone()
         for jacobian, information in zip(_leaves(tangents), _leaves(fisher), strict=True):
             flat = jacobian.flatten(2).transpose(0, 1)  # (N, D, P)
@@ -354,6 +358,12 @@ def _tile(value: Tensor, s: int) -> Tensor:
 def _map(function: Callable[[Tensor], Tensor], output: Any) -> Any:
     """Apply to every tensor of a decoder's output."""
     return function(output) if isinstance(output, Tensor) else tuple(function(leaf) for leaf in output)
+
+
+def _tangent(leaf: Tensor) -> Tensor:
+    """The forward-mode derivative of a dual tensor; zero where it has none."""
+    tangent = forward_ad.unpack_dual(leaf).tangent
+    return torch.zeros_like(leaf) if tangent is None else tangent
 
 
 def _leaves(output: Any) -> tuple[Tensor, ...]:

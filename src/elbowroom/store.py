@@ -49,7 +49,7 @@ def write_run(
         raise RunError(f"{folder} is not empty and holds no run; nothing was written. Name an empty or new folder.")
     (folder / "data").mkdir(parents=True, exist_ok=True)
     arrays = {name: _arrow(pa, np.asarray(values)) for name, values in columns.items()}
-    part = folder / "data" / "part-00000.parquet"
+    part = folder / "data" / f"part-{_free_number(folder):05d}.parquet"
     _atomically(part, lambda path: pq.write_table(pa.table(arrays), path))
     record = {
         "schema": SCHEMA,
@@ -60,6 +60,9 @@ def write_run(
         "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
     }
     _atomically(folder / "run.json", lambda path: path.write_text(json.dumps(record, indent=1)))
+    for stale in (folder / "data").glob("part-*.parquet"):
+        if stale != part:
+            stale.unlink()
 
 
 def read_run(folder: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -93,6 +96,11 @@ def read_run(folder: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]
     return meta, {name: _numpy(table.column(name)) for name in table.column_names}
 
 
+def _free_number(folder: Path) -> int:
+    """One past the parts that lie there: a run that is replaced stays whole until the new run.json is in place."""
+    return 1 + max((int(path.stem[5:]) for path in (folder / "data").glob("part-*.parquet")), default=-1)
+
+
 def _arrow(pa: Any, values: NDArray[Any]) -> Any:
     """A column; (N, G) arrays become fixed-size lists."""
     if values.ndim == 1:
@@ -105,7 +113,7 @@ def _numpy(column: Any) -> NDArray[Any]:
     chunk = column.combine_chunks()
     if hasattr(chunk.type, "list_size"):
         return chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, chunk.type.list_size)
-    return chunk.to_numpy(zero_copy_only=False)
+    return np.array(chunk.to_numpy(zero_copy_only=False))  # a copy: Arrow's own memory is read-only
 
 
 def _atomically(path: Path, write: Any) -> None:

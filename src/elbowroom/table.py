@@ -101,7 +101,6 @@ _ESTIMATORS: dict[str, Any] = {
     "ais": "annealed importance sampling",
     "flow": "importance sampling from the local flow",
     "encoder": "importance sampling from q",
-    "prior": "importance sampling from the prior",
 }
 
 

@@ -232,17 +232,14 @@ def load_model(folder: str | Path) -> tuple[DecoderModel, Amortized, dict[str, A
     folder = Path(folder)
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f"{folder}: expected a model's folder with {CONFIG} and {WEIGHTS}; no {name} there"
-            )
+            raise FileNotFoundError(f"{folder}: expected a model's folder with {CONFIG} and {WEIGHTS}; no {name} there")
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{folder / CONFIG}: not JSON ({error})") from None
     if not isinstance(config, dict) or "architecture" not in config:
         raise ValueError(
-            f"{folder / CONFIG}: no `architecture` to build the networks from; the weights can be read "
-            f"with safetensors"
+            f"{folder / CONFIG}: no `architecture` to build the networks from; the weights can be read with safetensors"
         )
     model, q = build(config["architecture"])
     modules = _modules(q, model)

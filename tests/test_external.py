@@ -1,0 +1,68 @@
+"""Acceptance on public checkpoints: figures of their authors, or reached by several estimators that agree."""
+
+import numpy as np
+import pytest
+import torch
+
+import elbowroom as er
+
+from . import external
+
+pytestmark = [pytest.mark.slow, pytest.mark.external, pytest.mark.filterwarnings("ignore:grey values")]
+
+
+@pytest.fixture(autouse=True)
+def single_precision():
+    """The checkpoints are float32, whatever --dtype says."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    yield
+    torch.set_default_dtype(before)
+
+
+def test_bdmc_mnist_the_ladder_at_standard(external_data):
+    model, q = external.bdmc_mnist(external_data)
+    x = external.mnist_images(external_data, "test", 100, 255)
+    gaps = er.decompose(model, q, x, plan="standard")
+    print(gaps)
+    assert abs(gaps.elbo.mean + 93.56) < 0.1
+    assert gaps.local["diagonal"].mean > -89.27
+    assert gaps.local["full"].mean > -88.38
+    assert abs(gaps.log_evidence.mean + 88.163) < 0.03
+    assert abs(gaps.amortization.mean - 4.3) < 0.15
+    assert abs(gaps.approximation.mean - 1.08) < 0.05
+
+
+def test_jax_mnist_diagonal_fits_and_their_iwae(external_data):
+    model, q = external.jax_mnist(external_data)
+    x = external.mnist_images(external_data, "train", 1000, 256)
+    fit = er.fit_local(er.DiagonalGaussian(50), model, x, init=q)
+    local, iwae = er.elbo(model, fit.q, x, 500), er.iwae(model, fit.q, x, 100)
+    print(er.elbo(model, q, x, 100), local, iwae)
+    assert local.mean > -90.29
+    assert abs(iwae.mean + 89.13) < 0.15
+
+
+def test_jax_mnist_log_evidence_of_the_first_ten(external_data):
+    model, q = external.jax_mnist(external_data)
+    x = external.mnist_images(external_data, "train", 10, 256)
+    gaps = er.decompose(model, q, x, plan="standard")
+    print(gaps)
+    assert gaps.log_evidence.mean > -84.48
+
+
+def test_torch_mnist100_diagonal_fits(external_data):
+    model, q, x, published = external.torch_mnist100(external_data)
+    fit = er.fit_local(er.DiagonalGaussian(50), model, x, init=q)
+    local = er.elbo(model, fit.q, x, 2000)
+    print(er.elbo(model, q, x, 500), local)
+    assert local.mean > -88.48
+    assert np.corrcoef(local.values, published)[0, 1] > 0.999  # the same data in the same order
+
+
+def test_bdmc_mnist_sandwich_of_simulated_data(external_data):
+    model, q = external.bdmc_mnist(external_data)
+    sandwich = er.sandwich(model, n=200, q=q, plan="standard")
+    print(sandwich)
+    assert sandwich.width.mean + 2 * sandwich.width.se <= 0.08
+    assert (sandwich.flags > 0).mean() <= 0.02

@@ -106,9 +106,13 @@ def test_beta_mismatch_agrees_with_the_closed_form(kl_weight):
     assert list(gaps.steps)[:2] == ["encoder", "mismatch"]
 
 
-@pytest.mark.parametrize("size", [1, 2])
-def test_a_base_on_one_mode_is_flagged_and_log_p_is_right_all_the_same(size):
-    """Quadrature truth on asymmetric posteriors with two separate modes in each latent; q starts on one of them."""
+@pytest.mark.parametrize(("size", "caught"), [(1, 0.9), (2, 0.75)])
+def test_a_base_on_one_mode_is_flagged_and_log_p_is_right_all_the_same(size, caught):
+    """Quadrature truth on asymmetric posteriors with two separate modes; q starts on one of them.
+
+    The other is seen by the 1,000 draws of the prior: some 40 fall on it with one latent and 25 with two, so that its
+    mass is known to 16% and 20%, and the flag, at 4 errors, is surer in the first case.
+    """
     model, x = scenarios.bimodal(50, size)
     x[:, 0] = x[:, 0].abs() + 2.5
     x[:, 1:] = 0.0
@@ -116,7 +120,7 @@ def test_a_base_on_one_mode_is_flagged_and_log_p_is_right_all_the_same(size):
     gaps = er.decompose(model, lambda x: torch.distributions.Normal(torch.ones_like(x), 0.3), x)
     missed = truth - gaps.candidates["ais"].values > 0.3  # chains start on one mode and stay there
     assert missed.mean() > 0.5
-    assert (gaps.flags & Flag.BASES_DISAGREE > 0)[missed].mean() >= 0.9
+    assert (gaps.flags & Flag.BASES_DISAGREE > 0)[missed].mean() >= caught
     error = gaps.log_evidence.values - truth
     assert abs(error.mean()) < 0.05
     unflagged = gaps.flags == 0

@@ -381,7 +381,7 @@ def test_a_flow_does_not_end_below_its_gaussian() -> None:
 def test_an_auxiliary_flow_does_not_end_below_its_start() -> None:
     model, x = FunctionModel(banana, 2), torch.linspace(-1, 2, 12, dtype=torch.float64)[:, None]
     diagonal = fit_local(DiagonalGaussian(2), model, x).q
-    budget = Budget(100, 16, 0.01, max_rounds=2)
+    budget = Budget(200, 16, 0.01, max_rounds=3, n_evaluation=128)
     fit = fit_local(AuxiliaryFlow(2, hidden=20), model, x, init=diagonal, budget=budget)
     gain = elbo(model, fit.q, x, 4000, seed=3) - elbo(model, diagonal, x, 4000, seed=4)
     assert_at_least_z(gain.values, 0.0, gain.mc_errors)

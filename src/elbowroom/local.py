@@ -166,8 +166,10 @@ def start_of(family: Family, posterior: Any, model: Any, block: Block, seed: int
     fallback = source.at(prior["mean"], prior["log_scale"], seeded(seed, "bank", source.name))
     noise = normal((GROUP, len(block.index), source.noise_size), seeded(seed, "start", block.number), prior["mean"])
     with torch.no_grad():
-        values = [log_weights(model, Conditioned(source, p), block.x, noise).mean(0) for p in (kept, fallback)]
-    better = torch.isfinite(values[0]) & ~(values[1] > values[0])
+        values = [log_weights(model, Conditioned(source, p), block.x, noise) for p in (kept, fallback)]
+    lead = values[1] - values[0]  # paired draws: the prior must be better beyond their noise
+    worse = lead.mean(0) > 2 * lead.std(0) / math.sqrt(GROUP)
+    better = torch.isfinite(values[0]).all(0) & ~worse
     return {key: torch.where(_like(better, kept[key]), kept[key], fallback[key]) for key in kept}
 
 

@@ -26,7 +26,7 @@ from .terminal import UserError, bars, columns, duration, fail, is_message, say,
 
 __all__ = ["app", "main"]
 
-PlanName = Literal["quick", "standard", "precise"]
+PlanName = Literal["quick", "standard", "flow", "precise"]
 Binarize = Literal["threshold", "stochastic", "grey"]
 Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 Hidden = Parameter(show=False)
@@ -159,8 +159,8 @@ def gaps(
         n: Measure a random sample of N rows. Files are often sorted, so this is safer than --first.
         first: Measure the first FIRST rows.
         seed: Of the sample and of every draw.
-        plan: What is fitted to each datum: quick (a diagonal Gaussian), standard (also a full one), precise (with
-            larger budgets).
+        plan: What is fitted to each datum: quick (a diagonal Gaussian), standard (also a full one), flow
+            (also a coupling flow), precise (as standard, with larger budgets).
         device: Torch device to move the networks to, such as cuda. By default they stay where the factory put them.
         kl_weight: The beta that q was trained with. Other than 1, amortization is split into encoder and mismatch.
         objective: Name of any other training objective, such as iwae; printed with the table.

@@ -60,6 +60,7 @@ _THOROUGH = dict(BUDGETS) | {
 PLANS = {
     "quick": Plan("quick", ("diagonal",), 256, evidence=EvidencePlan(1000, 256, None)),
     "standard": Plan("standard"),
+    "flow": Plan("flow", ("diagonal", "full", "flow")),
     "precise": Plan("precise", n_elbo=1024, budgets=_THOROUGH, evidence=EvidencePlan(8000, 1024, Schedule(30, 2, 32))),
 }
 
@@ -80,7 +81,7 @@ def decompose(
 
     Args:
         model: a `LatentModel`, such as `DecoderModel`. q: a posterior, or a callable x -> torch Distribution.
-        x: N data. plan: "quick", "standard", "precise" or a `Plan`. seed: of every draw.
+        x: N data. plan: "quick", "standard", "flow", "precise" or a `Plan`. seed: of every draw.
         kl_weight: the beta that q was trained with; other than 1, amortization is split into encoder and mismatch.
         objective: a label for any other objective ("iwae", "free bits"), printed with the table.
         groups: N labels, summed up apart in the table. ids: N integers; row numbers by default.

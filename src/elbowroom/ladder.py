@@ -116,7 +116,7 @@ class Gaps:
                 else 'a plan with the rungs around it, such as "standard"'
             )
             if name in ("gaussianity", "remainder"):
-                how = 'a plan with rungs ("diagonal", "full", "flow")'
+                how = 'plan "flow"'
             raise AttributeError(
                 f"{name} was not measured on its own; steps are {list(self.steps)}. Ask for it with {how}."
             )

@@ -45,7 +45,7 @@ LEVEL = {name: len(LAYERS) - i for i, layer in enumerate(LAYERS) for name in lay
 ONLY = {
     "hmc": {"estimate", "rng", "blocks"},  # a sampler knows a log density, never a model
     "report": {"verdict", "ladder", "store", "estimate"},  # renders what is there, cannot compute
-    "verdict": {"ladder", "evidence", "estimate"},
+    "verdict": {"ladder", "evidence", "local", "estimate"},
 }
 # Measurement does not know how a model was made: a foreign one is a first-class citizen.
 MAKERS = {"train", "data", "nets"}

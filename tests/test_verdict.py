@@ -10,6 +10,7 @@ import numpy as np
 
 import elbowroom as er
 from elbowroom.evidence import Flag
+from elbowroom.local import BUDGETS, Budget
 from elbowroom.verdict import judge
 
 from . import scenarios
@@ -112,3 +113,12 @@ def test_the_rules_false_alarm_rate_on_models_without_a_cause():
         planted = scenarios.linear(scenarios.no_gap(1).model.weight, 50, seed=seed)
         accused += rules(measured(planted, plan="quick", seed=seed)) != ["too small"]
     assert accused == 0
+
+
+def test_an_unfinished_fit_is_not_taken_for_a_cause():
+    """5 timid steps leave the amortization gap in the next step: nobody may call it factorization."""
+    planted = scenarios.wrong_encoder(50)
+    budgets = {**BUDGETS, "diagonal": Budget(5, 4, 0.02, max_rounds=1)}
+    found = rules(measured(planted, plan=er.Plan("hasty", budgets=budgets)))
+    assert "unfinished fits" in found
+    assert "factorization" not in found

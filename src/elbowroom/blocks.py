@@ -25,6 +25,7 @@ class Block:
     index: Tensor
     rows: int
     x: Any
+    like: Tensor  # empty, with the device and the floating dtype that latents and noise should have
 
 
 def as_data(x: Any) -> Any:
@@ -90,4 +91,13 @@ def blocks(
     n = n_data(x)
     for number, start in enumerate(range(0, n, size)):
         index = torch.arange(start, start + size).clamp(max=n - 1)
-        yield Block(number, index, min(size, n - start), move(take(x, index), device, dtype))
+        rows = move(take(x, index), device, dtype)
+        yield Block(number, index, min(size, n - start), rows, _noise_like(rows, dtype))
+
+
+def _noise_like(x: Any, dtype: torch.dtype | None) -> Tensor:
+    """Integer data say nothing of a floating dtype: the model's, or torch's default."""
+    data = x.get("x", next(iter(x.values()))) if isinstance(x, Mapping) else x
+    return torch.empty(
+        0, device=data.device, dtype=data.dtype if data.is_floating_point() else dtype or torch.get_default_dtype()
+    )

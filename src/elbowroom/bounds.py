@@ -43,12 +43,11 @@ def block_log_weights(model: Any, q: Any, block: Block, n_samples: int, seed: in
     Noise is keyed by block and group: neither N nor what runs beside it changes a number. Only the unit (GROUP, BLOCK)
     reaches the model, so the last group is computed whole and cut.
     """
-    like = _float_like(block.x)
     parts = []
     with torch.no_grad():
         for group in range(-(-n_samples // GROUP)):
             generator = seeded(seed, key, block.number, group)
-            noise = normal((GROUP, len(block.index), q.noise_size), generator, like)
+            noise = normal((GROUP, len(block.index), q.noise_size), generator, block.like)
             parts.append(log_weights(model, q, block.x, noise))
     return torch.cat(parts)[:n_samples]
 
@@ -62,9 +61,12 @@ def elbo_of(
     return Estimate(name, mean.cpu().numpy(), side, noise, _ids(ids))
 
 
-def iwae_of(log_w: Tensor, ids: Array | Tensor, name: str = "IWAE", key: object = None) -> Estimate:
-    """The importance-weighted bound of (K, N) log weights, with its delta-method error. With K = 1 it is the ELBO."""
-    value, deviations = log_mean_exp(log_w)
+def iwae_of(log_w: Tensor, ids: Array | Tensor, name: str = "IWAE", key: object = None, strata: int = 1) -> Estimate:
+    """The importance-weighted bound of (K, N) log weights, with its delta-method error. With K = 1 it is the ELBO.
+
+    Draws that alternate between `strata` components err only by their spread within each.
+    """
+    value, deviations = log_mean_exp(log_w, strata)
     noise = {key if key is not None else name: grouped_noise(deviations)}
     return Estimate(name, value.cpu().numpy(), "lower", noise, _ids(ids))
 
@@ -84,7 +86,7 @@ def elbo(model: Any, q: Any, x: Any, n_samples: int = 100, seed: int = 0) -> Est
             with torch.no_grad():
                 dist = posterior.rows(block.index)(block.x)
             log_w = block_log_weights(model, dist, block, n_samples, seed, "elbo")[:, : block.rows]
-            parts.append(elbo_of(log_w, block.index[: block.rows], key=("elbo", seed, n_samples)))
+            parts.append(elbo_of(log_w, block.index[: block.rows], key=("elbo", seed)))
     return concatenate(parts)
 
 
@@ -100,7 +102,7 @@ def iwae(model: Any, q: Any, x: Any, n_samples: int = 1000, seed: int = 0) -> Es
             with torch.no_grad():
                 dist = posterior.rows(block.index)(block.x)
             log_w = block_log_weights(model, dist, block, n_samples, seed, "elbo")[:, : block.rows]
-            parts.append(iwae_of(log_w, block.index[: block.rows], f"IWAE_{n_samples}", ("elbo", seed, n_samples)))
+            parts.append(iwae_of(log_w, block.index[: block.rows], f"IWAE_{n_samples}", ("elbo", seed)))
     return concatenate(parts)
 
 
@@ -130,14 +132,6 @@ class prepared:
     def __exit__(self, *error: Any) -> None:
         self.modes.__exit__(*error)
         self.inference.__exit__(*error)
-
-
-def _float_like(x: Any) -> Tensor:
-    """An empty tensor with the device and floating dtype that noise for x should have."""
-    data = x["x"] if isinstance(x, dict) else x
-    return torch.empty(
-        0, device=data.device, dtype=data.dtype if data.is_floating_point() else torch.get_default_dtype()
-    )
 
 
 def _ids(ids: Any) -> Any:

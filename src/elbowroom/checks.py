@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .blocks import as_data, n_data, take
+from .blocks import Block, as_data, n_data, take
 from .bounds import prepared
 from .model import latent_size, log_joint, modules_of
 from .posteriors import Local
@@ -47,17 +47,15 @@ def check(model: Any, q: Any, x: Any, seed: int = 0) -> list[str]:
     with prepared(model, few, head, size=len(first)) as (posterior, all_blocks), forked(seed):
         block = next(iter(all_blocks))
         _check_data(block.x)
-        data = block.x["x"] if isinstance(block.x, Mapping) else block.x
-        like = data if data.is_floating_point() else torch.empty(0, dtype=torch.get_default_dtype())
-        noise = normal((N_SAMPLES, len(data), latent_size(model)), seeded(seed, "check"), like)
+        noise = normal((N_SAMPLES, len(block.index), latent_size(model)), seeded(seed, "check"), block.like)
         _check_model(model, block.x, noise)
         if posterior is not None:
-            _check_posterior(model, posterior, block.x, seed)
+            _check_posterior(model, posterior, block, seed)
     crowd = torch.arange(min(n_data(x), CROWD))
     local = q.rows(crowd) if isinstance(q, Local) else q
     if q is not None:
         with prepared(model, local, take(x, crowd), size=len(crowd)) as (posterior, all_blocks), forked(seed):
-            _check_modes(model, local, posterior, next(iter(all_blocks)).x, seed)
+            _check_modes(model, local, posterior, next(iter(all_blocks)), seed)
     notes = data_notes(model, x)
     for note in notes:
         warnings.warn(note, stacklevel=2)
@@ -140,14 +138,12 @@ def _check_probabilities(model: Any, x: Any, z: Tensor) -> None:
         )
 
 
-def _check_posterior(model: Any, q: Any, x: Any, seed: int) -> None:
+def _check_posterior(model: Any, q: Any, block: Block, seed: int) -> None:
     """Shapes, finiteness, determinism and batch independence of q, and its log density against its own draws."""
-    data = x["x"] if isinstance(x, Mapping) else x
-    n, d = len(data), latent_size(model)
+    x, n, d = block.x, len(block.index), latent_size(model)
     with _named("q"), torch.no_grad():
         dist = q(x)
-        like = data if data.is_floating_point() else torch.empty(0, dtype=torch.get_default_dtype())
-        noise = normal((N_SAMPLES, n, dist.noise_size), seeded(seed, "check-q"), like)
+        noise = normal((N_SAMPLES, n, dist.noise_size), seeded(seed, "check-q"), block.like)
         z, log_q = dist.rsample_and_log_q(noise)
         if z.shape != (N_SAMPLES, n, d):
             raise CheckError(f"q must give z of shape (S, N, D) = {(N_SAMPLES, n, d)}; got {tuple(z.shape)}")
@@ -173,16 +169,16 @@ def _check_posterior(model: Any, q: Any, x: Any, seed: int) -> None:
             )
 
 
-def _check_modes(model: Any, q: Any, posterior: Any, x: Any, seed: int) -> None:
+def _check_modes(model: Any, q: Any, posterior: Any, block: Block, seed: int) -> None:
     """The ELBO in train mode against eval mode: stale running statistics show here. Buffers are restored."""
     roots = list(modules_of(model, q))
     buffers = {buffer: buffer.clone() for root in roots for buffer in root.buffers()}
     try:
-        quiet = _rough_elbo(model, posterior, x, seed)
+        quiet = _rough_elbo(model, posterior, block, seed)
         for root in roots:
             for module in root.modules():
                 module.training = isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
-        loud = _rough_elbo(model, posterior, x, seed)
+        loud = _rough_elbo(model, posterior, block, seed)
     except ValueError:  # a batch too small for train mode says nothing of eval mode
         return
     finally:
@@ -192,7 +188,7 @@ def _check_modes(model: Any, q: Any, posterior: Any, x: Any, seed: int) -> None:
         for root in roots:
             for module in root.modules():
                 module.training = False
-    n = len(x["x"] if isinstance(x, Mapping) else x)
+    n = len(block.index)
     # the statistics of a small batch cost nats in train mode; that eval mode is the worse one needs another reason
     difference = abs(loud - quiet) if n >= CROWD // 2 else loud - quiet
     if difference > MODE_TOLERANCE:
@@ -202,12 +198,11 @@ def _check_modes(model: Any, q: Any, posterior: Any, x: Any, seed: int) -> None:
         )
 
 
-def _rough_elbo(model: Any, q: Any, x: Any, seed: int) -> float:
-    data = x["x"] if isinstance(x, Mapping) else x
+def _rough_elbo(model: Any, q: Any, block: Block, seed: int) -> float:
+    x = block.x
     with torch.no_grad():
         dist = q(x)
-        like = data if data.is_floating_point() else torch.empty(0, dtype=torch.get_default_dtype())
-        noise = normal((16, len(data), dist.noise_size), seeded(seed, "check-mode"), like)
+        noise = normal((16, len(block.index), dist.noise_size), seeded(seed, "check-mode"), block.like)
         z, log_q = dist.rsample_and_log_q(noise)
         value = (log_joint(model, x, z) - log_q).mean().item()
     return value if math.isfinite(value) else math.inf

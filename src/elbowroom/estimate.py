@@ -147,10 +147,9 @@ def grouped_noise(deviations: Tensor) -> Array:
     """
     n_draws, n = deviations.shape
     if n_draws < 2:
-        return np.full((1, n), np.nan)
-    groups = min(GROUPS, n_draws)
-    total = torch.zeros(groups, n, dtype=torch.float64, device=deviations.device)
-    total.index_add_(0, torch.arange(n_draws, device=deviations.device) % groups, deviations.double())
+        return np.full((GROUPS, n), np.nan)
+    total = torch.zeros(GROUPS, n, dtype=torch.float64, device=deviations.device)
+    total.index_add_(0, torch.arange(n_draws, device=deviations.device) % GROUPS, deviations.double())
     target = (deviations.double().square().sum(0) / (n_draws - 1) / n_draws).sqrt()
     size = total.square().sum(0).sqrt()
     noise = total * torch.where(size > 0, target / size, 0.0)
@@ -163,16 +162,20 @@ def fresh_key(name: str) -> tuple[str, int]:
     return (name, next(_fresh))
 
 
-def log_mean_exp(log_w: Tensor) -> tuple[Tensor, Tensor]:
+def log_mean_exp(log_w: Tensor, strata: int = 1) -> tuple[Tensor, Tensor]:
     """log(mean(w)) over draws and the deviations w/mean(w) - 1 whose spread is its delta-method error.
 
     Args:
-        log_w: (K, N) log weights.
+        log_w: (K, N) log weights. strata: how many components the draws alternate between, in turn.
     Returns:
         (N,) value in nats, (K, N) deviations; the error of the value is std(deviations) / sqrt(K).
     """
     value = torch.logsumexp(log_w.double(), 0) - float(np.log(len(log_w)))
-    return value, torch.exp(log_w.double() - value) - 1.0
+    deviations = torch.exp(log_w.double() - value) - 1.0
+    if strata > 1:
+        for component in range(strata):
+            deviations[component::strata] -= deviations[component::strata].mean(0)
+    return value, deviations
 
 
 def effective_sample_size(log_w: Tensor) -> Tensor:
@@ -210,7 +213,8 @@ def k_hat(log_w: Tensor) -> Array:
         excess = ordered[-tail:] - np.maximum(ordered[-tail - 1], np.finfo(np.float64).tiny)
         k = _generalized_pareto_shape(excess)
     k = np.where(excess[-1] > 0, k, -np.inf)
-    return np.where(np.isfinite(weights).all(axis=0), k, np.nan)
+    usable = ~np.isnan(weights).any(axis=0) & (weights < np.inf).all(axis=0) & np.isfinite(weights).any(axis=0)
+    return np.where(usable, k, np.nan)
 
 
 def _generalized_pareto_shape(excess: Array) -> Array:

@@ -26,7 +26,7 @@ from .blocks import Block
 from .bounds import GROUP, block_log_weights, iwae_of
 from .estimate import Array, Estimate, effective_sample_size, grouped_noise, k_hat, k_hat_threshold, log_mean_exp
 from .families import Params, Whitening, scale_tril
-from .model import latent_size
+from .model import can_sample_prior, latent_size
 
 __all__ = ["EvidencePlan", "Evidence", "Defended", "Flag", "HeavyTailed", "block_evidence", "reverse_bound"]
 
@@ -110,16 +110,17 @@ def block_evidence(
     ids, work = block.index.numpy(), {}
     found: dict[str, _Candidate] = {}
     heavy = HeavyTailed(base)
-    defended = hasattr(model, "sample_prior") and latent_size(model) <= MAX_PRIOR_SIZE
+    defended = can_sample_prior(model) and latent_size(model) <= MAX_PRIOR_SIZE
     proposals: dict[str, tuple[Any, int]] = {
         "iwae": (Defended(heavy, model, block.x) if defended else heavy, plan.n_importance)
     }
     proposals |= {name: (dist, plan.n_pilot) for name, dist in (others or {}).items() if dist.has_density}
     for name, (dist, n) in proposals.items():
-        pilot = block_log_weights(model, dist, block, plan.n_pilot, seed, f"{name}-pilot")
-        run = block_log_weights(model, dist, block, n, seed, f"{name}-run")
-        enough = BOUNDED if defended and name == "iwae" else NEGLIGIBLE
-        found[name] = _importance_candidate(name, pilot, run, ids, seed, enough)
+        strata = 2 if isinstance(dist, Defended) else 1
+        n_pilot, n_run = (strata * -(-number // strata) for number in (plan.n_pilot, n))  # whole rounds of the strata
+        pilot = block_log_weights(model, dist, block, n_pilot, seed, f"{name}-pilot")
+        run = block_log_weights(model, dist, block, n_run, seed, f"{name}-run")
+        found[name] = _importance_candidate(name, pilot, run, ids, seed, strata)
         work[name] = 0.5 * (n + plan.n_pilot)
     path = None
     if plan.annealing is not None:
@@ -205,15 +206,16 @@ class Defended:
         return torch.logaddexp(self.heavy.log_prob(z), self.model.log_prior(z, self.x)) - math.log(2)
 
 
-def _importance_candidate(name: str, pilot: Tensor, run: Tensor, ids: Any, seed: int, enough: float) -> _Candidate:
+def _importance_candidate(name: str, pilot: Tensor, run: Tensor, ids: Any, seed: int, strata: int) -> _Candidate:
     """Importance sampling. A pilot whose tail is too heavy foresees nothing; a run's error is believed by its own
-    k-hat, or where it is below `enough` nats.
+    k-hat, or where it is small enough to need none.
     """
-    value, error = _value_and_error(pilot)
+    value, error = _value_and_error(pilot, strata)
+    enough = BOUNDED if strata > 1 else NEGLIGIBLE
     threshold, tail = k_hat_threshold(len(run)), k_hat(run)
     shrink = math.sqrt(len(pilot) / len(run))
     foreseen = (k_hat(pilot) <= threshold) | (error * shrink < enough)
-    estimate = iwae_of(run, ids, f"IWAE_{len(run)} ({name})", (name, seed))
+    estimate = iwae_of(run, ids, f"IWAE_{len(run)} ({name})", (name, seed), strata)
     reliable = (tail <= threshold) | (estimate.mc_errors < enough)
     return _Candidate(value, error, np.where(foreseen, error * shrink, np.inf), estimate, reliable, tail)
 
@@ -234,8 +236,8 @@ def _annealed_candidate(
     return _Candidate(value, error, expected, estimate, shared, np.full(len(ids), np.nan)), path
 
 
-def _value_and_error(log_w: Tensor) -> tuple[Array, Array]:
-    value, deviations = log_mean_exp(log_w)
+def _value_and_error(log_w: Tensor, strata: int = 1) -> tuple[Array, Array]:
+    value, deviations = log_mean_exp(log_w, strata)
     return value.cpu().numpy(), np.sqrt((grouped_noise(deviations) ** 2).sum(0))
 
 

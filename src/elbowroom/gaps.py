@@ -283,8 +283,10 @@ def _notes(model: Any, x: Any, kl_weight: float, objective: str | None, gaps: Ga
 
 
 def _fingerprint(block: Block) -> NDArray[np.int64]:
-    """A hash of each row's numbers: whether two runs with the same ids saw the same data."""
-    data = block.x["x"] if isinstance(block.x, dict) else block.x
-    flat = data.flatten(1).double().cpu()
+    """A hash of each row's numbers, covariates included and in single precision: did two runs with the same ids see the
+    same data?
+    """
+    parts = [block.x[key] for key in sorted(block.x)] if isinstance(block.x, Mapping) else [block.x]
+    flat = torch.cat([part.reshape(len(part), -1).float().double().cpu() for part in parts], dim=1)
     weights = torch.linspace(1.0, 2.0, flat.shape[1], dtype=torch.float64)
     return ((flat * weights).sum(1) * 2**20).round().to(torch.int64).numpy()

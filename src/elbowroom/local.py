@@ -23,7 +23,7 @@ from torch import Tensor
 from .blocks import Block
 from .bounds import GROUP, log_weights, prepared
 from .families import DiagonalGaussian, Family, FullGaussian, Params, Whitening, scale_tril
-from .model import log_joint
+from .model import can_sample_prior, log_joint
 from .posteriors import Amortized, Conditioned, Local
 from .rng import normal, seeded
 
@@ -307,7 +307,8 @@ def _start(family: Family, model: Any, block: Block, start: Params, seed: int) -
     if isinstance(family, FullGaussian) and "lower" not in start:
         frame, cost = curvature_frame(model, block, frame, seed)
     if len(start) > 3:
-        return frame, start | {"mean": zeros, "log_scale": zeros.clone()}, cost
+        absorbed = {key: torch.zeros_like(start[key]) for key in ("mean", "log_scale", "lower") if key in start}
+        return frame, start | absorbed, cost
     return frame, family.at(zeros, zeros.clone(), generator), cost
 
 
@@ -371,10 +372,8 @@ def _prior_start(model: Any, block: Block, seed: int) -> Params:
     D).
     """
     d = int(np.prod(model.latent_shape))
-    data = block.x["x"] if isinstance(block.x, dict) else block.x
-    like = data if data.is_floating_point() else torch.empty(0, device=data.device, dtype=torch.get_default_dtype())
-    zeros = like.new_zeros(len(block.index), d)
-    if getattr(model, "prior", None) is None or not hasattr(model, "sample_prior"):
+    zeros = block.like.new_zeros(len(block.index), d)
+    if getattr(model, "prior", None) is None or not can_sample_prior(model):
         return {"mean": zeros, "log_scale": zeros.clone()}
     z = model.sample_prior(64, block.x, seeded(seed, "prior-start", block.number)).expand(64, len(zeros), d)
     return {"mean": z.mean(0), "log_scale": z.std(0).log()}

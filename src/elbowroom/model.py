@@ -30,6 +30,7 @@ __all__ = [
     "LinearGaussian",
     "Tempered",
     "as_shape",
+    "can_sample_prior",
     "evaluating",
     "latent_size",
     "log_joint",
@@ -263,6 +264,12 @@ def as_shape(latent_shape: int | Sequence[int]) -> tuple[int, ...]:
     if not shape or any(not isinstance(size, int) or size < 1 for size in shape):
         raise ValueError(f"latent_shape must be a positive integer or a tuple of them; got {latent_shape!r}")
     return shape
+
+
+def can_sample_prior(model: Any) -> bool:
+    """Whether draws of the prior can be had: it is optional, and a prior module may have a density alone."""
+    prior = getattr(model, "prior", None)
+    return hasattr(model, "sample_prior") and (prior is None or hasattr(prior, "sample"))
 
 
 def latent_size(model: Any) -> int:

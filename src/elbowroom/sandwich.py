@@ -135,7 +135,7 @@ def _simulate(model: Any, n: int, like: Any, seed: int) -> tuple[Tensor, Any]:
     with evaluating(model), torch.no_grad():
         for number in range(-(-n // BLOCK)):
             generator = seeded(seed, "simulate", number, device=device or "cpu")
-            given = _covariates(like, number)
+            given = _covariates(like, number, *placement(model))
             z = model.sample_prior(BLOCK, given, generator)
             z = z[:, 0] if z.shape[1] == 1 else z[torch.arange(BLOCK), torch.arange(BLOCK)]
             zs.append(z.reshape(BLOCK, latent_size(model)))
@@ -146,10 +146,10 @@ def _simulate(model: Any, n: int, like: Any, seed: int) -> tuple[Tensor, Any]:
     return torch.cat(zs)[:n], joined
 
 
-def _covariates(like: Any, number: int) -> Any:
+def _covariates(like: Any, number: int, device: torch.device | None, dtype: torch.dtype | None) -> Any:
     """BLOCK rows of `like`, cycled."""
     if like is None:
         return None
     like = as_data(like)
     index = torch.arange(number * BLOCK, (number + 1) * BLOCK) % n_data(like)
-    return next(iter(blocks(take(like, index), BLOCK))).x
+    return next(iter(blocks(take(like, index), BLOCK, device, dtype))).x

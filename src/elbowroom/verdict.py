@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .evidence import Flag
+from .local import Outcome
 
 if TYPE_CHECKING:
     from .ladder import Gaps
@@ -82,6 +83,8 @@ def judge(gaps: "Gaps", train: "Gaps | None" = None) -> list[Finding]:
 def _steps(gaps: "Gaps") -> Iterator[Finding]:
     """A sentence for each step that is large, a share of the whole, and beyond its error."""
     total = gaps.inference.mean
+    if any(_unfinished(gaps, name) > DOUBT for name in gaps.ladder):
+        return
     for name, step in gaps.steps.items():
         signed = name in ("encoder", "mismatch")
         size = abs(step.mean) if signed else step.mean
@@ -134,6 +137,11 @@ def _doubts(gaps: "Gaps", whose: str = "") -> Iterator[Finding]:
             f"{whose}log p(x) cannot be trusted, because its error is unreliable on {unreliable} of {n} data: {advice}"
         )
         yield Finding("unreliable evidence", text)
+    for name in gaps.ladder:
+        share = _unfinished(gaps, name)
+        if share > DOUBT:
+            text = f"{whose}the {name} fit still gained on {100 * share:.0f}% of the data when its budget ended: "
+            yield Finding("unfinished fits", text + "the steps on either side of it cannot be told apart")
     modes = int((gaps.flags & Flag.BASES_DISAGREE > 0).sum())
     if modes > LOST * n:
         text = (
@@ -142,6 +150,11 @@ def _doubts(gaps: "Gaps", whose: str = "") -> Iterator[Finding]:
         yield Finding("modes", text)
     if not np.isfinite(gaps.inference.se):
         yield Finding("cannot tell", f"{whose}cannot tell, because one datum has no standard error: measure more data")
+
+
+def _unfinished(gaps: "Gaps", rung: str) -> float:
+    """The share of data whose fit of a rung was still gaining."""
+    return float((gaps.fits[rung].outcome == Outcome.RAN_OUT).mean())
 
 
 def _nats(value: float, error: float) -> str:

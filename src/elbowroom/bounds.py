@@ -5,7 +5,7 @@ L[q]   = mean(log w)                 the evidence lower bound
 IWAE_K = log mean(w)                 Burda, Grosse and Salakhutdinov 2015
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -80,14 +80,7 @@ def elbo(model: Any, q: Any, x: Any, n_samples: int = 100, seed: int = 0) -> Est
     Raises:
         ValueError: no data, or a density of the wrong shape.
     """
-    parts = []
-    with prepared(model, q, x) as (posterior, all_blocks):
-        for block in all_blocks:
-            with torch.no_grad():
-                dist = posterior.rows(block.index)(block.x)
-            log_w = block_log_weights(model, dist, block, n_samples, seed, "elbo")[:, : block.rows]
-            parts.append(elbo_of(log_w, block.index[: block.rows], key=("elbo", seed)))
-    return concatenate(parts)
+    return _of_all_blocks(model, q, x, n_samples, seed, "L[q]", elbo_of)
 
 
 def iwae(model: Any, q: Any, x: Any, n_samples: int = 1000, seed: int = 0) -> Estimate:
@@ -96,14 +89,7 @@ def iwae(model: Any, q: Any, x: Any, n_samples: int = 1000, seed: int = 0) -> Es
     Raises:
         ValueError: no data, or a density of the wrong shape.
     """
-    parts = []
-    with prepared(model, q, x) as (posterior, all_blocks):
-        for block in all_blocks:
-            with torch.no_grad():
-                dist = posterior.rows(block.index)(block.x)
-            log_w = block_log_weights(model, dist, block, n_samples, seed, "elbo")[:, : block.rows]
-            parts.append(iwae_of(log_w, block.index[: block.rows], f"IWAE_{n_samples}", ("elbo", seed)))
-    return concatenate(parts)
+    return _of_all_blocks(model, q, x, n_samples, seed, f"IWAE_{n_samples}", iwae_of)
 
 
 class prepared:
@@ -132,6 +118,22 @@ class prepared:
     def __exit__(self, *error: Any) -> None:
         self.modes.__exit__(*error)
         self.inference.__exit__(*error)
+
+
+def _of_all_blocks(
+    model: Any, q: Any, x: Any, n_samples: int, seed: int, name: str, bound: Callable[..., Estimate]
+) -> Estimate:
+    """`bound` of the log weights of n_samples draws of q, block by block; bounds of one seed share their draws."""
+    if n_samples < 1:
+        raise ValueError(f"n_samples must be at least 1; got {n_samples}")
+    parts = []
+    with prepared(model, q, x) as (posterior, all_blocks):
+        for block in all_blocks:
+            with torch.no_grad():
+                dist = posterior.rows(block.index)(block.x)
+            log_w = block_log_weights(model, dist, block, n_samples, seed, "elbo")[:, : block.rows]
+            parts.append(bound(log_w, block.index[: block.rows], name, key=("elbo", seed)))
+    return concatenate(parts)
 
 
 def _ids(ids: Any) -> Any:

@@ -225,8 +225,12 @@ def _read(path: Path) -> Any:
             held = np.load(stream, allow_pickle=False)
             return dict(held) if path.suffix == ".npz" else held
     except Exception as error:  # whatever a parser trips over, it is the file's
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"{path}: cannot be read as {path.suffix} without running code: {reason[0]}") from None
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[
+            0
+        ]  # not the parser's advice
+        raise ValueError(
+            f"{path}: cannot be read as {path.suffix} without running code: {reason}. Save plain arrays."
+        ) from None
 
 
 def _pick(held: Any, path: Path) -> Tensor:

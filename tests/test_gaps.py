@@ -5,6 +5,7 @@ fit leaves, FIT_TOLERANCE, and above it by Monte Carlo alone.
 """
 
 import dataclasses
+import importlib
 import itertools
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 import elbowroom as er
+from elbowroom import rng
 from elbowroom.evidence import Flag
 from elbowroom.gaps import PLANS
 
@@ -374,3 +376,22 @@ def test_the_largest_plan_is_dearer_and_tighter():
     assert dataclasses.replace(PLANS["standard"], name="mine").rungs == ("diagonal", "full")
     with pytest.raises(ValueError, match="rungs must hold"):
         er.Plan(rungs=("full",))
+
+
+def test_no_draw_serves_two_purposes(monkeypatch):
+    """Every generator of the bounds and of annealing is asked for once: pilots, reported runs, fits and final ELBOs are
+    independent, or a choice made on one would bias another.
+    """
+    asked = []
+    true = rng.seeded
+
+    def recording(seed, *keys, device="cpu"):
+        asked.append(keys)
+        return true(seed, *keys, device=device)
+
+    for module in ("bounds", "ais"):
+        monkeypatch.setattr(importlib.import_module(f"elbowroom.{module}"), "seeded", recording)  # er.ais is a function
+    planted = scenarios.correlated(50)
+    er.decompose(planted.model, planted.q, planted.x, kl_weight=2.0)
+    assert len(asked) > 100
+    assert len(set(asked)) == len(asked)

@@ -395,3 +395,25 @@ def test_no_draw_serves_two_purposes(monkeypatch):
     er.decompose(planted.model, planted.q, planted.x, kl_weight=2.0)
     assert len(asked) > 100
     assert len(set(asked)) == len(asked)
+
+
+def test_a_datum_whose_fit_diverged_is_left_out_though_its_numbers_are_finite():
+    """Values are finite everywhere, gradients are NaN for one datum: nothing was fitted there, so it does not count."""
+    planted = scenarios.no_gap(20)
+    x = planted.x.clone()
+    x[3] = 1e3
+
+    def log_likelihood(x, z):
+        value = planted.model.log_likelihood(torch.where(x == 1e3, 0.0, x), z)
+        marked = (x[:, 0] == 1e3)[:, None]
+        return value + torch.sqrt(torch.where(marked, 0 * z, 1.0)).sum(-1) - 3.0 * ~marked[:, 0]  # zero; gradient 0 / 0
+
+    def q(x):
+        return planted.q(torch.where(x == 1e3, 0.0, x))
+
+    gaps = er.decompose(er.FunctionModel(log_likelihood, 3), q, x, plan="quick")
+    assert gaps.flags[3] & Flag.FIT_DIVERGED
+    assert gaps.fits["diagonal"].outcome[3] == 2
+    assert np.isnan(gaps.elbo.values[3])
+    assert gaps.n_excluded == 1
+    assert "1 diverged" in str(gaps)

@@ -7,7 +7,6 @@ covariance is carried, and what two estimates have in common cancels exactly.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from itertools import count
 
 import numpy as np
 import torch
@@ -28,7 +27,6 @@ Array = NDArray[np.float64]
 GROUPS = 16
 SIDES = {"unbiased": "", "lower": ">=", "upper": "<=", "neither": "~"}
 FLIP = {"unbiased": "unbiased", "lower": "upper", "upper": "lower", "neither": "neither"}
-_fresh = count()
 
 
 @dataclass(frozen=True)
@@ -155,11 +153,6 @@ def grouped_noise(deviations: Tensor) -> Array:
     noise = total * torch.where(size > 0, target / size, 0.0)
     noise[0] += torch.where(size > 0, 0.0, target)  # groups that cancel exactly leave no direction: any will do
     return noise.cpu().numpy()
-
-
-def fresh_key(name: str) -> tuple[str, int]:
-    """A key that no other estimate has: independent draws."""
-    return (name, next(_fresh))
 
 
 def log_mean_exp(log_w: Tensor, strata: int = 1) -> tuple[Tensor, Tensor]:

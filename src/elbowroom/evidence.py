@@ -27,6 +27,7 @@ from .bounds import GROUP, block_log_weights, iwae_of
 from .estimate import Array, Estimate, effective_sample_size, grouped_noise, k_hat, k_hat_threshold, log_mean_exp
 from .families import Params, Whitening, scale_tril
 from .model import can_sample_prior, latent_size
+from .rng import seed_of
 
 __all__ = ["EvidencePlan", "Evidence", "Defended", "Flag", "HeavyTailed", "block_evidence", "reverse_bound"]
 
@@ -196,7 +197,7 @@ class Defended:
         """Noise (S, N, E) -> z (S, N, D), log q (S, N); draws alternate, and the noise seeds those of the prior."""
         local, _ = self.heavy.rsample_and_log_q(noise[::2])
         generator = torch.Generator(noise.device)
-        generator.manual_seed(int(noise.flatten()[0].double().view(torch.int64) & (2**62 - 1)))
+        generator.manual_seed(seed_of(noise))
         prior = self.model.sample_prior(len(local), self.x, generator).to(local).expand_as(local)
         z = torch.stack([local, prior], dim=1).flatten(0, 1)[: len(noise)]
         return z, self.log_prob(z)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, distributions, nn
 
 from .families import DiagonalGaussian, Family, FullGaussian, Params, spread
-from .rng import forked, seeded
+from .rng import forked, seed_of, seeded
 
 __all__ = ["Amortized", "Conditioned", "Local", "as_posterior"]
 
@@ -158,8 +158,7 @@ class _Sampled:
         self.has_density = True
 
     def rsample_and_log_q(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        seed = int(noise.flatten()[0].double().view(torch.int64) & (2**62 - 1))
-        with forked(seed, noise.device), torch.no_grad():
+        with forked(seed_of(noise), noise.device), torch.no_grad():
             z = self.distribution.sample(noise.shape[:1])
         return z.flatten(2), self.log_prob(z.flatten(2))
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-__all__ = ["forked", "normal", "seeded", "uniform"]
+__all__ = ["forked", "normal", "seed_of", "seeded", "uniform"]
 
 
 def seeded(seed: int, *keys: str | int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -24,6 +24,15 @@ def seeded(seed: int, *keys: str | int, device: torch.device | str = "cpu") -> t
     generator = torch.Generator(device=device)
     generator.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
     return generator
+
+
+def seed_of(noise: Tensor) -> int:
+    """A seed for foreign code, hashed from the first numbers of `noise`: it depends on the key of the draws alone.
+
+    The bits themselves would not do: a generator may seed from its low 32, which single precision leaves at zero.
+    """
+    head = noise.flatten()[:8].double().cpu().numpy().tobytes()
+    return int.from_bytes(hashlib.sha256(head).digest()[:8], "little") >> 1
 
 
 def normal(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:

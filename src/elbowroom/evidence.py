@@ -301,6 +301,8 @@ def _pick(found: dict[str, _Candidate], chosen: NDArray[np.str_], ids: Any) -> E
 def _flags(found: dict[str, _Candidate], chosen: NDArray[np.str_], defended: bool) -> NDArray[np.int64]:
     """What to doubt: an error that its own diagnostics distrust, or mass that the local Gaussian did not reach."""
     reliable = _gather(found, chosen, "reliable").astype(bool)
+    if defended:  # what covers the prior could not confirm what was chosen: a missed mode would go unseen
+        reliable = reliable & found["iwae"].reliable
     flags = np.where(reliable, 0, int(Flag.ERROR_UNRELIABLE))
     gaussian = [found[name].estimate for name in ("iwae", "ais") if name in found and not (defended and name == "iwae")]
     for base in [*gaussian, _pick(found, chosen, np.arange(len(chosen)))]:

@@ -35,7 +35,14 @@ from elbowroom.posteriors import Local
 from elbowroom.rng import normal, seeded, uniform
 
 from . import reference
-from .statistics import assert_at_least_z, assert_at_most_z, assert_close_z, assert_distribution_is, assert_resolves
+from .statistics import (
+    assert_at_least_z,
+    assert_at_most_z,
+    assert_close_z,
+    assert_distribution_is,
+    assert_mean_at_least,
+    assert_resolves,
+)
 from .test_model import linear, quadrature
 
 annealing = sys.modules["elbowroom.ais"]  # the package's attribute of that name is the function
@@ -105,6 +112,25 @@ def test_reverse_weights_average_to_the_inverse_evidence() -> None:
     assert_resolves(error, SMALLEST)
     assert_close_z(mean, 1.0, error)
     assert (run.log_w.mean(0) - evidence()).mean() > 0
+
+
+@pytest.mark.parametrize("start", ["exact", "far"])
+def test_moves_within_the_posterior_keep_a_draw_exact_and_bring_a_tail_back(start: str) -> None:
+    """From exact draws E[1/w] = 1/p(x) holds after the moves too; from a far tail they lower the upper bound, where
+    moves that left another density invariant would fail the first.
+    """
+    z = exact_draws(N_REPLICATES)
+    if start == "exact":
+        run = anneal(prior(N_REPLICATES), frozen(N_REPLICATES), GROUP, 0, ("test",), exact=z, n_relax=5)
+        mean, error = ratio_of(torch.exp(evidence() - run.log_w))
+        assert_resolves(error, SMALLEST)
+        assert_close_z(mean, 1.0, error)
+        return
+    model, x = linear(3, 2, 0.8)[0], noise(50, 3, key="x")
+    base, path = PriorBase(model, x, 50), frozen(50)
+    far = torch.full((50, 2), 6.0, dtype=torch.float64)
+    still, moved = (anneal(base, path, GROUP, 0, ("test",), far, n_relax).log_w for n_relax in (0, 20))
+    assert_mean_at_least((moved - still).mean(0).numpy(), 1.0)
 
 
 def adapting_run(n: int) -> Tensor:

@@ -60,9 +60,10 @@ def test_torch_mnist100_diagonal_fits(external_data):
     assert np.corrcoef(local.values, published)[0, 1] > 0.999  # the same data in the same order
 
 
-def test_bdmc_mnist_sandwich_of_simulated_data(external_data):
+@pytest.mark.parametrize("seed", [0, 3])  # 3 draws a z whose reverse chains need the moves within the posterior most
+def test_bdmc_mnist_sandwich_of_simulated_data(external_data, seed):
     model, q = external.bdmc_mnist(external_data)
-    sandwich = er.sandwich(model, n=200, q=q, plan="standard")
+    sandwich = er.sandwich(model, n=200, q=q, plan="standard", seed=seed)
     print(sandwich)
     assert sandwich.width.mean + 2 * sandwich.width.se <= 0.08
     assert (sandwich.flags > 0).mean() <= 0.02

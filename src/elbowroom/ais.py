@@ -7,7 +7,8 @@ Chains start at a *base* (the prior, a Gaussian fitted to the datum, or a defens
 in the base's whitened coordinates. Everything that defines the kernels (schedule, step sizes) is tuned in a pilot run
 on its own draws and then frozen in a `Path`; the reported run uses fresh noise. Adapting on the chains that carry the
 weights would break E[w] = p(x). The reverse run starts at an exact posterior draw and applies the same kernels in
-reverse order (Grosse, Ghahramani and Adams 2015).
+reverse order (Grosse, Ghahramani and Adams 2015). The kernel at b = 1 leaves the posterior as it is: applied to the
+draw first, it keeps it exact and lets one from far out in a tail come back to where the short path can follow.
 """
 
 import math
@@ -34,6 +35,7 @@ __all__ = [
     "MixtureBase",
     "Path",
     "PriorBase",
+    "RELAX_LEAPFROG",
     "Run",
     "Schedule",
     "ais",
@@ -45,6 +47,7 @@ __all__ = [
 ]
 
 TARGET_ACCEPTANCE = 0.8
+RELAX_LEAPFROG = 5  # leapfrog steps of the moves at b = 1: at the steps that the pilot tunes, about a quarter turn
 LOG_2PI = math.log(2 * math.pi)
 
 
@@ -202,9 +205,11 @@ def schedule(kind: str, n_temperatures: int, n: int, like: Tensor) -> Tensor:
 
 
 def anneal(
-    base: Base, path: Path, n_chains: int, seed: int, key: tuple[str | int, ...], exact: Tensor | None = None
-) -> Run:
-    """Run chains along a frozen path: forward from the base or, given `exact` posterior draws z (N, D), in reverse.
+    base: Base, path: Path, n_chains: int, seed: int, key: tuple[str | int, ...], exact: Tensor | None = None,
+    n_relax: int = 0,
+) -> Run:  # fmt: skip
+    """Run chains along a frozen path: forward from the base or, given `exact` posterior draws z (N, D), in reverse,
+    after `n_relax` moves of each chain within the posterior.
 
     Log weights estimate log p(x) forward; in reverse, E[exp(-log w)] = 1 / p(x). Chains go GROUP at a time, so memory
     stays bounded, with noise keyed by group.
@@ -214,7 +219,7 @@ def anneal(
         generator = seeded(seed, *key, group)
         draws = base.sample(GROUP, generator)
         if exact is not None:
-            draws = base.whiten(exact[None].expand(draws.shape).contiguous())
+            draws = _relaxed(base, path, base.whiten(exact[None].expand(draws.shape).contiguous()), generator, n_relax)
         runs.append(_anneal_group(base, path, draws, generator, reverse=exact is not None))
     return Run(
         torch.cat([run.log_w for run in runs])[:n_chains],
@@ -311,6 +316,21 @@ def _anneal_group(base: Base, path: Path, u: Tensor, generator: torch.Generator,
         acceptance[kernel - 1] = info.acceptance.mean(0).cpu().float()
         n_diverged += info.diverged.sum(0)
     return Run(log_w, acceptance, spread, n_diverged)
+
+
+def _relaxed(base: Base, path: Path, u: Tensor, generator: torch.Generator, n_moves: int) -> Tensor:
+    """u (C, N, D) after moves that leave the posterior invariant: HMC at the path's last tuned step size and at half of
+    it in turn, since what suits the bulk can be too long in a tail.
+    """
+    if n_moves == 0:
+        return u
+    density = _tempered(base, path.betas[-1])
+    state = hmc.init(u, density)
+    for move in range(n_moves):
+        size = path.step_sizes[-2] * (0.5 if move % 2 else 1.0)
+        momentum, chance = normal(u.shape, generator, u), uniform(u.shape[:2], generator, u)
+        state, _ = hmc.step(state, momentum, chance, density, size.to(u), RELAX_LEAPFROG)
+    return state.z
 
 
 def _tempered(base: Base, beta: Tensor) -> Callable[[Tensor], Evaluation]:

@@ -117,9 +117,10 @@ def _block_bounds(
     assert evidence.path is not None
     assert plan.evidence.annealing is not None
     n_chains = plan.evidence.annealing.n_chains
-    upper = reverse_bound(model, block, base, evidence.path, z[block.index].to(base["mean"]), n_chains, seed)
+    exact = z[block.index].to(base["mean"])
+    upper, reverse_work = reverse_bound(model, block, base, evidence.path, exact, n_chains, seed)
     spent = sum(float(fit.work.mean()) for fit in fits.values()) + sum(evidence.work.values())
-    return evidence.estimate, upper, evidence.flags, spent + evidence.work["ais"] / 2
+    return evidence.estimate, upper, evidence.flags, spent + reverse_work
 
 
 def _without_flow(plan: Plan) -> tuple[str, ...]:

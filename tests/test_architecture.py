@@ -31,7 +31,7 @@ LAYERS = [
     ["table", "store"],
     ["evidence"],
     ["ais", "local", "checks"],
-    ["bounds", "hmc"],
+    ["bounds", "hmc", "natural"],
     ["posteriors"],
     ["families"],
     ["model", "nets", "data"],

@@ -27,9 +27,6 @@ from .test_model import linear
 
 DOUBLE = torch.empty(0, dtype=torch.float64)
 
-# torch's forward-mode derivatives load decompositions that torch itself compiles with what it has deprecated
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
-
 
 def noise(*shape: int, key: str) -> Tensor:
     return normal(shape, seeded(0, "test-bounds", key), DOUBLE)

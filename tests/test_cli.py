@@ -16,9 +16,6 @@ from elbowroom import cli, data, gaps, local, selftest, sources, train
 from elbowroom.cli import main
 from elbowroom.evidence import EvidencePlan
 
-# torch.func.jvp scripts a few functions when it is first called
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
-
 N_SMALL = 30
 FACTORIES = '''
 import torch

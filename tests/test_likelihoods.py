@@ -154,36 +154,6 @@ def test_the_density_sums_to_one(name: str) -> None:
 
 
 @ALL
-def test_fisher_is_the_expected_square_of_the_score(name: str) -> None:
-    """Sums over the support, or Gauss-Hermite: exact for scores that are polynomials in x."""
-    case = CASES[name]
-    likelihood = case.make()
-    output = case.output((1,)).requires_grad_()
-    found = likelihood.fisher(output)
-    if found is None:
-        assert name.split(" ")[0] not in ("bernoulli", "gaussian"), "these need their Fisher information for curvature"
-        return
-    assert found.shape == output.shape
-    total = torch.zeros_like(output)
-    for row in range(S):
-        for x, weight in expectation_points(likelihood, output.detach(), row):
-            (score,) = torch.autograd.grad(likelihood.log_prob(x, output[row : row + 1]).sum(), output)
-            total[row] += (score[row] ** 2) * weight.reshape(N, *[1] * (output.ndim - 2))
-    np.testing.assert_allclose(found.detach(), total.detach(), rtol=1e-10)
-
-
-def expectation_points(likelihood: Likelihood, output: Tensor, row: int) -> list[tuple[Tensor, Tensor]]:
-    """Points x (N, 1) and weights (N,) that average over p(x | output[row])."""
-    if likelihood.discrete:
-        points = [torch.full((N, 1), value, dtype=torch.float64) for value in (0.0, 1.0)]
-        return [(x, likelihood.log_prob(x, output[row : row + 1])[0].exp()) for x in points]
-    made = likelihood.distribution(output[row : row + 1])
-    nodes, weights = np.polynomial.hermite_e.hermegauss(10)
-    pairs = zip(nodes, weights / weights.sum(), strict=True)
-    return [((made.mean + node * made.stddev)[0].detach(), torch.full((N,), w)) for node, w in pairs]
-
-
-@ALL
 def test_data_of_another_shape_are_refused(name: str) -> None:
     """One pixel against six broadcasts without a word, and six against one: both are refused, by name."""
     case = CASES[name]
@@ -229,7 +199,6 @@ def test_a_decoder_may_stack_mean_and_log_variance_or_give_a_pair() -> None:
     pair = (output[:, :, :2], output[:, :, 2:])
     x = noise(N, *EVENT, key="x")
     assert torch.equal(likelihood.log_prob(x, pair), likelihood.log_prob(x, output))
-    assert torch.equal(torch.cat(likelihood.fisher(pair), 2), likelihood.fisher(output))
     with pytest.raises(ValueError, match="twice the channels"):
         likelihood.log_prob(x, noise(S, N, 3))
 

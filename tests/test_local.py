@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from elbowroom import likelihoods
 from elbowroom.blocks import blocks
-from elbowroom.bounds import GROUP, elbo
-from elbowroom.families import AuxiliaryFlow, CouplingFlow, DiagonalGaussian, FullGaussian, Whitening, scale_tril
-from elbowroom.local import BUDGETS, Budget, Outcome, _Problem, curvature_frame, fit_block, fit_local, refine
+from elbowroom.bounds import elbo
+from elbowroom.families import AuxiliaryFlow, CouplingFlow, DiagonalGaussian, FullGaussian, scale_tril
+from elbowroom.local import BUDGETS, Budget, Outcome, _Problem, fit_block, fit_local, refine
 from elbowroom.model import DecoderModel, FunctionModel, LinearGaussian, Tempered
 from elbowroom.posteriors import Amortized, Local
 from elbowroom.rng import normal, seeded
@@ -23,9 +23,6 @@ from .statistics import assert_at_least_z, assert_at_most_z
 from .test_model import linear, quadrature
 
 DOUBLE = torch.empty(0, dtype=torch.float64)
-
-# torch's forward-mode derivatives load decompositions that torch itself compiles with what it has deprecated
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 
 
 def noise(*shape: int, key: str) -> Tensor:
@@ -57,11 +54,6 @@ def values(q: Local | None) -> dict[str, Tensor]:
 def constant(mean: float, log_var: float, d: int = 3) -> Amortized:
     """An encoder that answers the same for every datum."""
     return Amortized(lambda x: x.new_tensor([mean] * d + [log_var] * d).expand(len(x), -1), DiagonalGaussian(d))
-
-
-def fast(model: Any) -> Any:
-    """The same model without its curvature: only the protocol's required half."""
-    return FunctionModel(model.log_likelihood, model.latent_shape, model.log_prior)
 
 
 # ---- the optimum
@@ -111,14 +103,6 @@ def test_the_families_are_told_apart() -> None:
     assert (model.best_elbo(x, "full") - model.best_elbo(x, "diagonal")).min() > 0.4
 
 
-@BOTH
-def test_without_curvature_of_its_own_a_model_is_fitted_as_well(name: str) -> None:
-    model, x = correlated()
-    fit = fit_local(FAMILIES[name], fast(model), x)
-    short = model.best_elbo(x, name) - exact(model, x, fit.q)
-    assert short.mean() < MARGINS[name]
-
-
 def test_the_evaluated_elbo_is_that_of_the_fit() -> None:
     """Fresh samples agree with the closed form of what was fitted: the answer is in z, not in the fit's coordinates."""
     model, x = correlated(10)
@@ -135,6 +119,23 @@ def test_a_fit_of_a_tempered_model_follows_its_own_optimum() -> None:
     fit = fit_local(DiagonalGaussian(3), Tempered(model, 4.0), x)
     np.testing.assert_allclose(exact(model, x, fit.q).mean(), model.best_elbo(x, "diagonal", 4.0).mean(), atol=0.05)
     assert (model.best_elbo(x) - model.best_elbo(x, "diagonal", 4.0)).mean() > 0.3
+
+
+@pytest.mark.parametrize("size", [30, 100])
+def test_many_correlated_latents_are_fitted_without_curvature(size: int) -> None:
+    """A full Gaussian has D (D + 1) / 2 numbers to find, from gradients alone. Then a diagonal one, in its coordinates:
+    in its own it zigzags across the correlations and ends hundreds of nats short.
+    """
+    weight = noise(size, size, key="many") / math.sqrt(size) + torch.ones(size, 1) * noise(size, key="common") / 2
+    model = LinearGaussian(weight, torch.zeros(size).double(), 0.7)
+    x = model.sample_data(noise(20, size, key="z"), None, seeded(0))
+    assert (model.best_elbo(x, "full") - model.best_elbo(x)).mean() > 5.0
+    fit = fit_local(FullGaussian(size), model, x)
+    assert (model.best_elbo(x, "full") - exact(model, x, fit.q)).mean() < 2 * MARGINS["full"]
+    (block,) = blocks(x, 20)
+    params, *_ = fit_block(DiagonalGaussian(size), model, block, values(fit.q), 0)
+    diagonal = Local(DiagonalGaussian(size), 20, params)
+    assert (model.best_elbo(x) - exact(model, x, diagonal)).mean() < 10 * MARGINS["diagonal"]
 
 
 # ---- data by themselves
@@ -181,9 +182,8 @@ def test_data_that_leave_do_not_shift_the_draws_of_those_that_stay(name: str) ->
 def test_a_datum_is_always_judged_on_the_same_noise() -> None:
     """Whichever data are still in the batch."""
     model, x = correlated(20)
-    family = DiagonalGaussian(3)
-    frame = Whitening(noise(20, 3, key="c"), torch.eye(3, dtype=torch.float64).expand(20, 3, 3))
-    problem = _Problem(family, model, x, frame, lambda n, *key: noise(n, 20, 3, key=str(key)))
+    (block,) = blocks(x, 20)
+    problem = _Problem(DiagonalGaussian(3), model, block, x, 0)
     params = {"mean": noise(20, 3, key="m"), "log_scale": noise(20, 3, key="s")}
     every, some = problem.evaluate(params, torch.arange(20), 40), torch.tensor([3, 11, 12])
     left = problem.evaluate({key: value[some] for key, value in params.items()}, some, 40)
@@ -253,12 +253,15 @@ def test_steps_and_work_are_counted() -> None:
         rows.append(z.shape[0] * z.shape[1] * (1.0 if torch.is_grad_enabled() else 0.5))
         return model.log_likelihood(x, z)
 
-    fit = fit_local(DiagonalGaussian(3), FunctionModel(log_likelihood, 3), x)
+    best = {"mean": model.posterior_mean(x), "log_scale": -0.5 * model.precision().diagonal().log().expand(50, 3)}
+    best["mean"][25:] += 1.0  # half of the data start at their optimum, and leave after a round
+    fit = fit_local(DiagonalGaussian(3), FunctionModel(log_likelihood, 3), x, Local(DiagonalGaussian(3), 50, best))
     assert sum(rows) == pytest.approx(50 * fit.work.mean(), rel=0.1)
     budget = BUDGETS["diagonal"]
     assert set(fit.steps.tolist()) <= {budget.n_steps * (i + 1) for i in range(budget.max_rounds)}
     assert (fit.steps[fit.outcome == Outcome.RAN_OUT] == budget.n_steps * budget.max_rounds).all()
-    assert len(set(fit.steps.tolist())) > 1
+    assert set(fit.steps[:25]) == {budget.n_steps}
+    assert fit.steps[25:].min() > budget.n_steps
 
 
 def test_no_budget_is_the_start() -> None:
@@ -308,29 +311,6 @@ def test_draws_are_antithetic() -> None:
         middle = (z[:3] + z[3:]) / 2
         np.testing.assert_allclose(middle, middle[:1].expand_as(middle), atol=1e-12)
         assert (z[:3] - middle).std() > 0.1
-
-
-# ---- curvature
-
-
-def test_the_frame_of_a_gaussian_model_is_its_posterior() -> None:
-    model, x = correlated(5)
-    (block,) = blocks(x, 5)
-    start = Whitening(model.posterior_mean(x), 0.3 * torch.eye(3, dtype=torch.float64).expand(5, 3, 3))
-    for known, price in ((model, 3 * 4 + GROUP), (fast(model), 9 * 4 + GROUP)):
-        frame, cost = curvature_frame(known, block, start, 0)
-        covariance = frame.scale @ frame.scale.mT
-        np.testing.assert_allclose(covariance, torch.linalg.inv(model.precision()).expand(5, 3, 3), rtol=1e-8)
-        assert torch.equal(frame.center, start.center)
-        assert cost == price
-
-
-def test_a_model_without_second_derivatives_keeps_the_start() -> None:
-    linear_model = FunctionModel(lambda x, z: z.sum(-1), 3, lambda z, x: -z.abs().sum(-1) - 3 * math.log(2))
-    (block,) = blocks(noise(5, 3, key="x"), 5)
-    start = Whitening(torch.zeros(5, 3, dtype=torch.float64), torch.eye(3, dtype=torch.float64).expand(5, 3, 3))
-    frame, _ = curvature_frame(linear_model, block, start, 0)
-    assert torch.isfinite(frame.scale).all()
 
 
 # ---- other models and families

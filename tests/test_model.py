@@ -2,7 +2,6 @@
 
 import functools
 import math
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,9 +31,6 @@ from .statistics import assert_close_z, assert_distribution_is
 
 DOUBLE = torch.empty(0, dtype=torch.float64)
 GLOBAL_DROPOUT = nn.Dropout()
-
-# torch's forward-mode derivatives load decompositions that torch itself compiles with what it has deprecated
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 
 
 def noise(*shape: int, key: str = "z") -> Tensor:
@@ -108,13 +104,6 @@ def test_the_best_member_beats_its_neighbours() -> None:
     np.testing.assert_allclose(model.best_elbo(x, "full"), model.log_evidence(x), rtol=1e-10)
 
 
-def test_its_curvature_is_the_posterior_precision() -> None:
-    model, plain = linear()
-    found = model.curvature(noise(4, 5, key="x"), noise(4, 3))
-    assert found is not None
-    np.testing.assert_allclose(found, np.broadcast_to(plain.precision(), (4, 3, 3)), rtol=1e-10)
-
-
 def test_simulated_data_follow_the_evidence() -> None:
     """z from the prior, x given z: (x - b) whitened by the covariance of log p(x) is standard normal."""
     model, plain = linear()
@@ -172,38 +161,6 @@ def test_pairs_of_outputs_lead_with_samples_and_data() -> None:
     z, x = noise(4, 5, 3), noise(5, 3, key="x")
     expected = stats.norm.logpdf(x.numpy(), z.numpy()).sum(-1)
     np.testing.assert_allclose(model.log_likelihood(x, z), expected, rtol=1e-12)
-
-
-DECODERS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
-    "bernoulli": (lambda: nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 4)), likelihoods.bernoulli()),
-    "gaussian": (lambda: nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 4)), likelihoods.gaussian(0.4)),
-    "decoder": (lambda: nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 8)), likelihoods.gaussian("decoder")),
-    "conv": (
-        lambda: nn.Sequential(nn.Unflatten(1, (3, 1, 1)), nn.ConvTranspose2d(3, 2, 3), nn.Tanh()),
-        likelihoods.bernoulli(),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", DECODERS)
-def test_curvature_is_gauss_newton_by_the_full_jacobian(name: str) -> None:
-    make, likelihood = DECODERS[name]
-    torch.manual_seed(0)
-    decoder = make().double()
-    model, z = DecoderModel(decoder, likelihood, 3), noise(4, 3)
-    found = model.curvature(None, z)
-    assert found is not None
-    for i in range(4):
-        jacobian = torch.func.jacrev(lambda point: decoder(point[None])[0].flatten())(z[i])
-        information = likelihood.fisher(decoder(z[i : i + 1])[None]).flatten()
-        expected = jacobian.T @ torch.diag(information) @ jacobian + torch.eye(3, dtype=torch.float64)
-        np.testing.assert_allclose(found[i].detach(), expected.detach(), rtol=1e-9, atol=1e-12)
-
-
-def test_curvature_is_unknown_where_it_has_no_closed_form() -> None:
-    prior = distributions.Normal(0.0, 1.0)
-    assert DecoderModel(Rows(), likelihoods.laplace(1.0), 3).curvature(None, noise(4, 3)) is None
-    assert DecoderModel(Rows(), "bernoulli", 3, prior=prior).curvature(None, noise(4, 3)) is None
 
 
 # ---- priors

@@ -16,9 +16,6 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHOWN = README.split("<!-- demo -->")[1].split("<!-- /demo -->")[0].strip().strip("`").strip()
 
-# torch.func.jvp scripts a few functions when it is first called
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
-
 
 @pytest.fixture(autouse=True)
 def as_users_have_it() -> None:

@@ -1,14 +1,15 @@
 """Keyed randomness: a name gives the same numbers in any order, and nothing else moves."""
 
 import itertools
+from itertools import islice
 
 import pytest
 import torch
 from scipy import stats
 
-from elbowroom.rng import forked, normal, seed_of, seeded, uniform
+from elbowroom.rng import forked, normal, orthogonal, seed_of, seeded, uniform
 
-from .statistics import assert_distribution_is
+from .statistics import assert_distribution_is, assert_mean_is
 
 KEYS: list[tuple[int, tuple[str | int, ...]]] = [
     (0, ()), (1, ()), (0, ("a",)), (0, ("b",)), (0, ("a", 1)), (0, ("a", 2)), (0, (1, "a")), (1, ("a", 1)),
@@ -85,3 +86,22 @@ def test_seeds_from_noise_differ_in_their_low_bits(precision: torch.dtype) -> No
     """torch's CPU generator seeds from 32 bits: 1,000 noises give 1,000 seeds (false alarms: 1e-4)."""
     seeds = {seed_of(torch.randn(16, 3, generator=seeded(0, i)).to(precision)) % 2**32 for i in range(1000)}
     assert len(seeds) == 1000
+
+
+def test_orthogonal_draws_are_normal_and_cancel_within_a_set() -> None:
+    """Each row is N(0, I) by its moments and by its distribution; within a set of D draws e e' averages to a multiple
+    of I, so the products of different coordinates cancel exactly.
+    """
+    d, n_sets = 4, 2000
+    draws = orthogonal((2, d), seeded(0, "orthogonal"), torch.empty(0, dtype=torch.float64))
+    e = torch.stack(list(islice(draws, d * n_sets))).reshape(n_sets, d, 2, d)
+    products = torch.einsum("bknj,bkni->bnij", e, e) / d
+    expected = products.diagonal(dim1=-2, dim2=-1)[..., :1, None] * torch.eye(d, dtype=torch.float64)
+    torch.testing.assert_close(products, expected, rtol=1e-9, atol=1e-9)
+    one = e[:, 0]  # one draw of each set: independent of each other
+    assert_mean_is(one.flatten(1), 0.0, n_comparisons=2 * d)
+    assert_mean_is(one.square().flatten(1), 1.0, n_comparisons=2 * d)
+    for coordinate in range(d):
+        assert_distribution_is(one[:, 0, coordinate].numpy(), stats.norm.cdf, n_comparisons=d)
+    crossed = (one[:, 0] * one[:, 1]).numpy()  # rows of one draw are no copies of each other
+    assert_mean_is(crossed, 0.0, n_comparisons=d)

@@ -25,7 +25,7 @@ from .bounds import GROUP, prepared
 from .estimate import Estimate, concatenate, grouped_noise, log_mean_exp
 from .families import Params, Whitening, scale_tril
 from .hmc import Evaluation
-from .model import latent_size, log_joint
+from .model import latent_size, log_joint_and_grad, value_and_grad
 from .posteriors import Local
 from .rng import normal, seeded, uniform
 
@@ -117,9 +117,9 @@ class GaussianBase:
 
     def evaluate(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """log base and log joint of u, (C, N), and their gradients; the base's in closed form."""
-        joint, grad = _value_and_grad(lambda v: log_joint(self.model, self.x, self.whitening(v)), u)
+        joint, grad = log_joint_and_grad(self.model, self.x, self.whitening(u))
         base = -0.5 * (u.double().square().sum(-1) + u.shape[-1] * LOG_2PI)
-        return base, joint + self.whitening.log_det, -u, grad
+        return base, joint + self.whitening.log_det, -u, self.whitening.pull_back(grad)
 
 
 class PriorBase:
@@ -141,8 +141,8 @@ class PriorBase:
 
     def evaluate(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """log prior and log joint of u, (C, N), and their gradients."""
-        prior, prior_grad = _value_and_grad(lambda v: self.model.log_prior(v, self.x), u)
-        likelihood, grad = _value_and_grad(lambda v: self.model.log_likelihood(self.x, v), u)
+        prior, prior_grad = value_and_grad(lambda v: self.model.log_prior(v, self.x), u)
+        likelihood, grad = value_and_grad(lambda v: self.model.log_likelihood(self.x, v), u)
         return prior, prior + likelihood, prior_grad, prior_grad + grad
 
 
@@ -178,7 +178,7 @@ class MixtureBase:
             prior_part = g.model.log_prior(g.whitening(v), g.x) + g.whitening.log_det
             return torch.logaddexp(prior_part + math.log(self.weight), normal_part + math.log1p(-self.weight))
 
-        base, base_grad = _value_and_grad(log_mixture, u)
+        base, base_grad = value_and_grad(log_mixture, u)
         return base, joint, base_grad, grad
 
 
@@ -375,14 +375,3 @@ def _interpolate(at: Tensor, x: Tensor, y: Tensor) -> Tensor:
     x0, x1 = x.gather(0, right - 1), x.gather(0, right)
     weight = ((at - x0) / (x1 - x0).clamp(min=1e-12)).clamp(0, 1)
     return y.gather(0, right - 1) * (1 - weight) + y.gather(0, right) * weight
-
-
-def _value_and_grad(function: Callable[[Tensor], Tensor], u: Tensor) -> tuple[Tensor, Tensor]:
-    """Value in float64 (C, N) and gradient (C, N, D); parameters of the model take no part."""
-    with torch.enable_grad():
-        point = u.detach().requires_grad_()
-        value = function(point)
-        if not value.requires_grad:
-            return value.detach().double(), torch.zeros_like(u)
-        (grad,) = torch.autograd.grad(value.sum(), point)
-    return value.detach().double(), grad

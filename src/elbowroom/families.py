@@ -288,6 +288,14 @@ class Whitening:
         centered = (z - self.center).movedim(0, -1)
         return torch.linalg.solve_triangular(self.scale, centered, upper=False).movedim(-1, 0)
 
+    def turn(self, u: Tensor) -> Tensor:
+        """scale u: a displacement u (N, D) as one of z."""
+        return torch.einsum("nij,nj->ni", self.scale, u)
+
+    def pull_back(self, grad: Tensor) -> Tensor:
+        """The gradient (S, N, D) of a function of z, as one of u."""
+        return torch.bmm(grad.transpose(0, 1), self.scale).transpose(0, 1)
+
     def rows(self, index: Tensor) -> "Whitening":
         """The coordinates of some of the data."""
         return Whitening(self.center[index], self.scale[index])
@@ -296,7 +304,7 @@ class Whitening:
         """Parameters of a q of u -> those of the same q as a distribution of z: its outer affine map absorbs ours."""
         diagonal = params["log_scale"].exp()
         composed = dict(params)
-        composed["mean"] = self.center + torch.einsum("nij,nj->ni", self.scale, params["mean"])
+        composed["mean"] = self.center + self.turn(params["mean"])
         if "lower" in params:
             tril = self.scale @ (torch.diag_embed(diagonal) + params["lower"].tril(-1))
             composed["log_scale"], composed["lower"] = tril.diagonal(dim1=-2, dim2=-1).log(), tril.tril(-1)

@@ -31,6 +31,7 @@ from .posteriors import Conditioned
 __all__ = ["PLANS", "Plan", "decompose", "fit_rungs"]
 
 MAX_FULL_SIZE = 300
+RUNGS = ("diagonal", "full", "flow", "auxiliary", "tempered")  # in the order of the ladder
 
 
 @dataclass(frozen=True)
@@ -173,8 +174,11 @@ def _decompose_block(model: Any, posterior: Any, block: Block, plan: Plan, seed:
 def fit_rungs(
     model: Any, posterior: Any, block: Block, plan: Plan, seed: int, family: Family | None, kl_weight: float = 1.0
 ) -> tuple[dict[str, Fit], dict[str, Params]]:
-    """Fit the plan's rungs of one block, each from the one below it, and q's own family from the encoder's answer."""
-    start = start_of(DiagonalGaussian(latent_size(model)), posterior, model, block, seed)
+    """Fit the plan's rungs of one block, and q's own family from the encoder's answer.
+
+    The full Gaussian comes first: its steps are blind to the posterior's scales and correlations. The diagonal one
+    begins at the best diagonal of that, and the flow at that itself.
+    """
     size = latent_size(model)
     fits: dict[str, Fit] = {}
     params: dict[str, Params] = {}
@@ -184,17 +188,19 @@ def fit_rungs(
         params[name], outcome, steps, work = fit_block(kind, target, block, begin, seed, budget)
         fits[name] = Fit(None, outcome, steps, work)
 
-    fit("diagonal", DiagonalGaussian(size), model, start)
     own_full = family is not None and family.name == "full"
     if ("full" in plan.rungs or own_full) and size <= MAX_FULL_SIZE:
-        fit("full", FullGaussian(size), model, params["diagonal"])
+        fit("full", FullGaussian(size), model, start_of(FullGaussian(size), posterior, model, block, seed))
+        fit("diagonal", DiagonalGaussian(size), model, params["full"])
+    else:
+        fit("diagonal", DiagonalGaussian(size), model, start_of(DiagonalGaussian(size), posterior, model, block, seed))
     if family is not None and family.name in ("flow", "auxiliary"):
         fit(family.name, family, model, start_of(family, posterior, model, block, seed))
     elif "flow" in plan.rungs and "full" in params and size > 1:
         fit("flow", CouplingFlow(size), model, params["full"])
     if kl_weight != 1.0 and family is not None:
         fit("tempered", family, Tempered(model, kl_weight), start_of(family, posterior, model, block, seed))
-    return fits, params
+    return {name: fits[name] for name in RUNGS if name in fits}, params
 
 
 def _family(name: str, model: Any, own: Family | None) -> Family:

@@ -1,7 +1,7 @@
 r"""Likelihoods: what a decoder's output says of x, as a normalised log density summed over event dimensions.
 
-A likelihood turns the decoder's output into a torch distribution. The named ones also know a cheaper formula for the
-same log density, and their Fisher information in the decoder's output (for Gauss-Newton curvature).
+A likelihood turns the decoder's output into a torch distribution. Some also know a cheaper formula for the same log
+density.
 
     bernoulli            x in {0, 1}         output: logits                      log p = x l - softplus(l)
     bernoulli_probs      x in {0, 1}         output: probabilities
@@ -53,9 +53,6 @@ class Likelihood(nn.Module, ABC):
         with forked(seed, generator.device), torch.no_grad():
             return self.distribution(output).sample()
 
-    def fisher(self, output: Any) -> Any:
-        """Diagonal Fisher information in the output, shaped like it, or None where it is not known in closed form."""
-        return None
 
 
 class _Bernoulli(Likelihood):
@@ -69,9 +66,6 @@ class _Bernoulli(Likelihood):
         _match(x, output.shape, self.name)
         return _sum_events(x * output) - _sum_events(softplus(output))
 
-    def fisher(self, output: Tensor) -> Tensor:
-        p = torch.sigmoid(output)
-        return p * (1 - p)
 
 
 class _BernoulliProbs(Likelihood):
@@ -138,15 +132,6 @@ class _LocationScale(Likelihood):
         kind = distributions.Normal if self.name == "gaussian" else distributions.Laplace
         return kind(loc, scale.expand_as(loc), validate_args=False)
 
-    def fisher(self, output: Any) -> Any:
-        if self.name != "gaussian":
-            return None
-        loc, scale = self.parameters_of(output)
-        information = scale.expand_as(loc) ** -2
-        if not self.from_decoder:
-            return information
-        halves = (information, torch.full_like(information, 0.5))
-        return torch.cat(halves, dim=2) if isinstance(output, Tensor) else halves
 
 
 class custom(Likelihood):

@@ -2,15 +2,13 @@ r"""Local fits: the best member of a family for each datum by itself, all data o
 
     maximise  L_n[q] = E_q[log p(x_n, z) - log q(z)]   over the parameters of datum n's own q
 
-Adam is element-wise, so no datum feels another. Fits run in *whitened* coordinates u, z = center + scale u, where the
-start is the standard normal: the encoder's answer for a diagonal fit, the Gauss-Newton precision at the diagonal
-optimum for a full one, the full Gaussian for a flow. Gradients are pathwise with q's own parameters held fixed
-("sticking the landing", Roeder, Wu and Duvenaud 2017), so they vanish where q is exact. Each round of decaying steps
-is evaluated on fixed noise; the best iterate is kept, and a datum that no longer gains leaves the batch.
+Gaussians climb by natural gradients (`natural`), flows by Adam in the whitened coordinates of their own Gaussian part;
+no datum feels another. Gradients are pathwise with q's own parameters held fixed ("sticking the landing", Roeder, Wu
+and Duvenaud 2017), so they vanish where q is exact. Each round of decaying steps is evaluated on fixed noise; the best
+iterate is kept, and a datum that no longer gains leaves the batch.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -24,16 +22,15 @@ from .blocks import Block
 from .bounds import GROUP, log_weights, prepared
 from .families import DiagonalGaussian, Family, FullGaussian, Params, Whitening, scale_tril
 from .model import can_sample_prior, log_joint
+from .natural import natural_round
 from .posteriors import Amortized, Conditioned, Local
-from .rng import normal, seeded
+from .rng import normal, orthogonal, seeded
 
 __all__ = ["BUDGETS", "Budget", "Fit", "Outcome", "fit_block", "fit_local", "refine", "start_of"]
 
 
-LEAP = 0.5  # nats: a round that gained more was still on its way, and the next may take longer steps
-MAX_RATE = 0.2  # of Adam, in units of the scales at the start
-N_CURVATURE = 4  # draws over which the curvature is averaged
-EIGENVALUE_FLOOR = 0.02  # of the precision in the diagonal optimum's units: no direction is taken to be 7 times wider
+LEAP = 0.5  # nats: a round that gained more was still on its way, and the next takes steps as long
+DRAWS_PER_LATENT = 0.25  # of a full fit's step, at least: fewer cannot tell D (D - 1) / 2 numbers from noise
 
 
 class Outcome(IntEnum):
@@ -46,8 +43,8 @@ class Outcome(IntEnum):
 
 @dataclass(frozen=True)
 class Budget:
-    """Rounds of `n_steps` Adam steps on `n_samples` draws; the step size falls to zero within a round. From one
-    round to the next it falls to its `decay`, or grows by as much while a datum still gains by leaps.
+    """Rounds of `n_steps` steps on `n_samples` draws; the step size falls to zero within a round, and from one round to
+    the next to its `decay`, unless the datum still gains by leaps.
 
     A datum has converged when a whole round changed its value by less than `tolerance` nats on the fixed evaluation
     noise; a round that lost more is undone, and the next one takes smaller steps.
@@ -59,12 +56,12 @@ class Budget:
     max_rounds: int = 6
     tolerance: float = 0.02
     n_evaluation: int = 32
-    decay: float = 0.3
+    decay: float = 0.4
 
 
 BUDGETS = {
-    "diagonal": Budget(120, 4, 0.2, tolerance=0.03, n_evaluation=64),
-    "full": Budget(100, 12, 0.007),
+    "diagonal": Budget(75, 4, 0.5, tolerance=0.04, n_evaluation=64, decay=0.3),
+    "full": Budget(50, 12, 0.4, tolerance=0.05),
     "flow": Budget(200, 16, 0.01, n_evaluation=128),
     "auxiliary": Budget(200, 16, 0.01, n_evaluation=128),
 }
@@ -84,32 +81,47 @@ class Fit:
 
 @dataclass
 class _Problem:
-    """The optimisation of one block: `objective(params, index, noise)` is log p(x, z) - log q, (S, B)."""
+    """The optimisation of one block, whose noise is a function of a key and of nothing else."""
 
     family: Family
     model: Any
-    x: Any
-    frame: Whitening
-    noise: Callable[..., Tensor]
+    block: Block
+    like: Tensor
+    seed: int
+    metric: Whitening | None = None
 
-    def log_w(self, params: Params, index: Tensor, noise: Tensor, stick: bool = False) -> Tensor:
-        """Log weights of the data `index`; with `stick`, log q is evaluated with its parameters held fixed."""
-        frame, x = self.frame.rows(index), _rows(self.x, index)
-        dist = Conditioned(self.family, params)
-        u, log_q = dist.rsample_and_log_q(noise)
-        if stick and dist.has_density:
-            log_q = dist.detached().log_prob(u)
-        return log_joint(self.model, x, frame(u)) + frame.log_det - log_q
+    def noise(self, n_samples: int, *key: str | int) -> Tensor:
+        """Standard normal (S, B, E) of the whole block."""
+        shape = (n_samples, len(self.block.index), self.family.noise_size)
+        return normal(shape, self._generator(*key), self.like)
 
     def evaluate(self, params: Params, index: Tensor, n_samples: int) -> Tensor:
-        """(B,) ELBO on the fixed evaluation noise, GROUP samples at a time; NaN where it is not finite."""
+        """ELBO of the data `index` (B,) on the fixed evaluation noise, GROUP samples at a time; NaN where it is not
+        finite.
+        """
         total = torch.zeros(len(index), dtype=torch.float64, device=index.device)
+        dist, x, n_groups = Conditioned(self.family, params), _rows(self.block.x, index), -(-n_samples // GROUP)
         with torch.no_grad():
-            for group in range(-(-n_samples // GROUP)):
-                total = total + self.log_w(params, index, self.noise(GROUP, "evaluate", group)[:, index]).double().sum(
-                    0
-                )
-        return total / (GROUP * -(-n_samples // GROUP))
+            for group in range(n_groups):
+                noise = self.noise(GROUP, "evaluate", group)[:, index]
+                total = total + log_weights(self.model, dist, x, noise).sum(0)
+        return total / (GROUP * n_groups)
+
+    def round(
+        self, params: Params, index: Tensor, budget: Budget, number: int, rates: Tensor
+    ) -> tuple[Params, Tensor]:
+        """One round for the data `index`: the last iterate, and which of them (B,) stayed finite throughout."""
+        x = _rows(self.block.x, index)
+        if isinstance(self.family, DiagonalGaussian | FullGaussian):
+            shape = (len(self.block.index), self.family.size)
+            draws = (draw[index] for draw in orthogonal(shape, self._generator("round", number), self.like))
+            n_samples = samples_of(self.family, budget)
+            metric = None if self.metric is None else self.metric.rows(index)
+            return natural_round(self.model, x, params, draws, rates, budget.n_steps, n_samples, metric)
+        return _adam_round(self, x, params, index, budget, number, rates)
+
+    def _generator(self, *key: str | int) -> torch.Generator:
+        return seeded(self.seed, "fit", self.family.name, self.block.number, *key)
 
 
 def fit_local(family: Family, model: Any, x: Any, init: Any = None, seed: int = 0, budget: Budget | None = None) -> Fit:
@@ -184,18 +196,27 @@ def _constant(posterior: Any, x: Any) -> Conditioned | None:
 def fit_block(
     family: Family, model: Any, block: Block, start: Params, seed: int, budget: Budget | None = None
 ) -> tuple[Params, NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Fit one block from a Gaussian start: parameters of q(z), outcome, steps and work units, each with leading B."""
-    budget = budget or BUDGETS[family.name]
-    frame, params, work = _start(family, model, block, start, seed)
-    like = start["mean"]
+    """Fit one block from a start: parameters of q(z), outcome, steps and work units, each with leading B.
 
-    def noise(n_samples: int, *key: str | int) -> Tensor:
-        generator = seeded(seed, "fit", family.name, block.number, *key)
-        return normal((n_samples, len(block.index), family.noise_size), generator, like)
+    `start` is a Gaussian (mean, log_scale, and `lower` where it is full) or a member of `family`. A diagonal fit from a
+    full Gaussian begins at its best diagonal one, and climbs in its coordinates.
+    """
+    metric = None
+    if isinstance(family, DiagonalGaussian) and "lower" in start:
+        metric = Whitening(start["mean"], scale_tril(start))
+        precision = torch.cholesky_inverse(metric.scale).diagonal(dim1=-2, dim2=-1)
+        start = {"mean": start["mean"], "log_scale": -0.5 * precision.log()}
+    params = family.at(start["mean"], start["log_scale"], seeded(seed, "bank", family.name))
+    params = {key: start.get(key, value).clone() for key, value in params.items()}
+    problem = _Problem(family, model, block, start["mean"], seed, metric)
+    return _solve(problem, params, budget or BUDGETS[family.name])
 
-    problem = _Problem(family, model, block.x, frame, noise)
-    params, outcome, steps, spent = _solve(problem, params, budget)
-    return params, outcome, steps, spent + work
+
+def samples_of(family: Family, budget: Budget) -> int:
+    """Draws that one step takes: a full Gaussian needs more of them where there are many latents."""
+    if isinstance(family, FullGaussian):
+        return max(budget.n_samples, 2 * math.ceil(DRAWS_PER_LATENT * family.size / 2))
+    return budget.n_samples
 
 
 def _solve(problem: _Problem, params: Params, budget: Budget) -> tuple[Params, Any, Any, Any]:
@@ -209,162 +230,82 @@ def _solve(problem: _Problem, params: Params, budget: Budget) -> tuple[Params, A
     for number in range(budget.max_rounds):
         if len(active) == 0 or budget.n_steps == 0:
             break
-        moved, finite = _round(
-            problem, {k: v[active] for k, v in params.items()}, active, budget, number, rates[active]
-        )
+        begun = {key: value[active] for key, value in params.items()}
+        moved, finite = problem.round(begun, active, budget, number, rates[active])
         value = problem.evaluate(moved, active, budget.n_evaluation)
         gain = value - best[active]
         better = torch.isfinite(value) & ~(value <= best[active])
         for key in params:
             params[key][active[better]] = moved[key][better]
         best[active[better]] = value[better]
-        problem.frame, params = rebased(problem.family, problem.frame, params)
         rounds[active] += 1
         lost = ~(finite & torch.isfinite(value))
         settled = ~lost & (gain.abs() < budget.tolerance)
         outcome[active] = torch.where(lost, int(Outcome.DIVERGED), int(Outcome.RAN_OUT))
         outcome[active[settled]] = int(Outcome.CONVERGED)
-        leaping = (gain > LEAP) & (rates[active] < MAX_RATE)
-        rates[active] *= torch.where(leaping, 1 / budget.decay, budget.decay)
+        rates[active] *= torch.where(gain > LEAP, 1.0, budget.decay)
         active = active[~settled]
     done = rounds.cpu().numpy()
-    work = done * budget.n_steps * budget.n_samples + 0.5 * budget.n_evaluation * (1 + done)
-    return problem.frame.compose(params), outcome.cpu().numpy(), (done * budget.n_steps).astype(np.int64), work
+    n_samples = samples_of(problem.family, budget)
+    work = done * budget.n_steps * n_samples + 0.5 * budget.n_evaluation * (1 + done)
+    return params, outcome.cpu().numpy(), (done * budget.n_steps).astype(np.int64), work
 
 
-def rebased(family: Family, frame: Whitening, params: Params) -> tuple[Whitening, Params]:
-    """The same q in coordinates of its own scale, so that the next steps are neither timid nor wild.
-
-    An overconfident encoder gives coordinates far too small: without this a fit from there stalls and looks converged.
-    """
-    if not family.has_density:
-        return frame, params
-    outer = frame.compose({key: params[key] for key in ("mean", "log_scale", "lower") if key in params})
-    zeroed = {key: torch.zeros_like(params[key]) for key in outer}
-    return Whitening(outer["mean"], scale_tril(outer)), params | zeroed
-
-
-def _round(
-    problem: _Problem, params: Params, index: Tensor, budget: Budget, number: int, rates: Tensor
+def _adam_round(
+    problem: _Problem, x: Any, params: Params, index: Tensor, budget: Budget, number: int, rates: Tensor
 ) -> tuple[Params, Tensor]:
-    """One round of steps that fall to zero as a cosine: the last iterate, and which data (B,) stayed finite
-    throughout.
-    """
-    moments = {key: (torch.zeros_like(value), torch.zeros_like(value)) for key, value in params.items()}
+    """A round of Adam (Kingma and Ba 2015) in coordinates where the flow's Gaussian part is standard normal."""
+    frame, inner = whitened(problem.family, params)
+    moments = {key: (torch.zeros_like(value), torch.zeros_like(value)) for key, value in inner.items()}
     finite = torch.ones(len(index), dtype=torch.bool, device=index.device)
     for t in range(budget.n_steps):
         rate = rates * 0.5 * (1 + math.cos(math.pi * t / budget.n_steps))
-        params, good = _ascend(problem, params, index, budget.n_samples, moments, rate, (number, t))
+        half = problem.noise(-(-budget.n_samples // 2), "step", number, t)[:, index]
+        noise = torch.cat([half, -half])[: budget.n_samples]
+        grads, good = _gradient(problem, x, frame, inner, noise)
         finite &= good
-    return params, finite
+        for key, grad in grads.items():
+            direction = _adam(moments[key], torch.nan_to_num(grad, 0.0, 0.0, 0.0), t + 1)
+            moved = inner[key] + _like(rate.to(grad), grad) * direction
+            inner[key] = torch.where(_like(good, grad), moved, inner[key])
+    return (inner if frame is None else frame.compose(inner)), finite
 
 
-def _ascend(
-    problem: _Problem, params: Params, index: Tensor, n_samples: int, moments: Any, rate: Tensor, key: tuple[int, int]
+def whitened(family: Family, params: Params) -> tuple[Whitening | None, Params]:
+    """Coordinates of q's outer Gaussian part, and q in them; none for an auxiliary flow, whose Gaussian lies inside."""
+    if not family.has_density:
+        return None, dict(params)
+    outer = [key for key in ("mean", "log_scale", "lower") if key in params]
+    return Whitening(params["mean"], scale_tril(params)), params | {key: torch.zeros_like(params[key]) for key in outer}
+
+
+def _gradient(
+    problem: _Problem, x: Any, frame: Whitening | None, params: Params, noise: Tensor
 ) -> tuple[Params, Tensor]:
-    """One Adam step on antithetic draws. A datum whose value or gradient is not finite stays where it is, and is
-    told.
+    """The gradient of the ELBO in each parameter, log q with its parameters held fixed; and where (B,) all of it is
+    finite.
     """
-    half = problem.noise(-(-n_samples // 2), "step", *key)[:, index]
-    noise = torch.cat([half, -half])[:n_samples]
     with torch.enable_grad():
         free = {name: value.detach().requires_grad_() for name, value in params.items()}
-        value = problem.log_w(free, index, noise, stick=True).mean(0)
+        dist = Conditioned(problem.family, free)
+        u, log_q = dist.rsample_and_log_q(noise)
+        if dist.has_density:
+            log_q = dist.detached().log_prob(u)
+        value = (log_joint(problem.model, x, u if frame is None else frame(u)) - log_q).mean(0)
         grads = torch.autograd.grad(value.sum(), list(free.values()), allow_unused=True)
+    found = {name: grad for name, grad in zip(free, grads, strict=True) if grad is not None}
     good = torch.isfinite(value.detach())
-    for grad in grads:
-        good &= grad is None or torch.isfinite(grad).flatten(1).all(1)
-    stepped = dict(params)
-    for (name, old), grad in zip(params.items(), grads, strict=True):
-        if grad is not None:
-            direction = _adam(moments[name], torch.nan_to_num(grad, 0.0, 0.0, 0.0), key[1] + 1)
-            new = old + _like(rate.to(old), old) * direction
-            stepped[name] = torch.where(_like(good, old), new, old)
-    return stepped, good
+    for grad in found.values():
+        good &= torch.isfinite(grad).flatten(1).all(1)
+    return found, good
 
 
 def _adam(moments: tuple[Tensor, Tensor], grad: Tensor, t: int) -> Tensor:
-    """The ascent direction of Adam (Kingma and Ba 2015), betas 0.9 and 0.99, moments updated in place."""
+    """The direction of ascent, betas 0.9 and 0.99, moments updated in place."""
     first, second = moments
     first.mul_(0.9).add_(grad, alpha=0.1)
     second.mul_(0.99).addcmul_(grad, grad, value=0.01)
     return (first / (1 - 0.9**t)) / ((second / (1 - 0.99**t)).sqrt() + 1e-8)
-
-
-def _start(family: Family, model: Any, block: Block, start: Params, seed: int) -> tuple[Whitening, Params, float]:
-    """Coordinates of the start, the parameters to begin from in them, and what finding them cost in work units.
-
-    `start` is a diagonal Gaussian (mean, log_scale), a Gaussian with `lower`, or the localized parameters of an
-    amortized flow.
-    """
-    mean, generator = start["mean"], seeded(seed, "bank", family.name)
-    zeros = torch.zeros_like(mean)
-    if not family.has_density:  # the auxiliary flow's base lies inside: no outer affine map to absorb coordinates
-        eye = torch.eye(mean.shape[-1], dtype=mean.dtype, device=mean.device).expand(len(mean), -1, -1)
-        given = {key: value.clone() for key, value in start.items()} if len(start) > 3 else None
-        return Whitening(zeros, eye), given or family.at(mean.clone(), start["log_scale"].clone(), generator), 0.0
-    frame, cost = Whitening(mean, scale_tril(start)), 0.0
-    if isinstance(family, FullGaussian) and "lower" not in start:
-        frame, cost = curvature_frame(model, block, frame, seed)
-    if len(start) > 3:
-        absorbed = {key: torch.zeros_like(start[key]) for key in ("mean", "log_scale", "lower") if key in start}
-        return frame, start | absorbed, cost
-    return frame, family.at(zeros, zeros.clone(), generator), cost
-
-
-def curvature_frame(model: Any, block: Block, start: Whitening, seed: int) -> tuple[Whitening, float]:
-    """Coordinates in which the posterior is about standard normal: the inverse of its average curvature under the
-    start.
-
-    The best Gaussian's precision is E_q[-Hessian of log p(x, z)] (Opper and Archambeau 2009), so the curvature is
-    averaged over draws of the diagonal optimum: on a MNIST VAE that start is 0.25 nats better than the curvature at
-    the center alone. The model's own `curvature`, or Hessian-vector products; eigenvalues are floored, and the start
-    is kept where it has the higher ELBO, so that the full Gaussian never ends below the diagonal one. Returns the
-    coordinates and their cost.
-    """
-    n, d = start.center.shape
-    half = normal((N_CURVATURE // 2, n, d), seeded(seed, "curvature", block.number), start.center)
-    points = start(torch.cat([half, -half]))
-    precision = start.center.new_zeros(n, d, d, dtype=torch.float64)
-    cost = 0.0
-    for z in points:
-        at = model.curvature(block.x, z) if hasattr(model, "curvature") else None
-        cost += d if at is not None else 3 * d
-        precision += (_hessian_precision(model, block.x, z) if at is None else at) / len(points)
-    width = start.scale.diagonal(dim1=-2, dim2=-1).double()
-    precision = torch.nan_to_num(precision * width[:, :, None] * width[:, None, :], posinf=0.0, neginf=0.0)
-    values, vectors = torch.linalg.eigh(precision)
-    covariance = (vectors / values.clamp(min=EIGENVALUE_FLOOR)[:, None, :]) @ vectors.mT
-    tril, info = torch.linalg.cholesky_ex(width[:, :, None] * covariance * width[:, None, :])
-    curved = Whitening(start.center, torch.where(_like(info == 0, tril), tril.to(start.scale), start.scale))
-    noise = normal((GROUP, n, d), seeded(seed, "curvature-guard", block.number), start.center)
-    with torch.no_grad():
-        gain = (_value_of(model, block.x, curved, noise) - _value_of(model, block.x, start, noise)).nan_to_num(
-            -torch.inf
-        )
-    return Whitening(start.center, torch.where(_like(gain > 0, start.scale), curved.scale, start.scale)), cost + GROUP
-
-
-def _value_of(model: Any, x: Any, frame: Whitening, noise: Tensor) -> Tensor:
-    """ELBO (B,) of the Gaussian that is standard normal in these coordinates, up to the entropy of the noise."""
-    return log_joint(model, x, frame(noise)).double().mean(0) + frame.log_det
-
-
-def _hessian_precision(model: Any, x: Any, z: Tensor) -> Tensor:
-    """Minus the Hessian of log p(x, z) at z (N, D), by D Hessian-vector products: (N, D, D), NaN where not twice
-    smooth.
-    """
-    n, d = z.shape
-    with torch.enable_grad():
-        points = z.detach()[None].requires_grad_()
-        (grad,) = torch.autograd.grad(log_joint(model, x, points).sum(), points, create_graph=True)
-        if not grad.requires_grad:
-            return z.new_full((n, d, d), torch.nan)
-        rows = [
-            torch.autograd.grad(grad[0, :, i].sum(), points, retain_graph=True, allow_unused=True)[0] for i in range(d)
-        ]
-    hessian = torch.stack([torch.zeros_like(z) if row is None else row[0] for row in rows], dim=1)
-    return -0.5 * (hessian + hessian.mT)
 
 
 def _prior_start(model: Any, block: Block, seed: int) -> Params:

@@ -1,6 +1,6 @@
 r"""Latent-variable models p(z) p(x|z): what the estimators ask of a model, and builders that supply it.
 
-    LatentModel     latent_shape, log_prior(z, x), log_likelihood(x, z); optional sample_prior, sample_data, curvature
+    LatentModel     latent_shape, log_prior(z, x), log_likelihood(x, z); optional sample_prior, sample_data
     DecoderModel    any decoder module with a likelihood
     FunctionModel   any log density
     LinearGaussian  probabilistic PCA (Tipping and Bishop 1999): every quantity in closed form, the oracle of the tests
@@ -10,7 +10,6 @@ Samples lead: z is (S, N, D), log densities are (S, N). Flattening to rows for a
 """
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -18,7 +17,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from .likelihoods import Likelihood, as_likelihood
 from .rng import forked, normal
@@ -34,8 +32,10 @@ __all__ = [
     "evaluating",
     "latent_size",
     "log_joint",
+    "log_joint_and_grad",
     "modules_of",
     "placement",
+    "value_and_grad",
 ]
 
 LOG_2PI = math.log(2 * math.pi)
@@ -119,30 +119,6 @@ class DecoderModel(nn.Module):
         with torch.no_grad():
             sample = self.likelihood.sample(self.decode(z[None], x), generator)[0]
         return {**x, "x": sample} if isinstance(x, Mapping) else sample
-
-    def curvature(self, x: Any, z: Tensor) -> Tensor | None:
-        """J' F J minus the Hessian of the log prior at z (N, D): the generalised Gauss-Newton precision (N, D, D).
-
-        F is the Fisher information of the likelihood in the decoder's output, J the decoder's Jacobian by D
-        forward-mode products. None where F is not known in closed form, or the prior is not N(0, I).
-        """
-        if self.prior is not None:
-            return None
-        n, d = z.shape
-        with torch.no_grad():
-            fisher = self.likelihood.fisher(self.decode(z[None], x))
-            if fisher is None:
-                return None
-            basis = torch.eye(d, dtype=z.dtype, device=z.device)[:, None].expand(d, n, d).contiguous()
-            with forward_ad.dual_level(), warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, when it first loads forward mode
-                points = forward_ad.make_dual(z.expand(d, n, d).contiguous(), basis)
-                tangents = _map(_tangent, self.decode(points, x))
-        total = torch.eye(d, dtype=z.dtype, device=z.device).expand(n, d, d).clone()
-        for jacobian, information in zip(_leaves(tangents), _leaves(fisher), strict=True):
-            flat = jacobian.flatten(2).transpose(0, 1)  # (N, D, P)
-            total += torch.matmul(flat * information.flatten(2).transpose(0, 1), flat.transpose(1, 2))
-        return total
 
 
 class FunctionModel:
@@ -293,6 +269,22 @@ def log_joint(model: Any, x: Any, z: Tensor) -> Tensor:
     return prior + likelihood
 
 
+def log_joint_and_grad(model: Any, x: Any, z: Tensor) -> tuple[Tensor, Tensor]:
+    """log p(x, z) in nats, float64 (S, N), and its gradient in z (S, N, D); the model's parameters take no part."""
+    return value_and_grad(lambda point: log_joint(model, x, point), z)
+
+
+def value_and_grad(function: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor]:
+    """A log density in float64 (S, N) and its gradient (S, N, D), zero where it does not depend on z."""
+    with torch.enable_grad():
+        point = z.detach().requires_grad_()
+        value = function(point)
+        if not value.requires_grad:
+            return value.detach().double(), torch.zeros_like(z)
+        (grad,) = torch.autograd.grad(value.sum(), point)
+    return value.detach().double(), grad
+
+
 def modules_of(*things: Any) -> Iterator[nn.Module]:
     """The torch modules that a model or posterior holds: itself, its attributes, what its functions close over or
     name.
@@ -365,13 +357,3 @@ def _tile(value: Tensor, s: int) -> Tensor:
 def _map(function: Callable[[Tensor], Tensor], output: Any) -> Any:
     """Apply to every tensor of a decoder's output."""
     return function(output) if isinstance(output, Tensor) else tuple(function(leaf) for leaf in output)
-
-
-def _tangent(leaf: Tensor) -> Tensor:
-    """The forward-mode derivative of a dual tensor; zero where it has none."""
-    tangent = forward_ad.unpack_dual(leaf).tangent
-    return torch.zeros_like(leaf) if tangent is None else tangent
-
-
-def _leaves(output: Any) -> tuple[Tensor, ...]:
-    return (output,) if isinstance(output, Tensor) else tuple(output)

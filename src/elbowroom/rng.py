@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-__all__ = ["forked", "normal", "seed_of", "seeded", "uniform"]
+__all__ = ["forked", "normal", "orthogonal", "seed_of", "seeded", "uniform"]
 
 
 def seeded(seed: int, *keys: str | int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -41,6 +41,22 @@ def normal(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> 
     Drawn where the generator lives, in float64, so that float32 and float64 runs see the same noise.
     """
     return torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device).to(like)
+
+
+def orthogonal(shape: tuple[int, int], generator: torch.Generator, like: Tensor) -> Iterator[Tensor]:
+    """Standard normal draws (N, D) without end. Within each set of D in turn, the draws of a row are orthogonal and of
+    equal length, so the average of e e' over a set is a multiple of the identity.
+
+    Rows share a random rotation and differ by signs of their own and by length: each row is N(0, I), but rows of one
+    draw are not independent of each other.
+    """
+    n, d = shape
+    while True:
+        rotation, _ = torch.linalg.qr(normal((d, d), generator, like.double()))
+        signs = 2.0 * (uniform((n, d), generator, like) < 0.5) - 1.0
+        length = normal((n, d), generator, like.double()).norm(dim=-1, keepdim=True)
+        for row in rotation:
+            yield (row * signs * length).to(like)
 
 
 def uniform(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:

@@ -37,11 +37,12 @@ EIGENVALUE_FLOOR = 0.02  # of the precision in the diagonal optimum's units: no 
 
 
 class Outcome(IntEnum):
-    """How a local fit ended, for one datum."""
+    """How a local fit ended, for one datum; SKIPPED where a two-phase run predicts the rung instead."""
 
     CONVERGED = 0
     RAN_OUT = 1
     DIVERGED = 2
+    SKIPPED = 3
 
 
 @dataclass(frozen=True)

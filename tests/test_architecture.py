@@ -27,6 +27,7 @@ LAYERS = [
     ["verdict"],
     ["sandwich"],
     ["gaps"],
+    ["twophase"],
     ["ladder"],
     ["table", "store"],
     ["evidence"],

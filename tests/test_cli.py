@@ -128,6 +128,8 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "no data asked for": ([*GAPS, "--first", "0"], "--first 0: expected 1 to 30"),
     "both samples": ([*GAPS, "--first", "3", "--n", "3"], "exclude each other"),
     "an unknown plan": ([*GAPS[:-1], "slow"], "quick"),
+    "more to refine than there is": ([*GAPS, "--refine-on", "31"], "--refine-on 31: expected 2 to 30"),
+    "one to refine": ([*GAPS, "--n", "5", "--refine-on", "1"], "--refine-on 1: expected 2 to 5"),
     "a KL weight of nothing": ([*GAPS, "--kl-weight", "0"], "kl_weight must be positive"),
     "an unknown device": ([*GAPS, "--device", "abacus"], "--device abacus"),
     "no such weights": ([*GAPS, "--weights", "w.safetensors"], "w.safetensors: no such file"),
@@ -274,6 +276,34 @@ def test_a_dry_run_measures_a_block_and_writes_nothing(place: Path, capsys: pyte
     assert errors[0] == pytest.approx(errors[2] * 5, rel=0.02)
     assert "GiB" in out
     assert listing(place) == before
+
+
+def test_a_two_phase_run_from_the_shell(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refine = ["--refine-on", "8", "--refine-plan", "standard"]
+    assert main([*GAPS, *refine, "--out", "run"]) == 0
+    out = capsys.readouterr().out
+    assert "30 data, plan quick, standard on 8, seed 0" in out
+    assert "fit full: 8 converged, 22 not refined" in out
+    saved = er.load_gaps("run")
+    source = sources.open_source("models.py:factory")
+    x = data.load_array("x.npy")
+    direct = er.decompose(source.model, source.q, x, plan="quick", refine_on=8, refine_plan="standard")
+    assert np.array_equal(direct.elbo.values, saved.elbo.values)
+    assert [saved.inference.se, saved.inference.mc_se] == pytest.approx([direct.inference.se, direct.inference.mc_se])
+
+
+def test_a_dry_run_of_two_phases_says_what_they_cost(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The row of factorization, which only the refined data tell, does not gain from more data."""
+    np.save("many.npy", np.random.default_rng(1).normal(size=(2500, 6)))
+    asked = ["gaps", *GAPS[1:3], "--data", "many.npy", "--plan", "quick", "--refine-on", "100", "--dry-run"]
+    assert main(asked) == 0
+    out = capsys.readouterr().out
+    rows = {line.split("  ")[0]: line.split() for line in out.splitlines()}
+    assert rows["refined"][1:] == ["100", "100", "100"]
+    assert len(set(rows["se of factorization"][-3:])) == 1
+    errors = [float(number) for number in rows["se of L[q]"][-3:]]
+    assert errors[0] > 3 * errors[2]
+    assert "not refined" not in out
 
 
 def test_weights_are_read_into_the_factorys_networks(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,8 @@ r"""Estimates: a value per datum with its Monte-Carlo error, and the side on whi
 The error is kept as *noise* of shape (G, N): the contributions of G groups of draws to the deviation of each datum's
 value, so that Var = sum_g noise_g^2. Estimates that share draws share a key, and subtract group by group: their
 covariance is carried, and what two estimates have in common cancels exactly.
+
+Values that were predicted rather than measured (`twophase`) share a `Correction`, and its error is kept apart.
 """
 
 from collections.abc import Mapping
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 __all__ = [
+    "Correction",
     "Estimate",
     "concatenate",
     "effective_sample_size",
@@ -30,6 +33,41 @@ FLIP = {"unbiased": "unbiased", "lower": "upper", "upper": "lower", "neither": "
 
 
 @dataclass(frozen=True)
+class Correction:
+    """What predicted values have in common: each is a cheap value plus the mean over n data of (dear - cheap).
+
+    Two estimates corrected on the same n data have the same key in `Estimate.shared`, and add datum by datum.
+
+    Attributes:
+        deviations: (n,) difference of each of the n data from that mean, times sqrt(n / (n - 1)), so that their mean
+            square is the variance S_d^2 of a difference. Nats.
+        place: (N,) where each datum is among the n; -1 for one whose value is predicted.
+    """
+
+    deviations: Array
+    place: NDArray[np.int64]
+
+    @property
+    def predicted(self) -> NDArray[np.bool_]:
+        """(N,) which values are predictions."""
+        return self.place < 0
+
+    @property
+    def variance(self) -> float:
+        """S_d^2, the variance of a difference, nats^2: what a prediction misses of its datum, noise included."""
+        return float((self.deviations**2).mean())
+
+    def __getitem__(self, index: NDArray[np.generic] | slice) -> "Correction":
+        return replace(self, place=self.place[index])
+
+    def __neg__(self) -> "Correction":
+        return replace(self, deviations=-self.deviations)
+
+    def __add__(self, other: "Correction") -> "Correction":
+        return replace(self, deviations=self.deviations + other.deviations)
+
+
+@dataclass(frozen=True)
 class Estimate:
     """A quantity in nats for each of N data.
 
@@ -39,6 +77,8 @@ class Estimate:
         side: ``"unbiased"``, ``"lower"`` (the truth is at least this), ``"upper"`` or ``"neither"``.
         noise: key of the draws -> (G, N) Monte-Carlo deviations; empty when exact; a NaN row when unknown.
         ids: (N,) identity of each datum.
+        shared: key of the refined data -> the `Correction` in predicted values; empty where each value was measured.
+            The noise of a predicted value is zero: the spread of the corrections holds it.
     """
 
     name: str
@@ -46,6 +86,7 @@ class Estimate:
     side: str = "unbiased"
     noise: Mapping[object, Array] = field(default_factory=dict, repr=False)
     ids: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64), repr=False)
+    shared: Mapping[object, Correction] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.side not in SIDES:
@@ -59,11 +100,19 @@ class Estimate:
 
     @property
     def mc_errors(self) -> Array:
-        """(N,) standard deviation of each value over repeated draws, for this datum. Nats."""
-        total = np.zeros(len(self.values))
-        for noise in self.noise.values():
-            total = total + (noise**2).sum(axis=0)
+        """(N,) standard deviation of each value over repeated draws, for this datum. Nats.
+
+        Of a predicted value: how far it lies from what measuring this datum would give, S_d sqrt(1 + 1/n).
+        """
+        total = self._drawn
+        for part in self.shared.values():
+            total = total + part.predicted * part.variance * (1 + 1 / len(part.deviations))
         return np.sqrt(total)
+
+    @property
+    def _drawn(self) -> Array:
+        """(N,) variance of each value by its own draws."""
+        return sum(((noise**2).sum(axis=0) for noise in self.noise.values()), np.zeros(len(self.values)))
 
     @property
     def finite(self) -> NDArray[np.bool_]:
@@ -82,15 +131,44 @@ class Estimate:
 
     @property
     def se(self) -> float:
-        """Standard error of the mean, counting these data as a sample of their population. Nats."""
-        kept = self.values[self.finite]
-        return float(kept.std(ddof=1) / np.sqrt(len(kept))) if len(kept) > 1 else float("nan")
+        r"""Standard error of the mean, counting these data as a sample of their population. Nats.
+
+        The root of the sum of squared influences: (value - mean) / m for each of m data. Where u of them are predicted,
+        the mean moves by u / (m n) times the deviation of each of the n differences behind the correction, and a
+        measured datum that is among the n has both influences. For the whole sample this is
+
+            S_y^2 / N + S_d^2 (1/n - 1/N)
+
+        with S_y^2 the variance of the dear values: that of the predictions alone is too small.
+        """
+        kept = self.finite
+        m = int(kept.sum())
+        if m < 2:
+            return float("nan")
+        influence, elsewhere = self.values[kept] - self.values[kept].mean(), 0.0
+        for part in self.shared.values():
+            place = part.place[kept]
+            moved = part.deviations * (place < 0).sum() / len(part.deviations)
+            influence += np.where(place < 0, 0.0, moved[place])
+            elsewhere += (moved**2).sum() - (moved[place[place >= 0]] ** 2).sum()
+        return float(np.sqrt(((influence**2).sum() + elsewhere) / (m - 1) / m))
 
     @property
     def mc_se(self) -> float:
-        """Standard error of the mean *on these data*: Monte Carlo alone. Nats."""
-        errors = self.mc_errors[self.finite]
-        return float(np.sqrt((errors**2).sum()) / len(errors)) if len(errors) else float("nan")
+        r"""Standard error of the mean *on these data*: Monte Carlo, and the choice of the n data behind a correction.
+
+        Each of u predicted values misses its datum by S_d on its own and by the correction's S_d / sqrt(n) with all
+        others: S_d^2 u (1 + u/n) / m^2 for m data, which is S_d^2 (1/n - 1/N) for all. S_d^2 is measured on noisy
+        differences, so it holds the draws of the predicted values (their noise is zero) and of the correction. What it
+        does not hold is that a measured value and the correction move together, having the same draws: those draws
+        count 1 + u/n times. Exact for all data; for a few, on the safe side.
+        """
+        kept, drawn = self.finite, self._drawn
+        total = drawn[kept].sum()
+        for part in self.shared.values():
+            u, n = int(part.predicted[kept].sum()), len(part.deviations)
+            total += u / n * drawn[kept & ~part.predicted].sum() + part.variance * u * (1 + u / n)
+        return float(np.sqrt(total) / kept.sum()) if kept.any() else float("nan")
 
     def where(self, mask: NDArray[np.bool_]) -> "Estimate":
         """The same estimate with NaN outside `mask` (N,)."""
@@ -98,11 +176,15 @@ class Estimate:
 
     def __getitem__(self, index: NDArray[np.generic] | slice) -> "Estimate":
         noise = {key: part[:, index] for key, part in self.noise.items()}
-        return replace(self, values=self.values[index], noise=noise, ids=self.ids[index])
+        shared = {key: part[index] for key, part in self.shared.items()}
+        return replace(self, values=self.values[index], noise=noise, ids=self.ids[index], shared=shared)
 
     def __neg__(self) -> "Estimate":
         noise = {key: -part for key, part in self.noise.items()}
-        return replace(self, name=f"-{self.name}", values=-self.values, side=FLIP[self.side], noise=noise)
+        shared = {key: -part for key, part in self.shared.items()}
+        return replace(
+            self, name=f"-{self.name}", values=-self.values, side=FLIP[self.side], noise=noise, shared=shared
+        )
 
     def __add__(self, other: "Estimate") -> "Estimate":
         if len(self) != len(other) or not np.array_equal(self.ids, other.ids):
@@ -113,10 +195,13 @@ class Estimate:
         noise = {key: np.array(part) for key, part in self.noise.items()}
         for key, part in other.noise.items():
             noise[key] = noise[key] + part if key in noise else part
+        shared = dict(self.shared)
+        for key, correction in other.shared.items():
+            shared[key] = shared[key] + correction if key in shared else correction
         side = self.side if self.side == other.side else "neither"
         if "unbiased" in (self.side, other.side):
             side = other.side if self.side == "unbiased" else self.side
-        return Estimate(f"{self.name} + {other.name}", self.values + other.values, side, noise, self.ids)
+        return Estimate(f"{self.name} + {other.name}", self.values + other.values, side, noise, self.ids, shared)
 
     def __sub__(self, other: "Estimate") -> "Estimate":
         return replace(self + (-other), name=f"{self.name} - {other.name}")
@@ -131,11 +216,18 @@ class Estimate:
 
 
 def concatenate(parts: list[Estimate]) -> Estimate:
-    """Estimates of consecutive blocks as one. Draws of different blocks are independent, so keys may coincide."""
+    """Estimates of consecutive blocks as one. Draws of different blocks are independent, so keys may coincide.
+
+    Corrections under one key are the same correction.
+    """
     keys = list(parts[0].noise)
     noise = {key: np.concatenate([part.noise[key] for part in parts], axis=1) for key in keys}
+    shared = {
+        key: replace(first, place=np.concatenate([part.shared[key].place for part in parts]))
+        for key, first in parts[0].shared.items()
+    }
     values = np.concatenate([part.values for part in parts])
-    return Estimate(parts[0].name, values, parts[0].side, noise, np.concatenate([part.ids for part in parts]))
+    return Estimate(parts[0].name, values, parts[0].side, noise, np.concatenate([part.ids for part in parts]), shared)
 
 
 def grouped_noise(deviations: Tensor) -> Array:

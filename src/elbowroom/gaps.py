@@ -5,7 +5,8 @@ costs.
 
 Each rung is an ELBO of a better q for the same datum and the same decoder (Cremer, Li and Duvenaud 2018). A rung that
 is not fitted merges its step into the next. Where q is not a diagonal Gaussian, amortization is measured against the
-best member of q's own family, and smaller families are shown beside the ladder.
+best member of q's own family, and smaller families are shown beside the ladder. With `refine_on` a cheap plan measures
+all data, a dear one a random sample of them (`twophase`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from .ais import Schedule
-from .blocks import Block, as_data, n_data
+from .blocks import Block, as_data, n_data, take
 from .bounds import block_log_weights, elbo_of, prepared
 from .checks import data_notes
 from .estimate import Array, Estimate, concatenate
@@ -26,7 +27,8 @@ from .families import CouplingFlow, DiagonalGaussian, Family, FullGaussian, Para
 from .ladder import Gaps
 from .local import BUDGETS, Budget, Fit, Outcome, fit_block, start_of
 from .model import Tempered, latent_size
-from .posteriors import Conditioned
+from .posteriors import Conditioned, Local
+from .twophase import combine, refined_rows, second_seed
 
 __all__ = ["PLANS", "Plan", "decompose", "fit_rungs"]
 
@@ -77,6 +79,8 @@ def decompose(
     groups: Sequence[Any] | None = None,
     ids: Sequence[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    refine_on: int | None = None,
+    refine_plan: str | Plan = "standard",
 ) -> Gaps:
     """Measure each datum's ladder.
 
@@ -86,11 +90,14 @@ def decompose(
         kl_weight: the beta that q was trained with; other than 1, amortization is split into encoder and mismatch.
         objective: a label for any other objective ("iwae", "free bits"), printed with the table.
         groups: N labels, summed up apart in the table. ids: N integers; row numbers by default.
-        progress: called with (data done, data in all) after each block.
+        progress: called with (data done, data in all) after each block; data that are refined count twice.
+        refine_on: how many data, drawn at random, `refine_plan` measures too. The others are measured by `plan` alone
+            and corrected by the mean difference: means are those of `refine_plan`, single values predictions of it.
     Raises:
-        ValueError: no data, an unknown plan, labels that do not match, or a model without one finite number.
+        ValueError: no data, an unknown plan, labels that do not match, a number to refine that is not between 2 and
+            that of the data, or a model without one finite number.
     """
-    plan = _plan(plan)
+    plan, refine_plan = _plan(plan), _plan(refine_plan)
     x = as_data(x)
     n = n_data(x)
     if kl_weight <= 0:
@@ -98,16 +105,36 @@ def decompose(
     for name, given in (("groups", groups), ("ids", ids)):
         if given is not None and len(given) != n:
             raise ValueError(f"{name} must have one entry per datum, {n}; got {len(given)}")
+    if refine_on is not None and not 2 <= refine_on <= n:
+        raise ValueError(f"refine_on must be between 2 and {n}, the number of data; got {refine_on}")
+    if refine_on == n:
+        plan, refine_on = refine_plan, None
+    total = n + (refine_on or 0)
+
+    def report(done: int) -> None:
+        if progress is not None:
+            progress(done, total)
+
+    gaps = _with_ids(_measure(model, q, x, plan, seed, kl_weight, report), ids)
+    if refine_on is not None:
+        rows, plan = refined_rows(n, refine_on, seed), refine_plan
+        own, draws = q.rows(rows) if isinstance(q, Local) else q, second_seed(seed)
+        dear = _measure(model, own, take(x, rows), plan, draws, kl_weight, lambda done: report(n + done))
+        gaps = combine(gaps, dear, rows.numpy())
+    notes = gaps.notes + _notes(model, x, kl_weight, objective, gaps, plan)
+    return replace(gaps, groups=None if groups is None else np.asarray(groups), notes=notes)
+
+
+def _measure(
+    model: Any, q: Any, x: Any, plan: Plan, seed: int, kl_weight: float, report: Callable[[int], None]
+) -> Gaps:
+    """One plan on all of x, without notes; `report` is called with the number of data done."""
     parts = []
     with prepared(model, q, x) as (posterior, all_blocks):
         for block in all_blocks:
             parts.append(_decompose_block(model, posterior, block, plan, seed, kl_weight))
-            if progress is not None:
-                progress(min(n, int(block.index[block.rows - 1]) + 1), n)
-    gaps = _assemble(parts, plan, seed, kl_weight)
-    notes = _notes(model, x, kl_weight, objective, gaps, plan)
-    labels = None if groups is None else np.asarray(groups)
-    return _masked(_with_ids(replace(gaps, groups=labels, notes=notes), ids))
+            report(int(block.index[block.rows - 1]) + 1)
+    return _masked(_assemble(parts, plan, seed, kl_weight))
 
 
 @dataclass(frozen=True)

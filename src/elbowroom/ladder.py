@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import store
-from .estimate import Array, Estimate
+from .estimate import Array, Correction, Estimate
 from .local import Fit
 from .table import ladder_table
 
@@ -34,6 +34,7 @@ class Gaps:
         chosen: (N,) which estimator gave each log evidence. candidates: all of them. k_hat: (N,) of the importance
             weights.
         work: work units per datum by stage. family: of q, or None. kl_weight: declared. groups: (N,) labels or None.
+        refined: (N,) which data the dear plan of a two-phase run measured; None where one plan measured all.
     """
 
     elbo: Estimate
@@ -52,6 +53,7 @@ class Gaps:
     groups: NDArray[Any] | None = None
     notes: tuple[str, ...] = ()
     fingerprint: NDArray[np.int64] | None = None
+    refined: NDArray[np.bool_] | None = None
 
     @property
     def ladder(self) -> tuple[str, ...]:
@@ -150,19 +152,25 @@ class Gaps:
             columns["group"] = self.groups
         if self.fingerprint is not None:
             columns["fingerprint"] = self.fingerprint
+        if self.refined is not None:
+            columns["refined"] = self.refined
         sides: dict[str, list[str]] = {}
         keys: dict[str, list[Any]] = {}
+        shared: dict[str, list[Any]] = {}
         for name, estimate in self._named().items():
-            columns[name], sides[name], keys[name] = estimate.values, [estimate.name, estimate.side], []
-            for i, (key, noise) in enumerate(estimate.noise.items()):
+            columns[name], sides[name] = estimate.values, [estimate.name, estimate.side]
+            keys[name], shared[name] = list(estimate.noise), list(estimate.shared)
+            for i, noise in enumerate(estimate.noise.values()):
                 columns[f"{name}.noise{i}"] = noise.T
-                keys[name].append(list(key) if isinstance(key, tuple) else key)
+            for i, part in enumerate(estimate.shared.values()):
+                columns[f"{name}.shared{i}"] = np.where(part.predicted, np.nan, part.deviations[part.place])
         for name, fit in self.fits.items():
             columns[f"outcome.{name}"], columns[f"steps.{name}"] = fit.outcome, fit.steps
             columns[f"work.{name}"] = fit.work
         meta = {
             "family": self.family, "plan": self.plan, "seed": self.seed, "kl_weight": self.kl_weight, "work": self.work,
-            "notes": list(self.notes), "estimates": sides, "noise": keys, "fits": list(self.fits), "n": len(self),
+            "notes": list(self.notes), "estimates": sides, "noise": keys, "shared": shared, "fits": list(self.fits),
+            "n": len(self),
         }  # fmt: skip
         store.write_run(folder, meta, columns, overwrite)
 
@@ -179,7 +187,9 @@ def load_gaps(folder: str | Path) -> Gaps:
     found: dict[str, Estimate] = {}
     for name, (label, side) in meta["estimates"].items():
         noise = {_key(key): columns[f"{name}.noise{i}"].T for i, key in enumerate(meta["noise"][name])}
-        found[name] = Estimate(label, columns[name], side, noise, columns["id"])
+        keys = meta.get("shared", {}).get(name, [])
+        shared = {_key(key): _correction(columns[f"{name}.shared{i}"]) for i, key in enumerate(keys)}
+        found[name] = Estimate(label, columns[name], side, noise, columns["id"], shared)
     fits = {
         name: Fit(None, columns[f"outcome.{name}"], columns[f"steps.{name}"], columns[f"work.{name}"])
         for name in meta["fits"]
@@ -188,7 +198,7 @@ def load_gaps(folder: str | Path) -> Gaps:
         found["elbo"], _under("local.", found), found["log_evidence"], fits, columns["flags"],
         columns["chosen"].astype(str), _under("candidate.", found), columns["k_hat"], meta["work"], meta["family"],
         meta["plan"], meta["seed"], meta["kl_weight"], columns.get("group"), tuple(meta["notes"]),
-        columns.get("fingerprint"),
+        columns.get("fingerprint"), columns.get("refined"),
     )  # fmt: skip
 
 
@@ -244,6 +254,12 @@ def compare(a: Gaps, b: Gaps) -> dict[str, Comparison]:
 
 def _under(prefix: str, found: dict[str, Estimate]) -> dict[str, Estimate]:
     return {name.removeprefix(prefix): estimate for name, estimate in found.items() if name.startswith(prefix)}
+
+
+def _correction(column: Array) -> Correction:
+    """A correction from its column (N,): the deviations of the refined data, NaN where the value is predicted."""
+    measured = np.isfinite(column)
+    return Correction(column[measured], np.where(measured, np.cumsum(measured) - 1, -1))
 
 
 def _key(key: Any) -> object:

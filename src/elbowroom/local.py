@@ -34,11 +34,12 @@ DRAWS_PER_LATENT = 0.25  # of a full fit's step, at least: fewer cannot tell D (
 
 
 class Outcome(IntEnum):
-    """How a local fit ended, for one datum."""
+    """How a local fit ended, for one datum; SKIPPED where a two-phase run predicts the rung instead."""
 
     CONVERGED = 0
     RAN_OUT = 1
     DIVERGED = 2
+    SKIPPED = 3
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,12 @@ FLAG_WORDS = {
     Flag.BASES_DISAGREE: "another base found more mass (several modes?)",
     Flag.WIDE: "bounds more than a nat apart",
 }
+OUTCOME_WORDS = {
+    Outcome.CONVERGED: "converged",
+    Outcome.RAN_OUT: "ran out",
+    Outcome.DIVERGED: "diverged",
+    Outcome.SKIPPED: "not refined",
+}
 
 
 def ladder_table(gaps: "Gaps") -> str:
@@ -86,8 +92,8 @@ def _footnotes(gaps: "Gaps") -> Iterator[str]:
     if gaps.n_excluded:
         yield _excluded_look(gaps)
     for name, fit in gaps.fits.items():
-        counts = {outcome.name.lower(): int((fit.outcome == outcome).sum()) for outcome in Outcome}
-        yield f"fit {name}: " + ", ".join(f"{n} {word.replace('_', ' ')}" for word, n in counts.items() if n)
+        counts = {words: int((fit.outcome == outcome).sum()) for outcome, words in OUTCOME_WORDS.items()}
+        yield f"fit {name}: " + ", ".join(f"{n} {words}" for words, n in counts.items() if n)
     chosen = {str(name): int((gaps.chosen == name).sum()) for name in np.unique(gaps.chosen)}
     yield "log p(x) from " + ", ".join(f"{_ESTIMATORS[name]} ({n})" for name, n in chosen.items())
     for words, n in flag_counts(gaps).items():

@@ -124,13 +124,14 @@ def _generalisation(heldout: "Gaps", train: "Gaps") -> Iterator[Finding]:
 
 def _doubts(gaps: "Gaps", whose: str = "") -> Iterator[Finding]:
     """Why the numbers might not carry a verdict."""
-    n = len(gaps)
-    if gaps.n_excluded > LOST * n:
+    if gaps.n_excluded > LOST * len(gaps):
         yield Finding(
             "cannot tell",
-            f"{whose}cannot tell, because {gaps.n_excluded} of {n} data have no finite value and are left out",
+            f"{whose}cannot tell, because {gaps.n_excluded} of {len(gaps)} data have no finite value and are left out",
         )
-    unreliable = int((gaps.flags & Flag.ERROR_UNRELIABLE > 0).sum())
+    flags = gaps.flags if gaps.refined is None else gaps.flags[gaps.refined]  # what misled the cheap plan is corrected
+    n = len(flags)
+    unreliable = int((flags & Flag.ERROR_UNRELIABLE > 0).sum())
     if unreliable > DOUBT * n:
         advice = 'a plan with annealing ("standard") or with more samples may tell'
         text = (
@@ -142,7 +143,7 @@ def _doubts(gaps: "Gaps", whose: str = "") -> Iterator[Finding]:
         if share > DOUBT:
             text = f"{whose}the {name} fit still gained on {100 * share:.0f}% of the data when its budget ended: "
             yield Finding("unfinished fits", text + "the steps on either side of it cannot be told apart")
-    modes = int((gaps.flags & Flag.BASES_DISAGREE > 0).sum())
+    modes = int((flags & Flag.BASES_DISAGREE > 0).sum())
     if modes > LOST * n:
         text = (
             f"{whose}{modes} of {n} data show mass that a local Gaussian does not reach: several modes, or heavy tails"
@@ -153,8 +154,9 @@ def _doubts(gaps: "Gaps", whose: str = "") -> Iterator[Finding]:
 
 
 def _unfinished(gaps: "Gaps", rung: str) -> float:
-    """The share of data whose fit of a rung was still gaining."""
-    return float((gaps.fits[rung].outcome == Outcome.RAN_OUT).mean())
+    """The share of data whose fit of a rung was still gaining; of a two-phase run, among those refined."""
+    outcome = gaps.fits[rung].outcome
+    return float(((outcome if gaps.refined is None else outcome[gaps.refined]) == Outcome.RAN_OUT).mean())
 
 
 def _nats(value: float, error: float) -> str:

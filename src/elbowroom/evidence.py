@@ -56,12 +56,13 @@ class Flag(IntFlag):
 
 @dataclass(frozen=True)
 class EvidencePlan:
-    """Budgets of the log-evidence estimators: importance samples reported and in the pilot, and the annealing
-    schedule.
+    """Budgets of the log-evidence estimators: importance samples reported and in the pilot, those of each further
+    distribution (as many again in its pilot), and the annealing schedule.
     """
 
     n_importance: int = 2000
     n_pilot: int = 512
+    n_others: int = 256
     annealing: Schedule | None = field(default_factory=Schedule)
 
 
@@ -113,17 +114,19 @@ def block_evidence(
     found: dict[str, _Candidate] = {}
     heavy = HeavyTailed(base)
     defended = can_sample_prior(model) and latent_size(model) <= MAX_PRIOR_SIZE
-    proposals: dict[str, tuple[Any, int]] = {
-        "iwae": (Defended(heavy, model, block.x) if defended else heavy, plan.n_importance)
+    proposals: dict[str, tuple[Any, int, int]] = {
+        "iwae": (Defended(heavy, model, block.x) if defended else heavy, plan.n_pilot, plan.n_importance)
     }
-    proposals |= {name: (dist, plan.n_pilot) for name, dist in (others or {}).items() if dist.has_density}
-    for name, (dist, n) in proposals.items():
+    for name, dist in (others or {}).items():
+        if dist.has_density:
+            proposals[name] = (dist, plan.n_others, plan.n_others)
+    for name, (dist, *numbers) in proposals.items():
         strata = 2 if isinstance(dist, Defended) else 1
-        n_pilot, n_run = (strata * -(-number // strata) for number in (plan.n_pilot, n))  # whole rounds of the strata
+        n_pilot, n_run = (strata * -(-number // strata) for number in numbers)  # whole rounds of the strata
         pilot = block_log_weights(model, dist, block, n_pilot, seed, f"{name}-pilot")
         run = block_log_weights(model, dist, block, n_run, seed, f"{name}-run")
         found[name] = _importance_candidate(name, pilot, run, ids, seed, strata)
-        work[name] = 0.5 * (n + plan.n_pilot)
+        work[name] = 0.5 * (n_pilot + n_run)
     path = None
     if plan.annealing is not None:
         found["ais"], path = _annealed_candidate(model, block, base, plan.annealing, ids, seed)
@@ -255,7 +258,7 @@ def _choose(found: dict[str, _Candidate], defended: bool) -> NDArray[np.str_]:
     """
     names = sorted(found, key=ORDER.index)
     n = len(found["iwae"].pilot)
-    contradicted = {name: np.zeros(n, dtype=bool) for name in names}
+    contradicted = {name: np.full(n, name == "encoder") for name in names}  # its light tails foresee too much of it
     if "ais" in found:  # few chains that all missed the mass agree with each other: only another base can tell
         others = [found[name] for name in names if name != "ais"]
         ais = found["ais"]

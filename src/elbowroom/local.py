@@ -61,7 +61,7 @@ class Budget:
 
 
 BUDGETS = {
-    "diagonal": Budget(75, 4, 0.5, tolerance=0.04, n_evaluation=64, decay=0.3),
+    "diagonal": Budget(90, 4, 0.5, tolerance=0.04, n_evaluation=64, decay=0.3),
     "full": Budget(50, 12, 0.4, tolerance=0.05),
     "flow": Budget(200, 16, 0.01, n_evaluation=128),
     "auxiliary": Budget(200, 16, 0.01, n_evaluation=128),

@@ -13,19 +13,8 @@ from scipy import stats
 from torch import Tensor, distributions
 
 from elbowroom import hmc
-from elbowroom.ais import (
-    GaussianBase,
-    MixtureBase,
-    Path,
-    PriorBase,
-    Schedule,
-    ais,
-    ais_of,
-    anneal,
-    base_of,
-    schedule,
-    tune,
-)
+from elbowroom.ais import Path, Schedule, ais, ais_of, anneal, schedule, tune
+from elbowroom.bases import GaussianBase, MixtureBase, PriorBase, base_of
 from elbowroom.blocks import BLOCK
 from elbowroom.bounds import GROUP
 from elbowroom.families import CouplingFlow, DiagonalGaussian, FullGaussian, Whitening

@@ -32,6 +32,7 @@ LAYERS = [
     ["table", "store"],
     ["evidence"],
     ["ais", "local", "checks"],
+    ["bases", "proposals"],
     ["bounds", "hmc", "natural"],
     ["posteriors"],
     ["families"],

@@ -11,59 +11,38 @@ reverse order (Grosse, Ghahramani and Adams 2015). The kernel at b = 1 leaves th
 draw first, it keeps it exact and lets one from far out in a tail come back to where the short path can follow.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import hmc
+from .bases import Base, PriorBase, base_of
 from .blocks import Block
 from .bounds import GROUP, prepared
 from .estimate import Estimate, concatenate, grouped_noise, log_mean_exp
-from .families import Params, Whitening, scale_tril
 from .hmc import Evaluation
-from .model import latent_size, log_joint_and_grad, value_and_grad
+from .model import latent_size
 from .posteriors import Local
 from .rng import normal, seeded, uniform
 
 __all__ = [
-    "Base",
-    "GaussianBase",
-    "MixtureBase",
     "Path",
-    "PriorBase",
     "RELAX_LEAPFROG",
     "Run",
     "Schedule",
     "ais",
     "ais_of",
     "anneal",
-    "base_of",
     "schedule",
     "tune",
 ]
 
 TARGET_ACCEPTANCE = 0.8
 RELAX_LEAPFROG = 5  # leapfrog steps of the moves at b = 1: at the steps that the pilot tunes, about a quarter turn
-LOG_2PI = math.log(2 * math.pi)
-
-
-class Base(Protocol):
-    """Where chains start: a sampler with a normalised log density, in coordinates u where the posterior is about
-    round.
-    """
-
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """n draws u for each datum, (n, N, D)."""
-
-    def evaluate(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """log base and log joint as densities of u, (C, N), and their gradients, (C, N, D)."""
-
-    def whiten(self, z: Tensor) -> Tensor:
-        """z (S, N, D) -> u."""
+Noise = Callable[[], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -88,6 +67,10 @@ class Path:
     step_sizes: Tensor
     n_leapfrog: int
 
+    def rows(self, index: Tensor) -> "Path":
+        """The kernels of some of the data."""
+        return replace(self, betas=self.betas[:, index], step_sizes=self.step_sizes[:, index])
+
 
 @dataclass(frozen=True)
 class Run:
@@ -99,98 +82,6 @@ class Run:
     acceptance: Tensor
     spread: Tensor
     n_diverged: Tensor
-
-
-class GaussianBase:
-    """A Gaussian fitted to each datum; standard normal in its own coordinates."""
-
-    def __init__(self, model: Any, x: Any, whitening: Whitening) -> None:
-        self.model, self.x, self.whitening = model, x, whitening
-
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """n standard normal draws for each datum, (n, N, D)."""
-        return normal((n, *self.whitening.center.shape), generator, self.whitening.center)
-
-    def whiten(self, z: Tensor) -> Tensor:
-        """z (S, N, D) -> u."""
-        return self.whitening.inverse(z)
-
-    def evaluate(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """log base and log joint of u, (C, N), and their gradients; the base's in closed form."""
-        joint, grad = log_joint_and_grad(self.model, self.x, self.whitening(u))
-        base = -0.5 * (u.double().square().sum(-1) + u.shape[-1] * LOG_2PI)
-        return base, joint + self.whitening.log_det, -u, self.whitening.pull_back(grad)
-
-
-class PriorBase:
-    """The model's prior, in the model's own coordinates: the literature's choice."""
-
-    def __init__(self, model: Any, x: Any, n: int) -> None:
-        if not hasattr(model, "sample_prior"):
-            raise TypeError("AIS from the prior needs model.sample_prior(n, x, generator)")
-        self.model, self.x, self.n = model, x, n
-
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """n prior draws for each datum, (n, N, D)."""
-        z = self.model.sample_prior(n, self.x, generator)
-        return z.expand(n, self.n, z.shape[-1]).contiguous()
-
-    def whiten(self, z: Tensor) -> Tensor:
-        """z itself."""
-        return z
-
-    def evaluate(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """log prior and log joint of u, (C, N), and their gradients."""
-        prior, prior_grad = value_and_grad(lambda v: self.model.log_prior(v, self.x), u)
-        likelihood, grad = value_and_grad(lambda v: self.model.log_likelihood(self.x, v), u)
-        return prior, prior + likelihood, prior_grad, prior_grad + grad
-
-
-class MixtureBase:
-    """weight * prior + (1 - weight) * Gaussian, sampled by component, its density normalised: a base that misses
-    less.
-    """
-
-    def __init__(self, gaussian: GaussianBase, weight: float = 0.1) -> None:
-        if not 0 < weight < 1:
-            raise ValueError(f"the prior's weight in a mixture must lie between 0 and 1; got {weight}")
-        self.gaussian, self.weight = gaussian, weight
-
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """n draws for each datum, (n, N, D)."""
-        g = self.gaussian
-        u = g.sample(n, generator)
-        prior = g.model.sample_prior(n, g.x, generator)
-        chosen = uniform(u.shape[:2], generator, u) < self.weight
-        return torch.where(chosen[..., None], g.whiten(prior.expand(u.shape).contiguous()), u)
-
-    def whiten(self, z: Tensor) -> Tensor:
-        """z (S, N, D) -> u, in the Gaussian's coordinates."""
-        return self.gaussian.whiten(z)
-
-    def evaluate(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """log mixture and log joint of u, (C, N), and their gradients."""
-        g = self.gaussian
-        _, joint, _, grad = g.evaluate(u)
-
-        def log_mixture(v: Tensor) -> Tensor:
-            normal_part = -0.5 * (v.square().sum(-1) + v.shape[-1] * LOG_2PI)
-            prior_part = g.model.log_prior(g.whitening(v), g.x) + g.whitening.log_det
-            return torch.logaddexp(prior_part + math.log(self.weight), normal_part + math.log1p(-self.weight))
-
-        base, base_grad = value_and_grad(log_mixture, u)
-        return base, joint, base_grad, grad
-
-
-def base_of(model: Any, x: Any, params: Params) -> GaussianBase:
-    """The base that a fitted Gaussian's parameters (leading N) make.
-
-    Raises:
-        TypeError: a flow, whose parameters are not a Gaussian's.
-    """
-    if set(params) - {"mean", "log_scale", "lower"}:
-        raise TypeError("an AIS base must be a Gaussian (diagonal or full); fit one with fit_local")
-    return GaussianBase(model, x, Whitening(params["mean"].detach(), scale_tril(params).detach()))
 
 
 def schedule(kind: str, n_temperatures: int, n: int, like: Tensor) -> Tensor:
@@ -206,27 +97,43 @@ def schedule(kind: str, n_temperatures: int, n: int, like: Tensor) -> Tensor:
 
 def anneal(
     base: Base, path: Path, n_chains: int, seed: int, key: tuple[str | int, ...], exact: Tensor | None = None,
-    n_relax: int = 0,
+    n_relax: int = 0, rows: Tensor | None = None,
 ) -> Run:  # fmt: skip
     """Run chains along a frozen path: forward from the base or, given `exact` posterior draws z (N, D), in reverse,
     after `n_relax` moves of each chain within the posterior.
 
     Log weights estimate log p(x) forward; in reverse, E[exp(-log w)] = 1 / p(x). Chains go GROUP at a time, so memory
-    stays bounded, with noise keyed by group.
+    stays bounded, with noise keyed by group. With `rows` (R,) these data alone take part, on the noise that they have
+    among all N.
     """
     runs = []
     for group in range(-(-n_chains // GROUP)):
         generator = seeded(seed, *key, group)
         draws = base.sample(GROUP, generator)
+        noise = _noise_of(draws, generator, rows)
         if exact is not None:
-            draws = _relaxed(base, path, base.whiten(exact[None].expand(draws.shape).contiguous()), generator, n_relax)
-        runs.append(_anneal_group(base, path, draws, generator, reverse=exact is not None))
+            draws = base.whiten(exact[None].expand(draws.shape).contiguous())
+            draws = _relaxed(base, path, draws, noise, n_relax)
+        if rows is None:
+            runs.append(_anneal_group(base, path, draws, noise, reverse=exact is not None))
+        else:
+            runs.append(_anneal_group(base.rows(rows), path.rows(rows), draws[:, rows], noise, exact is not None))
     return Run(
         torch.cat([run.log_w for run in runs])[:n_chains],
         torch.stack([run.acceptance for run in runs]).mean(0),
         torch.stack([run.spread for run in runs]).mean(0),
         torch.stack([run.n_diverged for run in runs]).sum(0),
     )
+
+
+def _noise_of(like: Tensor, generator: torch.Generator, rows: Tensor | None) -> Noise:
+    """Momentum (C, N, D) and the uniform of the Metropolis test (C, N) of each move in turn, cut to `rows`."""
+
+    def noise() -> tuple[Tensor, Tensor]:
+        momentum, chance = normal(like.shape, generator, like), uniform(like.shape[:2], generator, like)
+        return (momentum, chance) if rows is None else (momentum[:, rows], chance[:, rows])
+
+    return noise
 
 
 def tune(base: Base, plan: Schedule, n: int, like: Tensor, key: tuple[str | int, ...]) -> tuple[Path, Run]:
@@ -290,7 +197,7 @@ def _block_base(model: Any, local: Any, block: Block) -> tuple[Base, Tensor]:
     return prior, model.sample_prior(1, block.x, seeded(0, "like")).new_empty(len(block.index), latent_size(model))
 
 
-def _anneal_group(base: Base, path: Path, u: Tensor, generator: torch.Generator, reverse: bool) -> Run:
+def _anneal_group(base: Base, path: Path, u: Tensor, noise: Noise, reverse: bool) -> Run:
     """One group of chains (C, N, D) along the path. The kernel at b = 1 would not change the weights and is left
     out.
     """
@@ -309,16 +216,14 @@ def _anneal_group(base: Base, path: Path, u: Tensor, generator: torch.Generator,
             continue
         density = _tempered(base, path.betas[kernel])
         state = hmc.State(state.z, _at(path.betas[kernel], *state.at.parts))
-        momentum = normal(u.shape, generator, u)
-        chance = uniform(u.shape[:2], generator, u)
         step_size = path.step_sizes[kernel].to(u)
-        state, info = hmc.step(state, momentum, chance, density, step_size, path.n_leapfrog)
+        state, info = hmc.step(state, *noise(), density, step_size, path.n_leapfrog)
         acceptance[kernel - 1] = info.acceptance.mean(0).cpu().float()
         n_diverged += info.diverged.sum(0)
     return Run(log_w, acceptance, spread, n_diverged)
 
 
-def _relaxed(base: Base, path: Path, u: Tensor, generator: torch.Generator, n_moves: int) -> Tensor:
+def _relaxed(base: Base, path: Path, u: Tensor, noise: Noise, n_moves: int) -> Tensor:
     """u (C, N, D) after moves that leave the posterior invariant: HMC at the path's last tuned step size and at half of
     it in turn, since what suits the bulk can be too long in a tail.
     """
@@ -328,8 +233,7 @@ def _relaxed(base: Base, path: Path, u: Tensor, generator: torch.Generator, n_mo
     state = hmc.init(u, density)
     for move in range(n_moves):
         size = path.step_sizes[-2] * (0.5 if move % 2 else 1.0)
-        momentum, chance = normal(u.shape, generator, u), uniform(u.shape[:2], generator, u)
-        state, _ = hmc.step(state, momentum, chance, density, size.to(u), RELAX_LEAPFROG)
+        state, _ = hmc.step(state, *noise(), density, size.to(u), RELAX_LEAPFROG)
     return state.z
 
 

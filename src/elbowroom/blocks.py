@@ -72,6 +72,11 @@ def take(x: Any, index: Tensor) -> Any:
     return torch.stack([torch.as_tensor(item) for item in items])
 
 
+def some(x: Any, index: Tensor) -> Any:
+    """Rows `index` of a block's data: a tensor, or a mapping of tensors."""
+    return {key: value[index] for key, value in x.items()} if isinstance(x, Mapping) else x[index]
+
+
 def move(x: Any, device: torch.device | None, dtype: torch.dtype | None) -> Any:
     """`x` on `device`, its floating tensors in `dtype`: the data go to the model, never the model to the data."""
     if isinstance(x, Mapping):

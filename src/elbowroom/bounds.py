@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .blocks import BLOCK, Block, as_data, blocks, n_data
+from .blocks import BLOCK, Block, as_data, blocks, n_data, some
 from .estimate import Array, Estimate, concatenate, grouped_noise, log_mean_exp
 from .model import evaluating, log_joint, placement
 from .posteriors import Local, as_posterior
@@ -31,24 +31,31 @@ __all__ = [
 GROUP = 16  # samples or chains that share one decoder call: the arithmetic unit is (GROUP, BLOCK) rows
 
 
-def log_weights(model: Any, q: Any, x: Any, noise: Tensor) -> Tensor:
-    """log p(x, z) - log q(z|x) in nats, float64, for noise (S, N, E) of the distribution `q` -> (S, N)."""
+def log_weights(model: Any, q: Any, x: Any, noise: Tensor, rows: Tensor | None = None) -> Tensor:
+    """log p(x, z) - log q(z|x) in nats, float64, for noise (S, N, E) of the distribution `q` -> (S, N), or (S, R) for
+    `rows` (R,) alone: all z are drawn, and the model sees those.
+    """
     z, log_q = q.rsample_and_log_q(noise)
+    if rows is not None:
+        x, z, log_q = some(x, rows), z[:, rows], log_q[:, rows]
     return log_joint(model, x, z).double() - log_q.double()
 
 
-def block_log_weights(model: Any, q: Any, block: Block, n_samples: int, seed: int, key: str) -> Tensor:
+def block_log_weights(
+    model: Any, q: Any, block: Block, n_samples: int, seed: int, key: str, rows: Tensor | None = None
+) -> Tensor:
     """(K, B) log weights of one block under the distribution `q`, GROUP samples at a time so that memory stays bounded.
 
     Noise is keyed by block and group: neither N nor what runs beside it changes a number. Only the unit (GROUP, BLOCK)
-    reaches the model, so the last group is computed whole and cut.
+    reaches the model, so the last group is computed whole and cut. With `rows` (R,) these data alone are evaluated, on
+    the draws that they have in the whole block.
     """
     parts = []
     with torch.no_grad():
         for group in range(-(-n_samples // GROUP)):
             generator = seeded(seed, key, block.number, group)
             noise = normal((GROUP, len(block.index), q.noise_size), generator, block.like)
-            parts.append(log_weights(model, q, block.x, noise))
+            parts.append(log_weights(model, q, block.x, noise, rows))
     return torch.cat(parts)[:n_samples]
 
 

@@ -12,7 +12,7 @@ than their errors shows missed mass.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntFlag
 from typing import Any
 
@@ -21,15 +21,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .ais import RELAX_LEAPFROG, Path, Schedule, ais_of, anneal, base_of, tune
+from .ais import RELAX_LEAPFROG, Path, Schedule, ais_of, anneal, tune
+from .bases import base_of
 from .blocks import Block
 from .bounds import GROUP, block_log_weights, iwae_of
-from .estimate import Array, Estimate, effective_sample_size, grouped_noise, k_hat, k_hat_threshold, log_mean_exp
-from .families import Params, Whitening, scale_tril
+from .estimate import (
+    Array,
+    Estimate,
+    concatenate,
+    effective_sample_size,
+    grouped_noise,
+    k_hat,
+    k_hat_threshold,
+    log_mean_exp,
+)
+from .families import Params
 from .model import can_sample_prior, latent_size
-from .rng import seed_of
+from .proposals import Defended, HeavyTailed
 
-__all__ = ["EvidencePlan", "Evidence", "Defended", "Flag", "HeavyTailed", "block_evidence", "reverse_bound"]
+__all__ = ["Evidence", "EvidencePlan", "Flag", "block_evidence", "reverse_bound"]
 
 Z_DISAGREE = 4.0  # errors by which another base must exceed the chosen bound to be believed against it
 SLACK = 0.05  # nats: disagreement smaller than this is not worth a flag
@@ -43,7 +53,7 @@ MAX_PRIOR_SIZE = 20  # latents above which draws from the prior find nothing
 class Flag(IntFlag):
     """Why a datum's numbers should not be trusted; 0 where they are fine. Only NOT_FINITE and FIT_DIVERGED exclude it.
 
-    WIDE is the sandwich's: its two bounds are more than a nat apart.
+    WIDE is the sandwich's: its two bounds are more than a nat apart. TARGET_MISSED is that of a plan with a target.
     """
 
     NOT_FINITE = 1
@@ -52,18 +62,28 @@ class Flag(IntFlag):
     ERROR_UNRELIABLE = 8
     BASES_DISAGREE = 16
     WIDE = 32
+    TARGET_MISSED = 64
 
 
 @dataclass(frozen=True)
 class EvidencePlan:
-    """Budgets of the log-evidence estimators: importance samples reported and in the pilot, those of each further
-    distribution (as many again in its pilot), and the annealing schedule.
+    """Budgets of the log-evidence estimators.
+
+    Attributes:
+        n_importance: importance samples reported, and n_pilot those in the pilot. annealing: the schedule of AIS.
+        n_others: samples of each further distribution, and as many in its pilot.
+        target: an error in nats. Pilots then give each datum 2, 4, ... times n_importance samples, up to
+            `max_importance`, as they foresee to need, and where those do not do, as many times the chains, up to
+            `max_chains`; a datum whose run misses the target all the same is flagged.
     """
 
     n_importance: int = 2000
     n_pilot: int = 512
-    n_others: int = 256
     annealing: Schedule | None = field(default_factory=Schedule)
+    n_others: int = 256
+    target: float | None = None
+    max_importance: int = 32_000
+    max_chains: int = 512
 
 
 @dataclass(frozen=True)
@@ -89,7 +109,7 @@ class _Candidate:
     """One estimator: what the pilot said of it, what the run reported, and where its error can be believed.
 
     `expected` is the error that the pilot foresees for the run, infinite where the pilot's own tail is too heavy to
-    tell.
+    tell. `replaceable`: where the run itself turned out too poor to be reported.
     """
 
     pilot: Array
@@ -98,6 +118,7 @@ class _Candidate:
     estimate: Estimate
     reliable: NDArray[np.bool_]
     k_hat: Array
+    replaceable: NDArray[np.bool_] | None = None
 
 
 def block_evidence(
@@ -120,23 +141,33 @@ def block_evidence(
     for name, dist in (others or {}).items():
         if dist.has_density:
             proposals[name] = (dist, plan.n_others, plan.n_others)
-    for name, (dist, *numbers) in proposals.items():
+    for name, (dist, n_pilot, n_run) in proposals.items():
         strata = 2 if isinstance(dist, Defended) else 1
-        n_pilot, n_run = (strata * -(-number // strata) for number in numbers)  # whole rounds of the strata
+        n_pilot, n_run = (strata * -(-number // strata) for number in (n_pilot, n_run))  # whole rounds of the strata
         pilot = block_log_weights(model, dist, block, n_pilot, seed, f"{name}-pilot")
-        run = block_log_weights(model, dist, block, n_run, seed, f"{name}-run")
-        found[name] = _importance_candidate(name, pilot, run, ids, seed, strata)
-        work[name] = 0.5 * (n_pilot + n_run)
+        budget = np.full(len(ids), n_run)
+        if name == "iwae" and plan.target is not None:
+            _, error = _value_and_error(pilot, strata)
+            budget = _budgets(error, n_pilot, n_run, plan.target, plan.max_importance)
+        runs = [
+            (rows, block_log_weights(model, dist, block, n, seed, f"{name}-run", _index(rows, block)))
+            for n, rows in _by(budget)
+        ]
+        found[name] = _importance_candidate(name, pilot, runs, ids, seed, strata)
+        work[name] = 0.5 * (n_pilot + float(budget.mean()))
     path = None
     if plan.annealing is not None:
-        found["ais"], path = _annealed_candidate(model, block, base, plan.annealing, ids, seed)
+        poor = ~found["iwae"].reliable | (found["iwae"].estimate.mc_errors > (plan.target or np.inf))
+        found["iwae"] = replace(found["iwae"], replaceable=poor)
+        found["ais"], path, n_chains = _annealed_candidate(model, block, base, plan, seed, poor)
         gradients = plan.annealing.n_leapfrog * (plan.annealing.n_temperatures - 1) + 1
-        work["ais"] = gradients * (GROUP * (plan.annealing.n_pilots + 1.0) + plan.annealing.n_chains)
+        work["ais"] = gradients * (GROUP * (plan.annealing.n_pilots + 1.0) + n_chains)
     chosen = _choose(found, defended)
     estimates = {name: candidate.estimate for name, candidate in found.items()}
-    return Evidence(
-        _pick(found, chosen, ids), chosen, estimates, found["iwae"].k_hat, _flags(found, chosen, defended), work, path
-    )
+    reported, flags = _pick(found, chosen, ids), _flags(found, chosen, defended)
+    if plan.target is not None:
+        flags |= np.where(reported.mc_errors > plan.target, int(Flag.TARGET_MISSED), 0)
+    return Evidence(reported, chosen, estimates, found["iwae"].k_hat, flags, work, path)
 
 
 def reverse_bound(
@@ -156,94 +187,74 @@ def reverse_bound(
     return estimate, float(n_chains * gradients)
 
 
-class HeavyTailed:
-    """A multivariate Student t around a local Gaussian: center + L e / sqrt(chi^2 / nu), with nu = max(5, D).
-
-    Fits that minimise KL(q || p) are narrower than the posterior, and importance weights under them can have no
-    variance. A posterior under a Gaussian prior has Gaussian tails, so under a t the weights are bounded wherever the
-    likelihood is; and with nu = D the spread of its radius is that of the Gaussian's own, so little is lost where the
-    Gaussian is right.
+def _budgets(error: Array, n_pilot: int, n_run: int, target: float, most: int) -> NDArray[np.int64]:
+    """(B,) draws, n_run times a power of 2, for half the target by the error that n_pilot draws had: they may have been
+    lucky.
     """
-
-    has_density = True
-
-    def __init__(self, params: Params) -> None:
-        self.whitening = Whitening(params["mean"].detach(), scale_tril(params).detach())
-        self.size = params["mean"].shape[-1]
-        self.freedom = max(5, self.size)
-        self.noise_size = self.size + self.freedom
-
-    def rsample_and_log_q(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Standard normal noise (S, N, D + nu) -> z (S, N, D), log q in nats (S, N)."""
-        e, rest = noise.split([self.size, self.freedom], dim=-1)
-        u = e / rest.square().mean(-1, keepdim=True).sqrt()
-        return self.whitening(u), self._log_t(u) - self.whitening.log_det
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """log q(z) in nats, (S, N, D) -> (S, N)."""
-        return self._log_t(self.whitening.inverse(z)) - self.whitening.log_det
-
-    def _log_t(self, u: Tensor) -> Tensor:
-        nu, d = self.freedom, self.size
-        constant = math.lgamma((nu + d) / 2) - math.lgamma(nu / 2) - 0.5 * d * math.log(nu * math.pi)
-        return constant - 0.5 * (nu + d) * torch.log1p(u.square().sum(-1) / nu)
+    needed = n_pilot * (2 * error / target) ** 2 / n_run
+    doublings = np.ceil(np.log2(np.nan_to_num(needed, nan=1.0, posinf=1e9).clip(1)))
+    return np.minimum(n_run * 2**doublings, max(most, n_run)).astype(np.int64)
 
 
-class Defended:
-    """Half the draws from a heavy-tailed local Gaussian, half from the prior, all weighted by the mixture's density.
-
-    A local Gaussian can sit on one of several modes and its weights look perfect. In few dimensions the prior's draws
-    find the others; their weights are at most twice the likelihood (the balance heuristic of Veach and Guibas 1995).
-    """
-
-    has_density = True
-
-    def __init__(self, heavy: HeavyTailed, model: Any, x: Any) -> None:
-        self.heavy, self.model, self.x = heavy, model, x
-        self.noise_size = heavy.noise_size
-
-    def rsample_and_log_q(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Noise (S, N, E) -> z (S, N, D), log q (S, N); draws alternate, and the noise seeds those of the prior."""
-        local, _ = self.heavy.rsample_and_log_q(noise[::2])
-        generator = torch.Generator(noise.device)
-        generator.manual_seed(seed_of(noise))
-        prior = self.model.sample_prior(len(local), self.x, generator).to(local).expand_as(local)
-        z = torch.stack([local, prior], dim=1).flatten(0, 1)[: len(noise)]
-        return z, self.log_prob(z)
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """log of the mixture's density in nats, (S, N, D) -> (S, N)."""
-        return torch.logaddexp(self.heavy.log_prob(z), self.model.log_prior(z, self.x)) - math.log(2)
+def _by(budget: NDArray[np.int64]) -> list[tuple[int, NDArray[np.int64]]]:
+    """The rows that have each budget."""
+    return [(int(n), np.flatnonzero(budget == n)) for n in np.unique(budget)]
 
 
-def _importance_candidate(name: str, pilot: Tensor, run: Tensor, ids: Any, seed: int, strata: int) -> _Candidate:
-    """Importance sampling. A pilot whose tail is too heavy foresees nothing; a run's error is believed by its own
-    k-hat, or where it is small enough to need none.
+def _importance_candidate(
+    name: str, pilot: Tensor, runs: list[tuple[NDArray[np.int64], Tensor]], ids: Any, seed: int, strata: int
+) -> _Candidate:
+    """Importance sampling; `runs` are log weights (K, R) of rows (R,) that together are all. A pilot whose tail is too
+    heavy foresees nothing unless the run says otherwise; a run's error is believed by its own k-hat, or where it is
+    small enough to need none.
     """
     value, error = _value_and_error(pilot, strata)
     enough = BOUNDED if strata > 1 else NEGLIGIBLE
-    threshold, tail = k_hat_threshold(len(run)), k_hat(run)
-    shrink = math.sqrt(len(pilot) / len(run))
-    foreseen = (k_hat(pilot) <= threshold) | (error * shrink < enough)
-    estimate = iwae_of(run, ids, f"IWAE_{len(run)} ({name})", (name, seed), strata)
+    expected, tail, threshold = np.empty(len(ids)), np.empty(len(ids)), np.empty(len(ids))
+    for rows, run in runs:
+        expected[rows] = error[rows] * math.sqrt(len(pilot) / len(run))
+        tail[rows], threshold[rows] = k_hat(run), k_hat_threshold(len(run))
+    label = f"IWAE_{max(len(run) for _, run in runs)} ({name})"
+    estimate = _joined([(rows, iwae_of(run, ids[rows], label, (name, seed), strata)) for rows, run in runs])
     reliable = (tail <= threshold) | (estimate.mc_errors < enough)
-    return _Candidate(value, error, np.where(foreseen, error * shrink, np.inf), estimate, reliable, tail)
+    foreseen = (k_hat(pilot) <= threshold) | (expected < enough) | reliable
+    return _Candidate(value, error, np.where(foreseen, expected, np.inf), estimate, reliable, tail)
 
 
 def _annealed_candidate(
-    model: Any, block: Block, params: Params, plan: Schedule, ids: Any, seed: int
-) -> tuple[_Candidate, Path]:
-    """AIS from the local Gaussian. Its error is believed where its chains still share the weight: ESS of 40% or
-    more.
+    model: Any, block: Block, params: Params, plan: EvidencePlan, seed: int, wanted: NDArray[np.bool_]
+) -> tuple[_Candidate, Path, float]:
+    """AIS from the local Gaussian, its path, and the chains that a datum had on average. Its error is believed where
+    the chains still share the weight: ESS of 40% or more. Under a target, data where it is `wanted` (B,) get as many
+    chains as the pilot foresees to need.
     """
+    schedule, ids = plan.annealing, block.index.numpy()
+    assert schedule is not None
     base = base_of(model, block.x, params)
-    path, pilot = tune(base, plan, len(ids), params["mean"], ("ais", block.number))
-    run = anneal(base, path, plan.n_chains, seed, ("ais", "run", block.number))
+    path, pilot = tune(base, schedule, len(ids), params["mean"], ("ais", block.number))
     value, error = _value_and_error(pilot.log_w)
-    shared = (effective_sample_size(run.log_w) >= 0.4 * plan.n_chains).cpu().numpy()
-    estimate = ais_of(run, ids, "AIS", ("ais", seed))
-    expected = error * math.sqrt(len(pilot.log_w) / plan.n_chains)
-    return _Candidate(value, error, expected, estimate, shared, np.full(len(ids), np.nan)), path
+    budget = np.full(len(ids), schedule.n_chains)
+    if plan.target is not None:
+        enough = _budgets(error, len(pilot.log_w), schedule.n_chains, plan.target, plan.max_chains)
+        budget = np.where(wanted, enough, budget)
+    parts, shared = [], np.zeros(len(ids), dtype=bool)
+    for n, rows in _by(budget):
+        run = anneal(base, path, n, seed, ("ais", "run", block.number), rows=_index(rows, block))
+        shared[rows] = (effective_sample_size(run.log_w) >= 0.4 * n).cpu().numpy()
+        parts.append((rows, ais_of(run, ids[rows], "AIS", ("ais", seed))))
+    expected = error * np.sqrt(len(pilot.log_w) / budget)
+    candidate = _Candidate(value, error, expected, _joined(parts), shared, np.full(len(ids), np.nan))
+    return candidate, path, float(budget.mean())
+
+
+def _index(rows: NDArray[np.int64], block: Block) -> Tensor | None:
+    """`rows` on the block's device; None where they are all."""
+    return None if len(rows) == len(block.index) else torch.from_numpy(rows).to(block.like.device)
+
+
+def _joined(parts: list[tuple[NDArray[np.int64], Estimate]]) -> Estimate:
+    """Estimates of rows (R,) that together are all, in order."""
+    return concatenate([part for _, part in parts])[np.argsort(np.concatenate([rows for rows, _ in parts]))]
 
 
 def _value_and_error(log_w: Tensor, strata: int = 1) -> tuple[Array, Array]:
@@ -280,7 +291,7 @@ def _choose(found: dict[str, _Candidate], defended: bool) -> NDArray[np.str_]:
     if "ais" in found:
         iwae, ais = found["iwae"], found["ais"]
         agree = ~_exceeds(iwae.estimate.values, iwae.estimate.mc_errors, ais.estimate.values, ais.estimate.mc_errors)
-        chosen = np.where((chosen == "iwae") & ~iwae.reliable & ais.reliable & agree, "ais", chosen)
+        chosen = np.where((chosen == "iwae") & iwae.replaceable & ais.reliable & agree, "ais", chosen)
     return chosen
 
 

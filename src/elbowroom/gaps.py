@@ -56,16 +56,16 @@ class Plan:
             raise ValueError(f'rungs must hold "diagonal" and may hold "full" and "flow"; got {self.rungs}')
 
 
-_THOROUGH = dict(BUDGETS) | {
-    "full": Budget(200, 16, 0.007),
-    "diagonal": Budget(200, 8, 0.2, tolerance=0.03, n_evaluation=64),
-}
+_THOROUGH = dict(BUDGETS) | {"full": replace(BUDGETS["full"], n_samples=24, tolerance=0.03)}
 PLANS = {
     "quick": Plan("quick", ("diagonal",), 256, evidence=EvidencePlan(1000, 256, None)),
     "standard": Plan("standard"),
     "flow": Plan("flow", ("diagonal", "full", "flow")),
-    "precise": Plan("precise", n_elbo=1024, budgets=_THOROUGH, evidence=EvidencePlan(8000, 1024, Schedule(30, 2, 32))),
-}
+    "precise": Plan(
+        "precise", n_elbo=1024, budgets=_THOROUGH,
+        evidence=EvidencePlan(4000, 1024, Schedule(24, 2, 32), n_others=512, target=0.05),
+    ),
+}  # fmt: skip
 
 
 def decompose(

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .blocks import Block
+from .blocks import Block, some
 from .bounds import GROUP, log_weights, prepared
 from .families import DiagonalGaussian, Family, FullGaussian, Params, Whitening, scale_tril
 from .model import can_sample_prior, log_joint
@@ -101,7 +101,7 @@ class _Problem:
         finite.
         """
         total = torch.zeros(len(index), dtype=torch.float64, device=index.device)
-        dist, x, n_groups = Conditioned(self.family, params), _rows(self.block.x, index), -(-n_samples // GROUP)
+        dist, x, n_groups = Conditioned(self.family, params), some(self.block.x, index), -(-n_samples // GROUP)
         with torch.no_grad():
             for group in range(n_groups):
                 noise = self.noise(GROUP, "evaluate", group)[:, index]
@@ -112,7 +112,7 @@ class _Problem:
         self, params: Params, index: Tensor, budget: Budget, number: int, rates: Tensor
     ) -> tuple[Params, Tensor]:
         """One round for the data `index`: the last iterate, and which of them (B,) stayed finite throughout."""
-        x = _rows(self.block.x, index)
+        x = some(self.block.x, index)
         if isinstance(self.family, DiagonalGaussian | FullGaussian):
             shape = (len(self.block.index), self.family.size)
             draws = (draw[index] for draw in orthogonal(shape, self._generator("round", number), self.like))
@@ -327,10 +327,6 @@ def _marginal_log_scale(params: Params) -> Tensor:
         return params["log_scale"]
     tril = torch.diag_embed(params["log_scale"].exp()) + params["lower"].tril(-1)
     return 0.5 * tril.square().sum(-1).log()
-
-
-def _rows(x: Any, index: Tensor) -> Any:
-    return {key: value[index] for key, value in x.items()} if isinstance(x, dict) else x[index]
 
 
 def _like(mask: Tensor, value: Tensor) -> Tensor:

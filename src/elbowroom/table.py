@@ -21,6 +21,7 @@ FLAG_WORDS = {
     Flag.ERROR_UNRELIABLE: "error of log p(x) unreliable (heavy-tailed weights)",
     Flag.BASES_DISAGREE: "another base found more mass (several modes?)",
     Flag.WIDE: "bounds more than a nat apart",
+    Flag.TARGET_MISSED: "error of log p(x) above what the plan promises",
 }
 OUTCOME_WORDS = {
     Outcome.CONVERGED: "converged",

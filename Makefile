@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.elbowroom-installed
 CHECK_PYTHON := 'import sys; sys.version_info < (3, 11) and sys.exit("needs Python 3.11 or newer: set PYTHON=")'
 
-.PHONY: all help venv demo test slow lint types clean
+.PHONY: all help venv demo test slow bench lint types clean
 
 all: venv help  ## build the environment and list the targets
 
@@ -30,6 +30,9 @@ test: $(STAMP)  ## run the fast tests and the doctests
 
 slow: $(STAMP)  ## run the slow tests, and those on the files of ELBOWROOM_DATA
 	@$(BIN)/python -m pytest -q -m "slow or external" $(ARGS)
+
+bench: $(STAMP)  ## measure cost and reach on the files of ELBOWROOM_DATA, write docs/benchmarks.md (ARGS="growth" for sizes)
+	@$(BIN)/python -m tools.bench $(ARGS)
 
 lint: $(STAMP)  ## check the style
 	@$(BIN)/ruff check --quiet --output-format concise .

@@ -35,7 +35,7 @@ LAYERS = [
     ["bases", "proposals"],
     ["bounds", "hmc", "natural"],
     ["posteriors"],
-    ["families"],
+    ["families", "compiled"],
     ["model", "nets", "data"],
     ["likelihoods"],
     ["blocks"],

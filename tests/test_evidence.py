@@ -1,5 +1,7 @@
 """Choosing a log evidence: the defended proposal against truths, and its error against repetition."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,12 +13,13 @@ from elbowroom.blocks import blocks
 from elbowroom.bounds import block_log_weights, iwae_of
 from elbowroom.evidence import EvidencePlan, Flag, block_evidence
 from elbowroom.families import FullGaussian
+from elbowroom.gaps import PLANS
 from elbowroom.local import Budget
 from elbowroom.proposals import Defended, HeavyTailed
 from elbowroom.rng import seeded
 
 from . import scenarios
-from .statistics import assert_close_z, assert_mean_is
+from .statistics import assert_close_z, assert_mean_at_least, assert_mean_is
 
 
 def exact_base(model, x):
@@ -152,3 +155,21 @@ def test_a_local_flow_starts_where_it_was():
     again = er.fit_local(er.CouplingFlow(2), model, x, init=flow, budget=nothing).q
     a, b = (er.elbo(model, q, x, 200).values for q in (flow, again))
     np.testing.assert_allclose(a, b, atol=1e-9)
+
+
+def test_annealing_from_the_prior_is_the_published_protocol_in_small():
+    """Plan "published" with fewer temperatures: a lower bound from the prior, and plain Adam for the local fit."""
+    planted = scenarios.correlated(20)
+    full = PLANS["published"]
+    assert (full.evidence.base, full.evidence.annealing) == ("prior", Schedule(10_000, 10, 100, "linear", 4))
+    small = EvidencePlan(500, 64, Schedule(40, 5, 16, "linear", 4), base="prior")
+    budgets = {"diagonal": replace(full.budgets["diagonal"], n_samples=8, learning_rate=0.02)}
+    gaps = er.decompose(planted.model, planted.q, planted.x, er.Plan("small", ("diagonal",), 256, budgets, small))
+    short = planted.model.log_evidence(planted.x).numpy() - gaps.candidates["ais"].values
+    assert_mean_at_least(short, 0.0)
+    assert short.mean() < 0.2
+    best = planted.model.best_elbo(planted.x).mean().item()
+    assert abs(gaps.local["diagonal"].mean - best) < 0.05 + 5 * gaps.local["diagonal"].mc_se
+    assert gaps.fits["diagonal"].steps.min() >= 1000  # ten checks in a row without improvement
+    with pytest.raises(ValueError, match="base must be"):
+        EvidencePlan(base="posterior")

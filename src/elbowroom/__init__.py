@@ -4,6 +4,7 @@ from . import likelihoods
 from .ais import ais
 from .bounds import elbo, iwae
 from .checks import check
+from .compiled import compiled
 from .estimate import Estimate
 from .families import AuxiliaryFlow, CouplingFlow, DiagonalGaussian, FullGaussian
 from .gaps import Plan, decompose
@@ -32,6 +33,7 @@ __all__ = [
     "ais",
     "check",
     "compare",
+    "compiled",
     "decompose",
     "elbo",
     "fit_local",

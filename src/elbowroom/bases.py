@@ -6,6 +6,7 @@ r"""Where annealing starts: a sampler with a normalised density, in coordinates 
 """
 
 import math
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -59,7 +60,8 @@ class GaussianBase:
 
     def evaluate(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """log base and log joint of u, (C, N), and their gradients; the base's in closed form."""
-        joint, grad = log_joint_and_grad(self.model, self.x, self.whitening(u))
+        joint_and_grad = getattr(self.model, "joint_and_grad", None) or partial(log_joint_and_grad, self.model)
+        joint, grad = joint_and_grad(self.x, self.whitening(u))
         base = -0.5 * (u.double().square().sum(-1) + u.shape[-1] * LOG_2PI)
         return base, joint + self.whitening.log_det, -u, self.whitening.pull_back(grad)
 

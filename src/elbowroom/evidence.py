@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .ais import RELAX_LEAPFROG, Path, Schedule, ais_of, anneal, tune
-from .bases import base_of
+from .bases import Base, PriorBase, base_of
 from .blocks import Block
 from .bounds import GROUP, block_log_weights, iwae_of
 from .estimate import (
@@ -75,6 +75,7 @@ class EvidencePlan:
         target: an error in nats. Pilots then give each datum 2, 4, ... times n_importance samples, up to
             `max_importance`, as they foresee to need, and where those do not do, as many times the chains, up to
             `max_chains`; a datum whose run misses the target all the same is flagged.
+        base: where AIS starts: "local", the Gaussian fitted to each datum, or "prior", as in the literature.
     """
 
     n_importance: int = 2000
@@ -84,6 +85,11 @@ class EvidencePlan:
     target: float | None = None
     max_importance: int = 32_000
     max_chains: int = 512
+    base: str = "local"
+
+    def __post_init__(self) -> None:
+        if self.base not in ("local", "prior"):
+            raise ValueError(f'base must be "local" or "prior"; got {self.base!r}')
 
 
 @dataclass(frozen=True)
@@ -91,8 +97,8 @@ class Evidence:
     """Log evidence of a block.
 
     `estimate` is what each datum's chosen estimator gave, `chosen` (B,) its name; `candidates` are all of them on the
-    reported draws; `k_hat` (B,) is that of the reported importance weights; `work` units per datum by stage; `path` the
-    frozen annealing kernels.
+    reported draws; `k_hat` (B,) is that of the reported importance weights; `work` units per datum by stage; `base` and
+    `path` where annealing started and its frozen kernels.
     """
 
     estimate: Estimate
@@ -101,6 +107,7 @@ class Evidence:
     k_hat: Array
     flags: NDArray[np.int64]
     work: dict[str, float]
+    base: Base | None
     path: Path | None
 
 
@@ -155,11 +162,11 @@ def block_evidence(
         ]
         found[name] = _importance_candidate(name, pilot, runs, ids, seed, strata)
         work[name] = 0.5 * (n_pilot + float(budget.mean()))
-    path = None
+    start, path = None, None
     if plan.annealing is not None:
         poor = ~found["iwae"].reliable | (found["iwae"].estimate.mc_errors > (plan.target or np.inf))
         found["iwae"] = replace(found["iwae"], replaceable=poor)
-        found["ais"], path, n_chains = _annealed_candidate(model, block, base, plan, seed, poor)
+        found["ais"], start, path, n_chains = _annealed_candidate(model, block, base, plan, seed, poor)
         gradients = plan.annealing.n_leapfrog * (plan.annealing.n_temperatures - 1) + 1
         work["ais"] = gradients * (GROUP * (plan.annealing.n_pilots + 1.0) + n_chains)
     chosen = _choose(found, defended)
@@ -167,11 +174,11 @@ def block_evidence(
     reported, flags = _pick(found, chosen, ids), _flags(found, chosen, defended)
     if plan.target is not None:
         flags |= np.where(reported.mc_errors > plan.target, int(Flag.TARGET_MISSED), 0)
-    return Evidence(reported, chosen, estimates, found["iwae"].k_hat, flags, work, path)
+    return Evidence(reported, chosen, estimates, found["iwae"].k_hat, flags, work, start, path)
 
 
 def reverse_bound(
-    model: Any, block: Block, base: Params, path: Path, z: Tensor, n_chains: int, seed: int
+    block: Block, base: Base, path: Path, z: Tensor, n_chains: int, seed: int
 ) -> tuple[Estimate, float]:
     """An upper bound of log p(x) per datum from the z (B, D) that simulated x, on the forward run's frozen kernels; and
     its work units per datum.
@@ -179,7 +186,7 @@ def reverse_bound(
     E[1/w] = 1/p(x), so -log mean(1/w) errs upward. Each chain first makes N_RELAX moves within the posterior. All of a
     datum's chains start at its one exact draw: its single value has no error of its own (NaN); a mean over data does.
     """
-    run = anneal(base_of(model, block.x, base), path, n_chains, seed, ("reverse", block.number), z, N_RELAX)
+    run = anneal(base, path, n_chains, seed, ("reverse", block.number), z, N_RELAX)
     value, deviations = log_mean_exp(-run.log_w)
     noise: dict[object, Array] = {("reverse", seed): np.full_like(grouped_noise(deviations), np.nan)}
     gradients = path.n_leapfrog * (len(path.betas) - 2) + RELAX_LEAPFROG * N_RELAX + 2
@@ -223,14 +230,16 @@ def _importance_candidate(
 
 def _annealed_candidate(
     model: Any, block: Block, params: Params, plan: EvidencePlan, seed: int, wanted: NDArray[np.bool_]
-) -> tuple[_Candidate, Path, float]:
-    """AIS from the local Gaussian, its path, and the chains that a datum had on average. Its error is believed where
-    the chains still share the weight: ESS of 40% or more. Under a target, data where it is `wanted` (B,) get as many
-    chains as the pilot foresees to need.
+) -> tuple[_Candidate, Base, Path, float]:
+    """AIS, its base and path, and the chains that a datum had on average. Its error is believed where the chains still
+    share the weight: ESS of 40% or more. Under a target, data where it is `wanted` (B,) get as many chains as the pilot
+    foresees to need.
     """
     schedule, ids = plan.annealing, block.index.numpy()
     assert schedule is not None
-    base = base_of(model, block.x, params)
+    base: Base = base_of(model, block.x, params)
+    if plan.base == "prior":
+        base = PriorBase(model, block.x, len(ids))
     path, pilot = tune(base, schedule, len(ids), params["mean"], ("ais", block.number))
     value, error = _value_and_error(pilot.log_w)
     budget = np.full(len(ids), schedule.n_chains)
@@ -244,7 +253,7 @@ def _annealed_candidate(
         parts.append((rows, ais_of(run, ids[rows], "AIS", ("ais", seed))))
     expected = error * np.sqrt(len(pilot.log_w) / budget)
     candidate = _Candidate(value, error, expected, _joined(parts), shared, np.full(len(ids), np.nan))
-    return candidate, path, float(budget.mean())
+    return candidate, base, path, float(budget.mean())
 
 
 def _index(rows: NDArray[np.int64], block: Block) -> Tensor | None:

@@ -47,8 +47,9 @@ class Budget:
     """Rounds of `n_steps` steps on `n_samples` draws; the step size falls to zero within a round, and from one round to
     the next to its `decay`, unless the datum still gains by leaps.
 
-    A datum has converged when a whole round changed its value by less than `tolerance` nats on the fixed evaluation
-    noise; a round that lost more is undone, and the next one takes smaller steps.
+    A datum has converged when `patience` rounds in a row changed its value by less than `tolerance` nats on the fixed
+    evaluation noise; a round that lost more is undone, and the next one takes smaller steps. With `plain`, rounds are
+    of Adam at a constant rate in the parameters' own coordinates, as published.
     """
 
     n_steps: int
@@ -58,6 +59,8 @@ class Budget:
     tolerance: float = 0.02
     n_evaluation: int = 32
     decay: float = 0.4
+    patience: int = 1
+    plain: bool = False
 
 
 BUDGETS = {
@@ -113,7 +116,7 @@ class _Problem:
     ) -> tuple[Params, Tensor]:
         """One round for the data `index`: the last iterate, and which of them (B,) stayed finite throughout."""
         x = some(self.block.x, index)
-        if isinstance(self.family, DiagonalGaussian | FullGaussian):
+        if isinstance(self.family, DiagonalGaussian | FullGaussian) and not budget.plain:
             shape = (len(self.block.index), self.family.size)
             draws = (draw[index] for draw in orthogonal(shape, self._generator("round", number), self.like))
             n_samples = samples_of(self.family, budget)
@@ -226,7 +229,7 @@ def _solve(problem: _Problem, params: Params, budget: Budget) -> tuple[Params, A
     active = torch.arange(n, device=device)
     best = problem.evaluate(params, active, budget.n_evaluation)
     outcome = torch.full((n,), int(Outcome.RAN_OUT), device=device)
-    rounds = torch.zeros(n, device=device)
+    rounds, calm = torch.zeros(n, device=device), torch.zeros(n, dtype=torch.int64, device=device)
     rates = torch.full((n,), budget.learning_rate, device=device, dtype=torch.float64)
     for number in range(budget.max_rounds):
         if len(active) == 0 or budget.n_steps == 0:
@@ -241,7 +244,8 @@ def _solve(problem: _Problem, params: Params, budget: Budget) -> tuple[Params, A
         best[active[better]] = value[better]
         rounds[active] += 1
         lost = ~(finite & torch.isfinite(value))
-        settled = ~lost & (gain.abs() < budget.tolerance)
+        calm[active] = torch.where(~lost & (gain.abs() < budget.tolerance), calm[active] + 1, 0)
+        settled = calm[active] >= budget.patience
         outcome[active] = torch.where(lost, int(Outcome.DIVERGED), int(Outcome.RAN_OUT))
         outcome[active[settled]] = int(Outcome.CONVERGED)
         rates[active] *= torch.where(gain > LEAP, 1.0, budget.decay)
@@ -256,11 +260,11 @@ def _adam_round(
     problem: _Problem, x: Any, params: Params, index: Tensor, budget: Budget, number: int, rates: Tensor
 ) -> tuple[Params, Tensor]:
     """A round of Adam (Kingma and Ba 2015) in coordinates where the flow's Gaussian part is standard normal."""
-    frame, inner = whitened(problem.family, params)
+    frame, inner = (None, dict(params)) if budget.plain else whitened(problem.family, params)
     moments = {key: (torch.zeros_like(value), torch.zeros_like(value)) for key, value in inner.items()}
     finite = torch.ones(len(index), dtype=torch.bool, device=index.device)
     for t in range(budget.n_steps):
-        rate = rates * 0.5 * (1 + math.cos(math.pi * t / budget.n_steps))
+        rate = rates if budget.plain else rates * 0.5 * (1 + math.cos(math.pi * t / budget.n_steps))
         half = problem.noise(-(-budget.n_samples // 2), "step", number, t)[:, index]
         noise = torch.cat([half, -half])[: budget.n_samples]
         grads, good = _gradient(problem, x, frame, inner, noise)

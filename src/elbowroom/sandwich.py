@@ -114,11 +114,12 @@ def _block_bounds(
     fits, params = fit_rungs(model, posterior, block, replace(plan, rungs=_without_flow(plan)), seed, None)
     base = params.get("full", params["diagonal"])
     evidence = block_evidence(model, block, base, plan.evidence, seed)
+    assert evidence.base is not None
     assert evidence.path is not None
     assert plan.evidence.annealing is not None
     n_chains = plan.evidence.annealing.n_chains
     exact = z[block.index].to(base["mean"])
-    upper, reverse_work = reverse_bound(model, block, base, evidence.path, exact, n_chains, seed)
+    upper, reverse_work = reverse_bound(block, evidence.base, evidence.path, exact, n_chains, seed)
     spent = sum(float(fit.work.mean()) for fit in fits.values()) + sum(evidence.work.values())
     return evidence.estimate, upper, evidence.flags, spent + reverse_work
 

@@ -1,0 +1,342 @@
+"""`make bench`: what the estimators cost and reach, side by side; writes docs/benchmarks.md and a figure.
+
+    python -m tools.bench [arithmetic] [evidence] [fits] [growth]      all but growth, where none is named
+
+Ratios are medians over interleaved repeats with pinned threads. The model is the public `bdmc_mnist.pth` (50 latents)
+on MNIST test images, grey / 255; its files lie under $ELBOWROOM_DATA. A section that is run replaces its rows in
+docs/benchmarks.json; the others stay. `growth` takes some 20 minutes.
+"""
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import elbowroom as er
+from elbowroom.ais import Path as Kernels
+from elbowroom.ais import Schedule, anneal, schedule, tune
+from elbowroom.bases import PriorBase, base_of
+from elbowroom.blocks import blocks
+from elbowroom.bounds import GROUP
+from elbowroom.evidence import EvidencePlan, block_evidence
+from elbowroom.gaps import PLANS, fit_rungs
+from elbowroom.local import BUDGETS, fit_block, start_of
+from elbowroom.model import log_joint_and_grad
+from elbowroom.posteriors import Local
+from tests.external import bdmc_mnist, mnist_images
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+RESULTS = DOCS / "benchmarks.json"
+FIRST, N = 300, 50  # images 300 to 349: a block that no tuning has seen
+PUBLISHED_UNITS = 100 * 10_000 * 10
+THREADS = 2
+Rows = list[list[str]]
+
+
+def main() -> None:
+    folder = os.environ.get("ELBOWROOM_DATA")
+    if not folder or not (Path(folder) / "external" / "bdmc_mnist.pth").exists():
+        sys.exit("bench needs the folder that holds external/bdmc_mnist.pth and mnist/: set ELBOWROOM_DATA")
+    torch.set_num_threads(THREADS)
+    if sys.argv[1:2] == ["--measure"]:
+        return print(json.dumps(_measure(Path(folder), int(sys.argv[2]))))
+    known = {"arithmetic": arithmetic, "evidence": evidence, "fits": fits, "growth": growth}
+    chosen = sys.argv[1:] or ["arithmetic", "evidence", "fits"]
+    if unknown := set(chosen) - set(known):
+        sys.exit(f"sections are {', '.join(known)}; got {', '.join(sorted(unknown))}")
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for name in chosen:
+        print(f"{name} ...", flush=True)
+        results[name] = known[name](Path(folder))
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    page = _page(results)
+    (DOCS / "benchmarks.md").write_text(page)
+    print(page)
+    if "evidence" in chosen:
+        _figure(results["evidence"]["points"])
+
+
+# ---- sections
+
+
+def arithmetic(folder: Path) -> dict[str, Any]:
+    """Fractions of the float32 matmul rate: matmul operations alone, against a large product measured between them."""
+    model, q, block = _setting(folder)
+    base, kernels = _annealing(model, q, block)
+    fast = base_of(er.compiled(model), block.x, _params(base))
+    z = torch.randn(GROUP, N, 50)
+    square = torch.randn(2048, 2048)
+    rows, sizes = GROUP * N, [(50, 200), (200, 200), (200, 784)]
+    flops = 2 * 2 * rows * sum(a * b for a, b in sizes)  # forward, and the gradient in the input alone
+    steps = kernels.n_leapfrog * (len(kernels.betas) - 2) + 1
+    work: dict[str, tuple[float, Callable[[], Any]]] = {
+        "large product": (2 * 2048.0**3, lambda: square @ square),
+        "the decoder's products alone": (flops, lambda: _products(sizes, rows)),
+        "gradient, eager": (flops, lambda: log_joint_and_grad(model, block.x, z)),
+        "gradient, compiled": (flops, lambda: fast.model.joint_and_grad(block.x, z)),
+        "inner loop of AIS, eager": (flops * steps, lambda: anneal(base, kernels, GROUP, 0, ("bench",))),
+        "inner loop of AIS, compiled": (flops * steps, lambda: anneal(fast, kernels, GROUP, 0, ("bench",))),
+    }
+    start = time.perf_counter()
+    fast.model.joint_and_grad(block.x, z)
+    compilation = time.perf_counter() - start
+    seconds = _interleaved({name: thunk for name, (_, thunk) in work.items()}, 15)
+    rates = {name: work[name][0] / seconds[name] / 1e9 for name in work}
+    saved = seconds["gradient, eager"] - seconds["gradient, compiled"]
+    half = _bfloat16_gain(model, block, z)
+    return {
+        "rows": [[name, f"{rate:.0f}", f"{rate / rates['large product']:.2f}"] for name, rate in rates.items()],
+        "notes": [
+            f"compilation takes {compilation:.0f} s, won back in {compilation / max(saved, 1e-9):,.0f} gradient calls",
+            f"a bfloat16 decoder's gradient takes {half:.2f} times the float32 one's time",
+        ],
+    }
+
+
+def evidence(folder: Path) -> dict[str, Any]:
+    """Log evidence: error against work from both starts, and the published protocol's cost by its cost per
+    temperature.
+    """
+    model, q, block = _setting(folder)
+    plan = PLANS["standard"]
+    start = time.perf_counter()
+    gaps = er.decompose(model, q, block.x)
+    ours = (time.perf_counter() - start) / N
+    truth = _reference(model, q, block)
+    error = np.abs(gaps.log_evidence.values - truth).mean()
+    prior = PriorBase(model, block.x, N)
+    per_temperature = _prior_cost(prior, 10)
+    points: dict[str, list[list[float]]] = {"prior": [], "q*": []}
+    for n_temperatures in (30, 100, 300):
+        path, _ = tune(prior, Schedule(n_temperatures, 10, 16, "linear", 4), N, block.like.new_empty(N, 50), ("bench",))
+        found = _value(anneal(prior, path, 16, 1, ("bench", "prior")).log_w)
+        points["prior"].append([16 * 10 * n_temperatures, float(np.abs(found - truth).mean())])
+    for scale in (0.125, 0.5, 1, 4):
+        evidence_plan = EvidencePlan(int(2000 * scale), 512, Schedule(max(3, int(10 * scale)), 2, 16))
+        _, params = fit_rungs(model, q, block, plan, 5, q.family)
+        made = block_evidence(model, block, params["full"], evidence_plan, 5)
+        spent = sum(made.work.values()) + gaps.work["fit full"]
+        points["q*"].append([spent, float(np.abs(made.estimate.values - truth).mean())])
+    spent = sum(gaps.work.values())
+    published = per_temperature * 10_000 * 100 / GROUP
+    reached = points["prior"][-1]
+    return {
+        "points": points,
+        "rows": [
+            ["standard", f"{spent:,.0f}", f"{ours:.2f}", f"{error:.3f}"],
+            ["published (scaled)", f"{PUBLISHED_UNITS:,}", f"{published:,.0f}", "-"],
+            [f"from the prior, {reached[0]:,} units", f"{reached[0]:,}", "-", f"{reached[1]:.2f}"],
+            ["published / standard", f"{PUBLISHED_UNITS / spent:,.0f}", f"{published / ours:,.0f}", ""],
+        ],
+    }
+
+
+def fits(folder: Path) -> dict[str, Any]:
+    """Local fits against the published optimiser on this engine: Adam at 1e-3, 100 samples, 10 checks without gain."""
+    model, q, whole = _setting(folder)
+    (block,) = blocks(whole.x[:10], 10)
+    settings = PLANS["published"].budgets["diagonal"]
+    rows: Rows = []
+    diagonal, full = er.DiagonalGaussian(50), er.FullGaussian(50)
+    for family in (diagonal, full):
+        zero = start_of(family, None, model, block, 0)
+        encoder = start_of(family, q, model, block, 0)
+        for label, begin, budget in (("elbowroom", encoder, BUDGETS[family.name]), ("published", zero, settings)):
+            start = time.perf_counter()
+            params, outcome, _, work = fit_block(family, model, block, dict(begin), 0, budget)
+            seconds = (time.perf_counter() - start) / 10
+            reached = er.elbo(model, Local(family, 10, params), block.x, 4000, seed=9)
+            rows.append(
+                [
+                    f"{family.name}, {label}", f"{work.mean():,.0f}", f"{seconds:.2f}", f"{reached.mean:.3f}",
+                    f"{int((outcome == 0).sum())} of 10",
+                ]
+            )  # fmt: skip
+    return {"rows": rows}
+
+
+def growth(folder: Path) -> dict[str, Any]:
+    """Time and peak memory of plan "standard" at three sizes, each in a process of its own."""
+    rows: Rows = []
+    for n in (1000, 3000, 10_000):
+        command = [sys.executable, "-m", "tools.bench", "--measure", str(n)]
+        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        per_datum = 1000 * found["seconds"] / n
+        rows.append([f"{n:,}", f"{found['seconds']:.0f}", f"{per_datum:.1f}", f"{found['peak']:.0f}", found["log_p"]])
+        print(rows[-1], flush=True)
+    return {"rows": rows}
+
+
+# ---- parts
+
+
+def _setting(folder: Path) -> tuple[Any, Any, Any]:
+    model, q = bdmc_mnist(folder)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    (block,) = blocks(mnist_images(folder, "test", FIRST + N, 255)[FIRST:], N)
+    return model.eval(), q.eval(), block
+
+
+def _measure(folder: Path, n: int) -> dict[str, Any]:
+    model, q = bdmc_mnist(folder)
+    x = mnist_images(folder, "test", n, 255)
+    start = time.perf_counter()
+    gaps = er.decompose(model, q, x)
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds": seconds, "peak": peak, "log_p": f"{gaps.log_evidence.mean:.3f}"}
+
+
+def _annealing(model: Any, q: Any, block: Any) -> tuple[Any, Kernels]:
+    _, params = fit_rungs(model, q, block, PLANS["standard"], 0, q.family)
+    base = base_of(model, block.x, params["full"])
+    kernels, _ = tune(base, Schedule(), N, base.whitening.center, ("bench",))
+    return base, kernels
+
+
+def _params(base: Any) -> dict[str, Tensor]:
+    scale = base.whitening.scale
+    log_scale = scale.diagonal(dim1=-2, dim2=-1).log()
+    return {"mean": base.whitening.center, "log_scale": log_scale, "lower": scale.tril(-1)}
+
+
+def _products(sizes: list[tuple[int, int]], rows: int) -> None:
+    for a, b in sizes:
+        h, w, g = torch.empty(rows, a), torch.empty(a, b), torch.empty(rows, b)
+        torch.mm(h, w)
+        torch.mm(g, w.T)
+
+
+def _bfloat16_gain(model: Any, block: Any, z: Tensor) -> float:
+    """Time of a gradient with the decoder's products in bfloat16, over that in float32."""
+
+    def half() -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            log_joint_and_grad(model, block.x, z)
+
+    seconds = _interleaved({"half": half, "full": lambda: log_joint_and_grad(model, block.x, z)}, 9)
+    return seconds["half"] / seconds["full"]
+
+
+def _prior_cost(prior: PriorBase, n_temperatures: int) -> float:
+    """Seconds per datum, temperature and group of chains, with 10 leapfrog steps."""
+    like = torch.empty(N, 50)
+    betas = schedule("linear", n_temperatures, N, like)
+    kernels = Kernels(betas, torch.full(betas.shape, 0.05, dtype=torch.float64), 10)
+    seconds = _interleaved({"prior": lambda: anneal(prior, kernels, GROUP, 0, ("bench",))}, 5)["prior"]
+    return seconds / N / (n_temperatures - 1)
+
+
+def _reference(model: Any, q: Any, block: Any) -> Any:
+    """IWAE_20000 and AIS from the full Gaussian of another seed, weighted by their errors."""
+    _, params = fit_rungs(model, q, block, replace(PLANS["precise"], rungs=("diagonal", "full")), 99, q.family)
+    full = Local(er.FullGaussian(50), N, params["full"])
+    several = [er.iwae(model, full, block.x, 20_000, seed=98), er.ais(model, block.x, full, 60, 2, 64, seed=97)]
+    weights = np.stack([1 / made.mc_errors**2 for made in several])
+    return (weights * np.stack([made.values for made in several])).sum(0) / weights.sum(0)
+
+
+def _value(log_w: Tensor) -> Any:
+    return (torch.logsumexp(log_w, 0) - np.log(len(log_w))).numpy()
+
+
+def _interleaved(thunks: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median seconds of each, taken in turn so that a slow moment of the machine meets all of them."""
+    taken: dict[str, list[float]] = {name: [] for name in thunks}
+    for repeat in range(repeats + 1):
+        for name, thunk in thunks.items():
+            start = time.perf_counter()
+            thunk()
+            if repeat:
+                taken[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+# ---- what is written
+
+
+TITLES = {
+    "arithmetic": (
+        "Arithmetic",
+        ["", "GFLOP/s", "of the large product"],
+        "Matmul operations alone are counted: densities, activations, momenta and tests are the rest of the time.",
+    ),
+    "evidence": (
+        "Log evidence, against the published protocol",
+        ["", "gradients per datum", "seconds per datum", "mean error per datum, nats"],
+        "AIS from the prior, 100 chains x 10,000 temperatures x 10 leapfrog steps: its cost is linear in the number of "
+        "temperatures, measured at 10 and scaled. Its accuracy is out of reach here; the third row is the largest run "
+        "made. Work of `standard` counts everything: fits, pilots, ELBOs. The reference is IWAE_20000 and AIS from "
+        "another fit.",
+    ),
+    "fits": (
+        "Local fits, against the published optimiser",
+        ["", "gradients per datum", "seconds per datum", "ELBO reached, nats", "converged"],
+        "Ten images. Published: Adam at 1e-3 from the prior, 100 samples a step, until 10 checks of 100 steps bring "
+        "nothing (100 checks at most).",
+    ),
+    "growth": (
+        "Growth with the number of data",
+        ["data", "seconds", "ms per datum", "peak memory, MiB", "log p(x), nats"],
+        "Plan `standard` (amortized, diagonal, full, log evidence), each size in a process of its own.",
+    ),
+}
+
+
+def _page(results: dict[str, Any]) -> str:
+    lines = [
+        "# Benchmarks",
+        "",
+        f"Written by `make bench` on {THREADS} CPU threads. Model: `bdmc_mnist.pth`, 50 latents, MNIST test images. "
+        "Ratios are worth more than seconds: machines are noisy.",
+    ]
+    for name, (title, head, text) in TITLES.items():
+        if name not in results:
+            continue
+        rows = results[name]["rows"]
+        lines += ["", f"## {title}", "", text, "", _row(head), _row(["---", *["---:"] * (len(head) - 1)])]
+        lines += [_row(row) for row in rows]
+        lines += ["", *(f"- {note}" for note in results[name].get("notes", []))] if results[name].get("notes") else []
+        if name == "evidence":
+            lines += ["", "![error of log p(x) against decoder gradients per datum](benchmarks.svg)"]
+    return "\n".join(lines) + "\n"
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _figure(points: dict[str, list[list[float]]]) -> None:
+    """Error of log p(x) against work, log-log, from both starts."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "elbowroom"
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(5.5, 3.6), layout="constrained")
+    for label, marker, color in (("prior", "s", "#b5532a"), ("q*", "o", "#1f5f8b")):
+        work, error = zip(*points[label], strict=True)
+        axes.plot(work, error, marker=marker, color=color, label=f"from {'the prior' if label == 'prior' else label}")
+    axes.axvline(PUBLISHED_UNITS, color="#888888", linestyle=":")
+    axes.text(0.8 * PUBLISHED_UNITS, 0.03, "published\nprotocol", ha="right")
+    axes.set(xscale="log", yscale="log", xlabel="decoder gradients per datum", ylabel="mean error of log p(x), nats")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(DOCS / "benchmarks.svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()

@@ -81,7 +81,7 @@ class EvidencePlan:
     n_importance: int = 2000
     n_pilot: int = 512
     annealing: Schedule | None = field(default_factory=Schedule)
-    n_others: int = 256
+    n_others: int = 128
     target: float | None = None
     max_importance: int = 32_000
     max_chains: int = 512

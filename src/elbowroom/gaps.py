@@ -25,7 +25,7 @@ from .estimate import Array, Estimate, concatenate
 from .evidence import EvidencePlan, Flag, block_evidence
 from .families import CouplingFlow, DiagonalGaussian, Family, FullGaussian, Params
 from .ladder import Gaps
-from .local import BUDGETS, Budget, Fit, Outcome, fit_block, start_of
+from .local import BUDGETS, Budget, Fit, Outcome, fit_block, raced_start, start_of
 from .model import Tempered, latent_size
 from .posteriors import Conditioned, Local
 from .twophase import combine, refined_rows, second_seed
@@ -212,8 +212,8 @@ def fit_rungs(
 ) -> tuple[dict[str, Fit], dict[str, Params]]:
     """Fit the plan's rungs of one block, and q's own family from the encoder's answer.
 
-    The full Gaussian comes first: its steps are blind to the posterior's scales and correlations. The diagonal one
-    begins at the best diagonal of that, and the flow at that itself.
+    The full Gaussian comes first, from a raced start: its steps are blind to the posterior's scales and correlations.
+    The diagonal one begins at the best diagonal of that, and the flow at that itself.
     """
     size = latent_size(model)
     fits: dict[str, Fit] = {}
@@ -224,12 +224,13 @@ def fit_rungs(
         params[name], outcome, steps, work = fit_block(kind, target, block, begin, seed, budget)
         fits[name] = Fit(None, outcome, steps, work)
 
+    start, raced = raced_start(posterior, model, block, seed)
     own_full = family is not None and family.name == "full"
     if ("full" in plan.rungs or own_full) and size <= MAX_FULL_SIZE:
-        fit("full", FullGaussian(size), model, start_of(FullGaussian(size), posterior, model, block, seed))
-        fit("diagonal", DiagonalGaussian(size), model, params["full"])
-    else:
-        fit("diagonal", DiagonalGaussian(size), model, start_of(DiagonalGaussian(size), posterior, model, block, seed))
+        fit("full", FullGaussian(size), model, start)
+        start = params["full"]
+    fit("diagonal", DiagonalGaussian(size), model, start)
+    fits["diagonal"] = replace(fits["diagonal"], work=fits["diagonal"].work + raced)
     if family is not None and family.name in ("flow", "auxiliary"):
         fit(family.name, family, model, start_of(family, posterior, model, block, seed))
     elif "flow" in plan.rungs and "full" in params and size > 1:

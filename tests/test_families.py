@@ -36,6 +36,7 @@ FAMILIES: dict[str, Callable[[int], Family]] = {
     "DiagonalGaussian": DiagonalGaussian,
     "FullGaussian": FullGaussian,
     "CouplingFlow": lambda d: CouplingFlow(d, n_couplings=5, hidden=6, n_features=3),
+    "CouplingFlow (rank 2)": lambda d: CouplingFlow(d, n_couplings=4, hidden=6, n_features=3, rank=2),
     "CouplingFlow (one)": lambda d: CouplingFlow(d, n_couplings=1, hidden=4, n_features=2),
     "AuxiliaryFlow": lambda d: AuxiliaryFlow(d, hidden=7, n_features=3),
     "AuxiliaryFlow (sigmoid)": lambda d: AuxiliaryFlow(d, n_steps=3, hidden=5, n_features=2, scale="sigmoid"),
@@ -61,7 +62,11 @@ def random_params(family: Family, n: int = N, local: bool = False) -> Params:
     params = family.condition(random_bank(family), 0.7 * noise(n, family.context_size, key="context"))
     if not local:
         return params
-    return {key: value + 0.1 * noise(n, *value.shape[1:], key=f"{key}-local") for key, value in params.items()}
+    made = {key: value + 0.1 * noise(n, *value.shape[1:], key=f"{key}-local") for key, value in params.items()}
+    if isinstance(family, CouplingFlow):
+        square = noise(n, family.size, family.size, key="square")
+        made |= {"lower": 0.3 * square.tril(-1), "rotation": torch.linalg.qr(square).Q}
+    return made
 
 
 def gentle(params: Params) -> Params:
@@ -167,6 +172,17 @@ def test_the_density_integrates_to_one(name: str) -> None:
     z = torch.cartesian_prod(axis, axis)[:, None].expand(-1, 2, -1)
     total = torch.logsumexp(family.log_prob(params, z), 0) + 2 * math.log(50 / 1000)
     np.testing.assert_allclose(total, 0.0, atol=1e-4)
+
+
+def test_a_coupling_flow_of_low_rank_is_gaussian_elsewhere() -> None:
+    """Outside the first `rank` directions of its rotation, z is what the Gaussian makes of the noise."""
+    family = CouplingFlow(5, hidden=6, rank=3)
+    params, eps = random_params(family, local=True), noise(S, N, 5)
+    z, _ = family.rsample_and_log_q(params, eps)
+    white = torch.linalg.solve_triangular(scale_tril(params), (z - params["mean"])[..., None], upper=False)
+    u = (params["rotation"].mT @ white)[..., 0]
+    np.testing.assert_allclose(u[..., 3:], eps[..., 3:], atol=1e-12)
+    assert (u[..., :3] != eps[..., :3]).all()
 
 
 def test_gaussians_are_those_of_scipy() -> None:

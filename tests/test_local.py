@@ -339,23 +339,55 @@ def banana(x: Tensor, z: Tensor) -> Tensor:
     return -0.5 * ((z[..., 1] - z[..., 0].square() + x[:, 0]) / 0.3).square() - math.log(0.3)
 
 
-def test_a_flow_does_not_end_below_its_gaussian() -> None:
-    """On a curved posterior it gains; started at the full Gaussian it is never below it by more than errors."""
-    model, x = FunctionModel(banana, 2), torch.linspace(-1, 2, 12, dtype=torch.float64)[:, None]
-    full = fit_local(FullGaussian(2), model, x).q
-    (block,) = blocks(x, 12)
-    params, outcome, *_ = fit_block(
-        CouplingFlow(2, n_couplings=4, hidden=16), model, block, values(full), 0, replace(BUDGETS["flow"], max_rounds=3)
-    )
-    flow = Local(CouplingFlow(2, n_couplings=4, hidden=16), 12, params)
-    gain = elbo(model, flow, x, 4000, seed=3) - elbo(model, full, x, 4000, seed=4)
-    assert_at_least_z(gain.values, 0.0, gain.mc_errors)
-    assert gain.mean > 0.1
-    assert (outcome != Outcome.DIVERGED).all()
-    for i in (0, 11):
-        truth = quadrature(model, x[i : i + 1], 2, 9, 900).log_evidence
-        made = elbo(model, flow, x, 4000, seed=3)
-        assert_at_most_z(made.values[i], truth, made.mc_errors[i])
+def turned_banana(size: int) -> FunctionModel:
+    """The same posterior in two oblique directions of more latents, and the prior in all others: log p(x) is the same,
+    and so is what a Gaussian loses.
+    """
+    plane = torch.linalg.qr(noise(size, 2, key="plane")).Q
+    return FunctionModel(lambda x, z: banana(x, z @ plane), size)
+
+
+@pytest.mark.parametrize("size", [2, 12])
+def test_a_flow_closes_the_gap_of_a_curved_posterior(size: int) -> None:
+    """At least 80% of log p(x) - L[q*_full] of each datum, log p(x) by quadrature; never above it. With 12 latents
+    and a flow of rank 2, only if the two bent directions are found.
+    """
+    flat, model = FunctionModel(banana, 2), turned_banana(size)
+    x = torch.linspace(-1, 2, 4, dtype=torch.float64)[:, None]
+    truth = np.array([quadrature(flat, row[None], 2, 9, 900).log_evidence for row in x])
+    full = fit_local(FullGaussian(size), model, x).q
+    family = CouplingFlow(size, n_couplings=8, hidden=16, rank=2)
+    fit = fit_local(family, model, x, full, budget=replace(BUDGETS["flow"], max_rounds=1))
+    flow, gaussian = elbo(model, fit.q, x, 20_000, seed=3), elbo(model, full, x, 20_000, seed=4)
+    assert (truth - gaussian.values).min() > 0.2
+    closed = flow - gaussian
+    assert_at_least_z(closed.values, 0.8 * (truth - gaussian.values), closed.mc_errors)
+    assert_at_most_z(flow.values, truth, flow.mc_errors)
+    assert (fit.outcome != Outcome.DIVERGED).all()
+
+
+def test_the_rotation_of_a_flow_stays_one() -> None:
+    """Its determinant is not counted, so neither a fit nor an optimizer of the user's may move it."""
+    model, x = turned_banana(3), torch.zeros(4, 1, dtype=torch.float64)
+    full = fit_local(FullGaussian(3), model, x).q
+    q = fit_local(CouplingFlow(3), model, x, full, budget=Budget(20, 4, 0.01, max_rounds=1, n_evaluation=16)).q
+    rotation = values(q)["rotation"]
+    np.testing.assert_allclose(rotation @ rotation.mT, torch.eye(3).expand(4, 3, 3), atol=1e-12)
+    assert (rotation - torch.eye(3)).abs().amax() > 0.1
+    assert q is not None
+    assert [key for key, value in q.params.items() if not value.requires_grad] == ["rotation"]
+
+
+def test_a_flow_that_fails_on_some_data_touches_no_others() -> None:
+    """Their rotation cannot be known; they keep their Gaussian."""
+    x = noise(12, 4, key="x").clamp(max=2)
+    x[[3, 11], 0] = 10.0
+    budget = Budget(20, 4, 0.01, max_rounds=2, n_evaluation=16)
+    fit = fit_local(CouplingFlow(3, hidden=8), failing(0.0, "gradient"), x, budget=budget)
+    marked = np.isin(np.arange(12), [3, 11])
+    assert np.array_equal(fit.outcome == Outcome.DIVERGED, marked)
+    for value in values(fit.q).values():
+        assert torch.isfinite(value).all()
 
 
 def test_an_auxiliary_flow_does_not_end_below_its_start() -> None:

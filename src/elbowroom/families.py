@@ -42,12 +42,14 @@ class Family(ABC):
         context_size: how many numbers an encoder must emit for each datum.
         noise_size: E, how many standard normals make one z.
         has_density: whether log q is a density of z, and so can be a base of importance sampling.
+        fixed: parameters that no fit may move.
     """
 
     name: str
     context_size: int
     noise_size: int
     has_density = True
+    fixed: tuple[str, ...] = ()
 
     def __init__(self, latent_shape: int | Sequence[int]) -> None:
         self.latent_shape = as_shape(latent_shape)
@@ -135,28 +137,39 @@ class FullGaussian(Family):
 
 
 class CouplingFlow(Family):
-    """z = mean + L f(noise), f a stack of affine couplings (Dinh, Sohl-Dickstein and Bengio 2017) that starts at the
+    """z = mean + L R f(noise), f a stack of affine couplings (Dinh, Sohl-Dickstein and Bengio 2017) that starts at the
     identity.
 
-    Each coupling moves one half of the coordinates, u_a <- u_a exp(s(u_b)) + t(u_b), with |s| < 2. L is diagonal when
-    amortized and lower triangular when local, so that a local flow can start at the full Gaussian.
+    Each coupling moves one half of the first `rank` coordinates (None: of all) and reads the other,
+    u_a <- u_a exp(s(u_b)) + t(u_b), with |s| < 2. When amortized L is diagonal and R = I; when local L is lower
+    triangular and R a rotation that stays as it is, so that a fit can start at the full Gaussian with the coordinates
+    that matter first.
     """
 
     name = "flow"
+    fixed = ("rotation",)
 
     def __init__(
-        self, latent_shape: int | Sequence[int], n_couplings: int = 4, hidden: int = 32, n_features: int = 32
+        self,
+        latent_shape: int | Sequence[int],
+        n_couplings: int = 4,
+        hidden: int = 32,
+        n_features: int = 32,
+        rank: int | None = None,
     ) -> None:
         super().__init__(latent_shape)
-        if self.size < 2:
-            raise ValueError("a coupling flow needs at least 2 latent dimensions to split; got 1")
+        self.rank = self.size if rank is None else min(rank, self.size)
+        if self.rank < 2:
+            raise ValueError(f"a coupling flow needs at least 2 latent dimensions to split; got {self.rank}")
         self.n_couplings, self.hidden, self.n_features = n_couplings, hidden, n_features
         self.context_size = 2 * self.size + n_features
 
     def _halves(self, i: int) -> tuple[Tensor, Tensor]:
-        """Indices that coupling i moves, and those it reads: odd against even, then first half against second."""
-        index = torch.arange(self.size)
-        first = index % 2 == 0 if i % 4 < 2 else index < (self.size + 1) // 2
+        """Indices that coupling i moves, and those it reads: 0, 2, 4, 6.. against 1, 3, 5, 7.., then 0, 3, 4, 7..
+        against 1, 2, 5, 6..: both halves hold leading coordinates.
+        """
+        index = torch.arange(self.rank)
+        first = index % 2 == 0 if i % 4 < 2 else (index + 1) // 2 % 2 == 0
         return (index[first], index[~first]) if i % 2 == 0 else (index[~first], index[first])
 
     def bank(self, generator: torch.Generator) -> Params:
@@ -195,7 +208,8 @@ class CouplingFlow(Family):
 
     def at(self, mean: Tensor, log_scale: Tensor, generator: torch.Generator) -> Params:
         gaussian = FullGaussian(self.latent_shape).at(mean, log_scale, generator)
-        return gaussian | spread(_fold(_to(self.bank(generator), mean), None), len(mean))
+        rotation = torch.eye(self.size).to(mean).expand_as(gaussian["lower"])
+        return gaussian | {"rotation": rotation} | spread(_fold(_to(self.bank(generator), mean), None), len(mean))
 
 
 class AuxiliaryFlow(Family):
@@ -331,14 +345,18 @@ def _bounded(raw: Tensor) -> Tensor:
 def _affine(params: Params, u: Tensor) -> Tensor:
     if "lower" not in params:
         return params["mean"] + params["log_scale"].exp() * u
-    return params["mean"] + _bank_matmul(u, scale_tril(params).mT)
+    scale = scale_tril(params)
+    if "rotation" in params:
+        scale = scale @ params["rotation"]
+    return params["mean"] + _bank_matmul(u, scale.mT)
 
 
 def _affine_inverse(params: Params, z: Tensor) -> Tensor:
     if "lower" not in params:
         return (z - params["mean"]) * torch.exp(-params["log_scale"])
     centered = (z - params["mean"]).movedim(0, -1)
-    return torch.linalg.solve_triangular(scale_tril(params), centered, upper=False).movedim(-1, 0)
+    turned = torch.linalg.solve_triangular(scale_tril(params), centered, upper=False).movedim(-1, 0)
+    return _bank_matmul(turned, params["rotation"]) if "rotation" in params else turned
 
 
 def _bank_matmul(h: Tensor, weight: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ from .twophase import combine, refined_rows, second_seed
 __all__ = ["PLANS", "Plan", "decompose", "fit_rungs"]
 
 MAX_FULL_SIZE = 300
+FLOW_RANK = 16  # directions that the rung "flow" may bend
 RUNGS = ("diagonal", "full", "flow", "auxiliary", "tempered")  # in the order of the ladder
 
 
@@ -234,7 +235,7 @@ def fit_rungs(
     if family is not None and family.name in ("flow", "auxiliary"):
         fit(family.name, family, model, start_of(family, posterior, model, block, seed))
     elif "flow" in plan.rungs and "full" in params and size > 1:
-        fit("flow", CouplingFlow(size), model, params["full"])
+        fit("flow", _family("flow", model, family), model, params["full"])
     if kl_weight != 1.0 and family is not None:
         fit("tempered", family, Tempered(model, kl_weight), start_of(family, posterior, model, block, seed))
     return {name: fits[name] for name in RUNGS if name in fits}, params
@@ -245,7 +246,9 @@ def _family(name: str, model: Any, own: Family | None) -> Family:
     if own is not None and (name in (own.name, "tempered")):
         return own
     size = latent_size(model)
-    return {"diagonal": DiagonalGaussian, "full": FullGaussian, "flow": CouplingFlow}[name](size)
+    if name == "flow":
+        return CouplingFlow(size, n_couplings=8, rank=FLOW_RANK)
+    return {"diagonal": DiagonalGaussian, "full": FullGaussian}[name](size)
 
 
 def _plan(plan: str | Plan) -> Plan:

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from .blocks import Block, some
 from .bounds import GROUP, log_weights, prepared
-from .families import DiagonalGaussian, Family, FullGaussian, Params, Whitening, scale_tril
-from .model import can_sample_prior, log_joint
+from .families import CouplingFlow, DiagonalGaussian, Family, FullGaussian, Params, Whitening, scale_tril
+from .model import can_sample_prior, log_joint, log_joint_and_grad
 from .natural import natural_round
 from .posteriors import Amortized, Conditioned, Local
 from .rng import normal, orthogonal, seeded
@@ -30,6 +30,7 @@ __all__ = ["BUDGETS", "Budget", "Fit", "Outcome", "fit_block", "fit_local", "rac
 
 
 LEAP = 0.5  # nats: a round that gained more was still on its way, and the next takes steps as long
+ROTATION_DRAWS = 256  # behind the coordinates of a flow
 DRAWS_PER_LATENT = 0.25  # of a full fit's step, at least: fewer cannot tell D (D - 1) / 2 numbers from noise
 
 
@@ -67,7 +68,7 @@ RACE = Budget(30, 4, 0.5, max_rounds=1, n_evaluation=16)
 BUDGETS = {
     "diagonal": Budget(90, 4, 0.5, tolerance=0.04, n_evaluation=64, decay=0.3),
     "full": Budget(50, 12, 0.4, tolerance=0.05),
-    "flow": Budget(200, 16, 0.01, n_evaluation=128),
+    "flow": Budget(500, 16, 0.005, max_rounds=4, tolerance=0.05, n_evaluation=512),
     "auxiliary": Budget(200, 16, 0.01, n_evaluation=128),
 }
 
@@ -235,7 +236,11 @@ def fit_block(
     params = family.at(start["mean"], start["log_scale"], seeded(seed, "bank", family.name))
     params = {key: start.get(key, value).clone() for key, value in params.items()}
     problem = _Problem(family, model, block, start["mean"], seed, metric)
-    return _solve(problem, params, budget or BUDGETS[family.name])
+    turned = isinstance(family, CouplingFlow) and set(start) <= {"mean", "log_scale", "lower"}
+    if turned:
+        params["rotation"] = _rotation(problem, params)
+    params, outcome, steps, work = _solve(problem, params, budget or BUDGETS[family.name])
+    return params, outcome, steps, work + (ROTATION_DRAWS if turned else 0)
 
 
 def samples_of(family: Family, budget: Budget) -> int:
@@ -306,6 +311,24 @@ def whitened(family: Family, params: Params) -> tuple[Whitening | None, Params]:
     return Whitening(params["mean"], scale_tril(params)), params | {key: torch.zeros_like(params[key]) for key in outer}
 
 
+def _rotation(problem: _Problem, params: Params) -> Tensor:
+    """Eigenvectors (B, D, D), the largest first, of E[g g'], g = L' grad log p(x, z) + e, where a flow starts as the
+    Gaussian z = mean + L e.
+
+    Where the posterior is that Gaussian, g is zero: the leading directions are those in which it is least Gaussian
+    (the "lazy maps" of Brennan, Bigoni, Zahm, Spantini and Marzouk 2020).
+    """
+    q, second = Whitening(params["mean"], scale_tril(params)), torch.zeros_like(params["lower"])
+    for group in range(ROTATION_DRAWS // GROUP):
+        e = problem.noise(GROUP, "rotation", group)
+        _, grad = log_joint_and_grad(problem.model, problem.block.x, q(e))
+        g = (q.pull_back(grad) + e).transpose(0, 1)
+        second += torch.bmm(g.mT, g) / ROTATION_DRAWS
+    good = torch.isfinite(second).flatten(1).all(1)
+    _, vectors = torch.linalg.eigh(torch.where(_like(good, second), second, torch.eye(second.shape[-1]).to(second)))
+    return vectors.flip(-1)
+
+
 def _gradient(
     problem: _Problem, x: Any, frame: Whitening | None, params: Params, noise: Tensor
 ) -> tuple[Params, Tensor]:
@@ -313,8 +336,9 @@ def _gradient(
     finite.
     """
     with torch.enable_grad():
-        free = {name: value.detach().requires_grad_() for name, value in params.items()}
-        dist = Conditioned(problem.family, free)
+        fixed = problem.family.fixed
+        free = {name: value.detach().requires_grad_() for name, value in params.items() if name not in fixed}
+        dist = Conditioned(problem.family, params | free)
         u, log_q = dist.rsample_and_log_q(noise)
         if dist.has_density:
             log_q = dist.detached().log_prob(u)

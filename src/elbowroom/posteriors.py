@@ -93,7 +93,9 @@ class Local(nn.Module):
             zeros = torch.zeros(n, family.size)
             params = family.at(zeros, zeros.clone(), seeded(seed, "bank", family.name))
         self.family, self.n = family, n
-        self.params = nn.ParameterDict({key: nn.Parameter(value.clone()) for key, value in params.items()})
+        self.params = nn.ParameterDict(
+            {key: nn.Parameter(value.clone(), key not in family.fixed) for key, value in params.items()}
+        )
 
     def forward(self, x: Any = None) -> Conditioned:
         """The posterior of each of the n data; x is not read."""

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import elbowroom as er
+from elbowroom.compiled import compiled
 from elbowroom.model import log_joint_and_grad
 from elbowroom.rng import normal, seeded
 
@@ -16,7 +17,7 @@ def test_a_compiled_model_gives_the_same_numbers_up_to_rounding() -> None:
     torch.manual_seed(0)
     decoder = nn.Sequential(nn.Linear(3, 8), nn.ELU(), nn.Linear(8, 6)).double()
     model = er.DecoderModel(decoder, "bernoulli", 3)
-    fast = er.compiled(model)
+    fast = compiled(model)
     x = (torch.rand(50, 6, dtype=torch.float64) < 0.5).double()
     z = normal((16, 50, 3), seeded(0), x)
     for plain, quick in zip(log_joint_and_grad(model, x, z), fast.joint_and_grad(x, z), strict=True):

@@ -37,7 +37,7 @@ def test_a_worse_base_widens_the_sandwich_on_both_sides():
     """Without fits the base is the prior's scale: a looser certificate, still on the right sides."""
     model = scenarios.correlated(1).model
     hasty = Budget(0, 4, 0.01)
-    plan = er.Plan("none", ("diagonal",), budgets={"diagonal": hasty})
+    plan = er.Plan("none", ("diagonal",), budgets={"diagonal": hasty}, race=None)
     loose, tight = er.sandwich(model, n=100, plan=plan), er.sandwich(model, n=100)
     assert loose.width.mean > tight.width.mean
     log_p = model.log_evidence(loose.x).numpy()

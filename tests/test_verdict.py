@@ -119,6 +119,6 @@ def test_an_unfinished_fit_is_not_taken_for_a_cause():
     """5 timid steps leave the amortization gap in the next step: nobody may call it factorization."""
     planted = scenarios.wrong_encoder(50)
     budgets = {**BUDGETS, **dict.fromkeys(("diagonal", "full"), Budget(5, 4, 0.02, max_rounds=1))}
-    found = rules(measured(planted, plan=er.Plan("hasty", budgets=budgets)))
+    found = rules(measured(planted, plan=er.Plan("hasty", budgets=budgets, race=None)))
     assert "unfinished fits" in found
     assert "factorization" not in found

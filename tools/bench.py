@@ -29,6 +29,7 @@ from elbowroom.ais import Schedule, anneal, schedule, tune
 from elbowroom.bases import PriorBase, base_of
 from elbowroom.blocks import blocks
 from elbowroom.bounds import GROUP
+from elbowroom.compiled import compiled
 from elbowroom.evidence import EvidencePlan, block_evidence
 from elbowroom.gaps import PLANS, fit_rungs
 from elbowroom.local import BUDGETS, fit_block, start_of
@@ -74,7 +75,7 @@ def arithmetic(folder: Path) -> dict[str, Any]:
     """Fractions of the float32 matmul rate: matmul operations alone, against a large product measured between them."""
     model, q, block = _setting(folder)
     base, kernels = _annealing(model, q, block)
-    fast = base_of(er.compiled(model), block.x, _params(base))
+    fast = base_of(compiled(model), block.x, _params(base))
     z = torch.randn(GROUP, N, 50)
     square = torch.randn(2048, 2048)
     rows, sizes = GROUP * N, [(50, 200), (200, 200), (200, 784)]

@@ -4,7 +4,6 @@ from . import likelihoods
 from .ais import ais
 from .bounds import elbo, iwae
 from .checks import check
-from .compiled import compiled
 from .estimate import Estimate
 from .families import AuxiliaryFlow, CouplingFlow, DiagonalGaussian, FullGaussian
 from .gaps import Plan, decompose
@@ -33,7 +32,6 @@ __all__ = [
     "ais",
     "check",
     "compare",
-    "compiled",
     "decompose",
     "elbo",
     "fit_local",

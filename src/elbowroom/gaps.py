@@ -25,7 +25,7 @@ from .estimate import Array, Estimate, concatenate
 from .evidence import EvidencePlan, Flag, block_evidence
 from .families import CouplingFlow, DiagonalGaussian, Family, FullGaussian, Params
 from .ladder import Gaps
-from .local import BUDGETS, Budget, Fit, Outcome, fit_block, raced_start, start_of
+from .local import BUDGETS, RACE, Budget, Fit, Outcome, fit_block, raced_start, start_of
 from .model import Tempered, latent_size
 from .posteriors import Conditioned, Local
 from .twophase import combine, refined_rows, second_seed
@@ -42,7 +42,8 @@ class Plan:
     """Which rungs are fitted and what each stage may spend.
 
     `rungs`: of "diagonal", "full", "flow"; `n_elbo`: samples of each reported ELBO; `budgets`: of the local fits;
-    `evidence`: of the log-evidence estimators.
+    `race`: of the two short fits whose better end the others start from; None to start at q's answer; `evidence`: of
+    the log-evidence estimators.
     """
 
     name: str = "custom"
@@ -50,6 +51,7 @@ class Plan:
     n_elbo: int = 512
     budgets: Mapping[str, Budget] = field(default_factory=lambda: dict(BUDGETS))
     evidence: EvidencePlan = field(default_factory=EvidencePlan)
+    race: Budget | None = RACE
 
     def __post_init__(self) -> None:
         unknown = set(self.rungs) - {"diagonal", "full", "flow"}
@@ -225,7 +227,7 @@ def fit_rungs(
         params[name], outcome, steps, work = fit_block(kind, target, block, begin, seed, budget)
         fits[name] = Fit(None, outcome, steps, work)
 
-    start, raced = raced_start(posterior, model, block, seed)
+    start, raced = raced_start(posterior, model, block, seed, plan.race)
     own_full = family is not None and family.name == "full"
     if ("full" in plan.rungs or own_full) and size <= MAX_FULL_SIZE:
         fit("full", FullGaussian(size), model, start)

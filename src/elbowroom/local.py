@@ -26,7 +26,7 @@ from .natural import natural_round
 from .posteriors import Amortized, Conditioned, Local
 from .rng import normal, orthogonal, seeded
 
-__all__ = ["BUDGETS", "Budget", "Fit", "Outcome", "fit_block", "fit_local", "raced_start", "refine", "start_of"]
+__all__ = ["BUDGETS", "RACE", "Budget", "Fit", "Outcome", "fit_block", "fit_local", "raced_start", "refine", "start_of"]
 
 
 LEAP = 0.5  # nats: a round that gained more was still on its way, and the next takes steps as long
@@ -191,9 +191,11 @@ def start_of(family: Family, posterior: Any, model: Any, block: Block, seed: int
     return {key: torch.where(_like(better, kept[key]), kept[key], fallback[key]) for key in kept}
 
 
-def raced_start(posterior: Any, model: Any, block: Block, seed: int) -> tuple[Params, float]:
+def raced_start(
+    posterior: Any, model: Any, block: Block, seed: int, budget: Budget | None
+) -> tuple[Params, float]:
     """A Gaussian start for the fits of a block, and its cost in work units per datum: the better of two diagonal
-    Gaussians after a short round each, one begun at `start_of`, one at the prior.
+    Gaussians after a short fit each, one begun at `start_of`, one at the prior. Without a budget, the first as it is.
 
     About one encoder's answer in a thousand lies in the wrong basin, tens of nats below the best, where no local fit
     finds out; from the prior the best one is found more often than not. It must lead by a nat, so that noise does not
@@ -201,14 +203,16 @@ def raced_start(posterior: Any, model: Any, block: Block, seed: int) -> tuple[Pa
     """
     family = DiagonalGaussian(int(np.prod(model.latent_shape)))
     near = start_of(family, posterior, model, block, seed)
+    if budget is None:
+        return near, 0.0
     problem = _Problem(family, model, block, near["mean"], seed)
     ends, values, every = [], [], torch.arange(len(block.index), device=near["mean"].device)
     for start in (near, _prior_start(model, block, seed)):
-        params, *_ = fit_block(family, model, block, start, seed, RACE)
+        params, *_ = fit_block(family, model, block, start, seed, budget)
         ends.append(params)
-        values.append(problem.evaluate(params, every, RACE.n_evaluation))
+        values.append(problem.evaluate(params, every, budget.n_evaluation))
     ahead = values[1] > values[0].nan_to_num(-torch.inf) + 1.0
-    cost = 2 * (RACE.n_steps * RACE.n_samples + 1.5 * RACE.n_evaluation)
+    cost = 2 * (budget.max_rounds * budget.n_steps * budget.n_samples + 1.5 * budget.n_evaluation)
     return {key: torch.where(_like(ahead, ends[0][key]), ends[1][key], ends[0][key]) for key in ends[0]}, cost
 
 

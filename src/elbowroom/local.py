@@ -290,12 +290,16 @@ def _solve(problem: _Problem, params: Params, budget: Budget) -> tuple[Params, A
 def _adam_round(
     problem: _Problem, x: Any, params: Params, index: Tensor, budget: Budget, number: int, rates: Tensor
 ) -> tuple[Params, Tensor]:
-    """A round of Adam (Kingma and Ba 2015) in coordinates where the flow's Gaussian part is standard normal."""
+    """A round of Adam (Kingma and Ba 2015) in coordinates where the flow's Gaussian part is standard normal.
+
+    The rate first rises for a tenth of the steps: Adam's first ones are as long as any, and in noise's direction.
+    """
     frame, inner = (None, dict(params)) if budget.plain else whitened(problem.family, params)
     moments = {key: (torch.zeros_like(value), torch.zeros_like(value)) for key, value in inner.items()}
     finite = torch.ones(len(index), dtype=torch.bool, device=index.device)
     for t in range(budget.n_steps):
-        rate = rates if budget.plain else rates * 0.5 * (1 + math.cos(math.pi * t / budget.n_steps))
+        rise, fall = min(1.0, 10 * (t + 1) / budget.n_steps), 0.5 * (1 + math.cos(math.pi * t / budget.n_steps))
+        rate = rates if budget.plain else rates * rise * fall
         half = problem.noise(-(-budget.n_samples // 2), "step", number, t)[:, index]
         noise = torch.cat([half, -half])[: budget.n_samples]
         grads, good = _gradient(problem, x, frame, inner, noise)

@@ -110,7 +110,8 @@ def test_moves_within_the_posterior_keep_a_draw_exact_and_bring_a_tail_back(star
     """
     z = exact_draws(N_REPLICATES)
     if start == "exact":
-        run = anneal(prior(N_REPLICATES), frozen(N_REPLICATES), GROUP, 0, ("test",), exact=z, n_relax=5)
+        path = frozen(N_REPLICATES, 2)  # whose last kernel but one is half way to the prior, were it used for the moves
+        run = anneal(prior(N_REPLICATES), path, GROUP, 0, ("test",), exact=z, n_relax=10)
         mean, error = ratio_of(torch.exp(evidence() - run.log_w))
         assert_resolves(error, SMALLEST)
         assert_close_z(mean, 1.0, error)

@@ -12,7 +12,7 @@ from elbowroom import likelihoods
 from elbowroom.blocks import blocks
 from elbowroom.bounds import elbo
 from elbowroom.families import AuxiliaryFlow, CouplingFlow, DiagonalGaussian, FullGaussian, scale_tril
-from elbowroom.local import BUDGETS, Budget, Outcome, _Problem, fit_block, fit_local, refine
+from elbowroom.local import BUDGETS, RACE, Budget, Outcome, _Problem, fit_block, fit_local, raced_start, refine
 from elbowroom.model import DecoderModel, FunctionModel, LinearGaussian, Tempered
 from elbowroom.posteriors import Amortized, Local
 from elbowroom.rng import normal, seeded
@@ -135,6 +135,30 @@ def test_many_correlated_latents_are_fitted_without_curvature(size: int) -> None
     params, *_ = fit_block(DiagonalGaussian(size), model, block, values(fit.q), 0)
     diagonal = Local(DiagonalGaussian(size), 20, params)
     assert (model.best_elbo(x) - exact(model, x, diagonal)).mean() < 10 * MARGINS["diagonal"]
+
+
+def two_basins(x: Tensor, z: Tensor) -> Tensor:
+    """A narrow mode at 3 that an encoder may sit in, and one 12 nats higher at -1."""
+    near = -0.5 * ((z - 3.0) / 0.1).square().sum(-1)
+    far = 12.0 - 0.5 * ((z + 1.0) / 0.15).square().sum(-1)
+    return torch.logaddexp(near, far)
+
+
+def test_a_race_leaves_a_basin_that_no_fit_leaves() -> None:
+    """From the encoder's answer every datum stays in the wrong mode; the prior's start finds the other and wins. Where
+    the encoder is right, it keeps the start.
+    """
+    model, x = FunctionModel(two_basins, 2), torch.zeros(20, 1, dtype=torch.float64)
+    (block,) = blocks(x, 20)
+    wrong, right = constant(3.0, -5.0, 2), constant(-1.0, -2.0, 2)
+    stuck, _ = raced_start(wrong, model, block, 0, None)
+    params, *_ = fit_block(DiagonalGaussian(2), model, block, dict(stuck), 0)
+    assert (params["mean"] > 2.5).all()
+    start, cost = raced_start(wrong, model, block, 0, RACE)
+    assert (start["mean"] < 0).all()
+    assert 0 < cost < 400
+    kept, _ = raced_start(right, model, block, 0, RACE)
+    assert (kept["mean"] + 1.0).abs().max() < 0.5
 
 
 # ---- data by themselves

@@ -6,7 +6,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from shutil import rmtree
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from cyclopts import App, CycloptsError, Parameter
 
-from . import __version__, data, selftest, sources, train
+from . import __version__, data, making, selftest, sources
 from . import demo as demo_runs
 from .blocks import BLOCK, n_data, take
 from .checks import check as check_model
@@ -29,7 +28,6 @@ from .twophase import combine, expected_se, second_seed
 __all__ = ["app", "main"]
 
 PlanName = Literal["quick", "standard", "flow", "precise", "published"]
-Binarize = Literal["threshold", "stochastic", "grey"]
 Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 Hidden = Parameter(show=False)
 DRY_RUN_SIZES = (100, 1000)
@@ -206,66 +204,7 @@ def gaps(
         say("\nsaved in " + " and ".join(map(str, folders.values())))
 
 
-@app.command(name="train")
-def train_(
-    dataset: str,
-    /,
-    *,
-    epochs: int = 200,
-    seed: int = 0,
-    out: Path | None = None,
-    data: Path | None = None,
-    binarize: Binarize = "threshold",
-    batch_size: int = 100,
-    learning_rate: float = 1e-3,
-    schedule: Literal["constant", "stepped", "cosine"] = "cosine",
-    warmup: int = 25,
-    kl_weight: float = 1.0,
-    latents: int = 50,
-    device: str | None = None,
-    n: Annotated[int | None, Hidden] = None,
-) -> None:
-    """Train a fully connected VAE, 784-200-200-50 and back, and save it as a folder for `elbowroom gaps --model`.
-
-    Args:
-        dataset: fashion-mnist or mnist. The files are looked for on this machine, never downloaded.
-        epochs: Passes over the 60,000 training images, about 4 seconds each on one core.
-        seed: Of the weights, the order of the data and the noise.
-        out: Folder of the model; models/DATASET by default. One that holds a model already is refused.
-        data: Folder of the IDX files, looked in before the usual places.
-        binarize: threshold (above one half), stochastic (drawn once), or grey (not binary).
-        batch_size: Images per step.
-        learning_rate: Of Adam, at the start.
-        schedule: How the learning rate falls.
-        warmup: Epochs until the entropy of q has its full weight.
-        kl_weight: The beta of a beta-VAE.
-        latents: Number of latents.
-        device: Torch device to train on.
-    """
-    folder = out or Path("models") / dataset
-    images = sources.dataset(dataset, "train", data, binarize, seed)[:n]
-    architecture = train.Architecture(n_latent=latents)
-    source = sources.Source(*train.build(architecture, seed), {})
-    if device is not None:
-        sources.put_on(source, device)
-    said = {"name": dataset, "split": "train", "n": len(images), "binarize": binarize, "seed": seed}
-    start = time.perf_counter()
-    with bars("epochs") as add:
-        advance = add(f"training on {dataset}", epochs)
-
-        def progress(epoch: train.Epoch) -> None:
-            advance(epoch.epoch, epochs, f"ELBO {epoch.elbo:.2f}, {epoch.seconds:.1f} s per epoch")
-
-        done = train.fit(
-            source.model, source.q, images, epochs=epochs, seed=seed, batch_size=batch_size,
-            learning_rate=learning_rate, schedule=schedule, warmup=warmup, kl_weight=kl_weight, out=folder,
-            progress=progress,
-            config={"data": said, "architecture": asdict(architecture)},
-        )  # fmt: skip
-    beta = f" --kl-weight {kl_weight:g}" if kl_weight != 1 else ""
-    took = duration(time.perf_counter() - start)
-    say(f"{folder}: {epochs} epochs in {took}; ELBO over the last one, on training data: {done[-1].elbo:.2f} nats")
-    say(f"measure it: elbowroom gaps --model {folder} --n 250{beta}")
+app.command(making.train_, name="train")
 
 
 @app.command

@@ -25,6 +25,8 @@ LAYERS = [
     ["experiments", "adapters", "cluster"],
     ["__init__"],
     ["report", "train"],
+    ["checkpoints"],
+    ["architecture"],
     ["verdict"],
     ["sandwich"],
     ["gaps"],
@@ -40,7 +42,7 @@ LAYERS = [
     ["model", "nets", "data"],
     ["likelihoods"],
     ["blocks"],
-    ["estimate", "rng"],
+    ["estimate", "rng", "settings"],
 ]
 LEVEL = {name: len(LAYERS) - i for i, layer in enumerate(LAYERS) for name in layer}
 
@@ -51,8 +53,8 @@ ONLY = {
     "verdict": {"ladder", "evidence", "local", "estimate"},
 }
 # Measurement does not know how a model was made: a foreign one is a first-class citizen.
-MAKERS = {"train", "data", "nets"}
-MAY_MAKE = {"cli", "__main__", "making", "sources", "demo", "experiments", "adapters", "cluster", "train"}
+MAKERS = {"train", "checkpoints", "architecture", "settings", "data", "nets"}
+MAY_MAKE = {"cli", "__main__", "making", "sources", "demo", "experiments", "adapters", "cluster", "train", "checkpoints", "architecture"}
 # (module, function) -> what it may import in spite of its layer: drawing is asked for on what is
 # drawn; the table names the type of what it renders.
 UPWARD = {("table", ""): {"ladder"}, ("ladder", "plot"): {"report"}, ("ladder", "_repr_html_"): {"report"}}

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import elbowroom as er
-from elbowroom import cli, data, gaps, local, selftest, sources, train
+from elbowroom import architecture, cli, data, gaps, local, selftest, sources
 from elbowroom.cli import main
 from elbowroom.evidence import EvidencePlan
 
@@ -309,12 +309,12 @@ def test_a_dry_run_of_two_phases_says_what_they_cost(place: Path, capsys: pytest
 def test_weights_are_read_into_the_factorys_networks(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = sources.open_source("models.py:factory")
     torch.nn.init.constant_(source.q.net.weight, 0.3)
-    train.save_model("trained", source.q, source.model, {})
+    architecture.save_model("trained", source.q, source.model, {})
     weights = ["--weights", "trained/model.safetensors"]
     assert main([*GAPS, "--first", "10", "--out", "run", *weights]) == 0
     direct = er.decompose(source.model, source.q, data.load_array("x.npy")[:10], plan="quick")
     assert np.array_equal(er.load_gaps("run").elbo.values, direct.elbo.values)
-    train.save_model("part", source.q.net, None, {})
+    architecture.save_model("part", source.q.net, None, {})
     assert main([*GAPS, "--weights", "part/model.safetensors"]) == 2
     assert "is missing; expected model." in capsys.readouterr().err or "not a weight of this model"
 
@@ -348,7 +348,7 @@ def test_the_demo_on_a_few_images(
 def test_the_demo_in_two_processes(place: Path) -> None:
     torch.set_default_dtype(torch.float32)
     assert main(["demo", "--n", "2", "--plan", "quick", "--out", "deep/demo"]) == 0
-    model, q = train.demo_model()
+    model, q = architecture.demo_model()
     direct = er.elbo(model, q, data.demo_images()["heldout"][:2], n_samples=gaps.PLANS["quick"].n_elbo)
     assert er.load_gaps("deep/demo/heldout").elbo.values == pytest.approx(direct.values, abs=1e-3)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import elbowroom as er
-from elbowroom import cli, data, gaps, local, train
+from elbowroom import architecture, cli, data, gaps, local
 from elbowroom.evidence import EvidencePlan
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,7 +56,7 @@ def test_the_ladder_shown_is_the_one_that_is_printed(monkeypatch: pytest.MonkeyP
     """Header, labels, sides and columns; the numbers are those of a whole demo and are not made again here."""
     budgets = {name: replace(local.BUDGETS[name], n_steps=5, max_rounds=1) for name in ("diagonal", "full")}
     plan = gaps.Plan("standard", n_elbo=16, budgets=budgets, evidence=EvidencePlan(64, 32, None))
-    model, q = train.demo_model()
+    model, q = architecture.demo_model()
     printed = str(er.decompose(model, q, data.demo_images()["heldout"][:2], plan=plan))
     assert printed.splitlines()[0] in SHOWN.splitlines()
     ours, theirs = rung_rows(printed), rung_rows(SHOWN)

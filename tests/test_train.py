@@ -13,15 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, elu
 
-from elbowroom import bounds, data, likelihoods, train
+from elbowroom import architecture, bounds, data, likelihoods, train
 from elbowroom.families import DiagonalGaussian
 from elbowroom.model import DecoderModel, LinearGaussian
 from elbowroom.posteriors import Amortized
 from elbowroom.rng import normal, seeded
+from elbowroom.settings import entropy_weight, learning_rate_factor
+from elbowroom.train import Epoch, Settings
 
 from .statistics import assert_at_most_z, assert_close_z
 
-SMALL = train.Architecture(n_in=6, n_latent=2, encoder_hidden=(5,), decoder_hidden=(4,))
+SMALL = architecture.Architecture(n_in=6, n_latent=2, encoder_hidden=(5,), decoder_hidden=(4,))
 
 
 @pytest.fixture(autouse=True)
@@ -42,10 +44,10 @@ def same(left: list[Tensor], right: list[Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
 
 
-def fresh(**settings: Any) -> tuple[list[Tensor], tuple[train.Epoch, ...]]:
+def fresh(out: Path | None = None, progress: Any = None, **settings: Any) -> tuple[list[Tensor], tuple[Epoch, ...]]:
     """The parameters and the record of a run of the small model from its own start."""
-    model, q = train.build(SMALL, seed=3)
-    record = train.fit(model, q, bits(), **{"epochs": 3, "seed": 0, "batch_size": 10} | settings)
+    model, q = architecture.build(SMALL, seed=3)
+    record = train.fit(model, q, bits(), Settings(**{"epochs": 3, "batch_size": 10} | settings), out=out, progress=progress)
     return state(q, model), record
 
 
@@ -56,7 +58,7 @@ def written_out(
     x: Tensor, epochs: int, seed: int, warmup: int, kl_weight: float, rate: float
 ) -> list[Tensor]:
     """Networks, objective and Adam by their formulas: nothing of train, families or model but the start."""
-    model, q = train.build(SMALL, seed=3)
+    model, q = architecture.build(SMALL, seed=3)
     weights = [p.detach().clone().requires_grad_() for p in (*q.parameters(), *model.parameters())]
     first = [torch.zeros_like(w) for w in weights]
     second = [torch.zeros_like(w) for w in weights]
@@ -102,11 +104,11 @@ def test_warmup_and_kl_weight_change_the_answer() -> None:
 
 
 def test_entropy_weights_of_the_paper() -> None:
-    assert [train.entropy_weight(e, 400) for e in (1, 100, 399, 400, 401, 3280)] == [
+    assert [entropy_weight(e, 400) for e in (1, 100, 399, 400, 401, 3280)] == [
         0.0025, 0.25, 0.9975, 1.0, 1.0, 1.0,
     ]  # fmt: skip
-    assert [e.entropy_weight for e in fresh(epochs=5, warmup=4)[1]] == [0.25, 0.5, 0.75, 1.0, 1.0]
-    assert {e.entropy_weight for e in fresh(epochs=5)[1]} == {1.0}
+    assert [e.weight for e in fresh(epochs=5, warmup=4)[1]] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert {e.weight for e in fresh(epochs=5)[1]} == {1.0}
 
 
 def test_objective_is_the_elbo_unless_reweighted() -> None:
@@ -117,13 +119,13 @@ def test_objective_is_the_elbo_unless_reweighted() -> None:
 
 def test_stepped_schedule_is_burda_s() -> None:
     expected = [10 ** (-i / 7) for i in range(8) for _ in range(3**i)]
-    assert [train.learning_rate_factor("stepped", e, 3280) for e in range(1, 3281)] == expected
-    half = [train.learning_rate_factor("stepped", e, 1640) for e in range(1, 1641)]
+    assert [learning_rate_factor("stepped", e, 3280) for e in range(1, 3281)] == expected
+    half = [learning_rate_factor("stepped", e, 1640) for e in range(1, 1641)]
     assert half == expected[::2]
 
 
 def test_other_schedules() -> None:
-    cosine = [train.learning_rate_factor("cosine", e, 10) for e in range(1, 11)]
+    cosine = [learning_rate_factor("cosine", e, 10) for e in range(1, 11)]
     assert cosine[0] == 1.0
     assert cosine[5] == pytest.approx(0.5)
     assert all(0 < b < a for a, b in pairwise(cosine))
@@ -147,10 +149,10 @@ def test_training_reaches_the_maximum_likelihood_of_probabilistic_pca() -> None:
     rest = eigenvalues[1:].mean()
     best = -0.5 * (4 * math.log(2 * math.pi) + eigenvalues[0].log() + 3 * rest.log() + 4).item()
 
-    linear = train.Architecture(4, 1, (), (), likelihood="gaussian", scale="learned")
-    model, q = train.build(linear, seed=0)
+    linear = architecture.Architecture(4, 1, (), (), likelihood="gaussian", scale="learned")
+    model, q = architecture.build(linear, seed=0)
     before = bounds.elbo(model, q, x, n_samples=64).mean
-    train.fit(model, q, x, epochs=200, seed=0, learning_rate=0.1, schedule="cosine")
+    train.fit(model, q, x, Settings(epochs=200, seed=0, learning_rate=0.1, schedule="cosine"))
     after = bounds.elbo(model, q, x, n_samples=64)
     assert before < best - 2
     assert_at_most_z(after.mean, best, after.mc_se)
@@ -161,9 +163,11 @@ def test_training_improves_the_elbo_of_images() -> None:
     """From some -784 log 2 = -543 nats to what 250 images teach in 20 epochs: at least 250 nats better on
     them, and 200 on images not seen."""
     images = data.demo_images()
-    model, q = train.build(train.Architecture(encoder_hidden=(50,), decoder_hidden=(50,), n_latent=5), seed=0)
+    model, q = architecture.build(
+        architecture.Architecture(encoder_hidden=(50,), decoder_hidden=(50,), n_latent=5)
+    )
     before = {name: bounds.elbo(model, q, x[:100], n_samples=16).mean for name, x in images.items()}
-    record = train.fit(model, q, images["train"], epochs=20, seed=0, batch_size=25, learning_rate=3e-3)
+    record = train.fit(model, q, images["train"], Settings(epochs=20, seed=0, batch_size=25, learning_rate=3e-3))
     after = {name: bounds.elbo(model, q, x[:100], n_samples=16).mean for name, x in images.items()}
     assert before["train"] < -500
     assert after["train"] > before["train"] + 250
@@ -179,7 +183,7 @@ def test_a_frozen_decoder_stays_while_q_learns() -> None:
     decoder.eval()
     frozen, start = state(model), state(q)
     before = bounds.elbo(model, q, bits(), n_samples=64).mean
-    train.fit(model, q, bits(), epochs=100, seed=0, learning_rate=0.01)
+    train.fit(model, q, bits(), Settings(epochs=100, seed=0, learning_rate=0.01))
     assert same(state(model), frozen)
     assert not same(state(q), start)
     assert bounds.elbo(model, q, bits(), n_samples=64).mean > before + 0.05
@@ -200,8 +204,8 @@ def test_a_seed_gives_one_answer_bit_for_bit() -> None:
 
 
 def test_initial_weights_are_a_function_of_the_seed() -> None:
-    assert same(state(*train.build(SMALL, 3)), state(*train.build(SMALL, 3)))
-    assert not same(state(*train.build(SMALL, 3)), state(*train.build(SMALL, 4)))
+    assert same(state(*architecture.build(SMALL, 3)), state(*architecture.build(SMALL, 3)))
+    assert not same(state(*architecture.build(SMALL, 3)), state(*architecture.build(SMALL, 4)))
 
 
 class Noisy(nn.Module):
@@ -218,12 +222,12 @@ class Noisy(nn.Module):
 def test_global_random_state_and_modes_are_left_as_found() -> None:
     answers = []
     for global_seed in (1, 2):
-        model, _ = train.build(SMALL, seed=3)
+        model, _ = architecture.build(SMALL, seed=3)
         torch.manual_seed(7)
         q = Amortized(Noisy(), DiagonalGaussian(2)).eval()
         torch.manual_seed(global_seed)
         before = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]
-        train.fit(model.train(), q, bits(), epochs=2, seed=0)
+        train.fit(model.train(), q, bits(), Settings(epochs=2, seed=0))
         assert torch.equal(torch.get_rng_state(), before[0])
         assert np.array_equal(np.random.get_state()[1], before[1])  # type: ignore[index]
         assert not any(part.training for part in q.modules())
@@ -253,8 +257,8 @@ def test_kinds_of_data_give_one_answer(kind: str) -> None:
         "loader": torch.utils.data.DataLoader(Rows(x)),
         "other precision": x.to(torch.float16),
     }[kind]
-    model, q = train.build(SMALL, seed=3)
-    train.fit(model, q, given, epochs=3, seed=0, batch_size=10)
+    model, q = architecture.build(SMALL, seed=3)
+    train.fit(model, q, given, Settings(epochs=3, batch_size=10))
     assert same(state(q, model), fresh()[0])
 
 
@@ -275,9 +279,9 @@ def test_bad_settings_are_named(settings: dict[str, Any], message: str) -> None:
 
 
 def test_nothing_to_train_is_said() -> None:
-    model, q = train.build(SMALL)
+    model, q = architecture.build(SMALL)
     with pytest.raises(ValueError, match="nothing to train"):
-        train.fit(model.requires_grad_(False), q.requires_grad_(False), bits(), epochs=1, seed=0)
+        train.fit(model.requires_grad_(False), q.requires_grad_(False), bits(), Settings(epochs=1, seed=0))
 
 
 # ---- stops and folders
@@ -286,10 +290,10 @@ def test_nothing_to_train_is_said() -> None:
 def test_nan_in_the_data_stops_at_once(tmp_path: Path) -> None:
     x = bits()
     x[11, 3] = math.nan
-    model, q = train.build(SMALL, seed=3)
+    model, q = architecture.build(SMALL, seed=3)
     before = state(q, model)
     with pytest.raises(FloatingPointError, match="stopped in epoch 1: its objective, nan") as caught:
-        train.fit(model, q, x, epochs=5, seed=0, out=tmp_path / "run")
+        train.fit(model, q, x, Settings(epochs=5, seed=0), out=tmp_path / "run")
     assert "\n" not in str(caught.value)
     assert same(state(q, model), before)
     assert not (tmp_path / "run").exists()
@@ -298,7 +302,7 @@ def test_nan_in_the_data_stops_at_once(tmp_path: Path) -> None:
 def test_divergence_keeps_the_last_good_epoch(tmp_path: Path) -> None:
     out = tmp_path / "run"
     good, _ = fresh(epochs=2)
-    model, q = train.build(SMALL, seed=3)
+    model, q = architecture.build(SMALL, seed=3)
 
     def diverging(epoch: int, epochs: int) -> float:
         return 1.0 if epoch < 3 else math.inf
@@ -307,11 +311,11 @@ def test_divergence_keeps_the_last_good_epoch(tmp_path: Path) -> None:
         FloatingPointError, match=r"stopped in epoch 3.*parameters are those of epoch 2, saved in"
     ):
         train.fit(
-            model, q, bits(), epochs=5, seed=0, batch_size=10, schedule=diverging, out=out,
-            config={"architecture": asdict(SMALL)},
+            model, q, bits(), Settings(epochs=5, batch_size=10, schedule=diverging), out=out,
+            config={"architecture": asdict(SMALL)}, checkpoint_seconds=0,
         )  # fmt: skip
     assert same(state(q, model), good)
-    loaded, loaded_q, config = train.load_model(out)
+    loaded, loaded_q, config = architecture.load_model(out)
     assert same(state(loaded_q, loaded), good)
     assert config["training"]["epochs_done"] == 2
     assert config["training"]["schedule"] == "diverging"
@@ -319,13 +323,13 @@ def test_divergence_keeps_the_last_good_epoch(tmp_path: Path) -> None:
 
 
 def test_a_parameter_that_overflows_in_the_last_step_is_noticed() -> None:
-    model, q = train.build(SMALL, seed=3)
+    model, q = architecture.build(SMALL, seed=3)
     with pytest.raises(FloatingPointError, match="or a parameter is not finite"):
-        train.fit(model, q, bits(), epochs=1, seed=0, batch_size=100, schedule=lambda epoch, epochs: math.inf)
+        train.fit(model, q, bits(), Settings(epochs=1, schedule=lambda epoch, epochs: math.inf))
 
 
 def test_out_is_not_overwritten_and_progress_sees_every_epoch(tmp_path: Path) -> None:
-    seen: list[train.Epoch] = []
+    seen: list[Epoch] = []
     _, record = fresh(out=tmp_path / "run", progress=seen.append)
     assert tuple(seen) == record
     assert [e.epoch for e in record] == [1, 2, 3]
@@ -337,23 +341,23 @@ def test_out_is_not_overwritten_and_progress_sees_every_epoch(tmp_path: Path) ->
 
 ARCHITECTURES = {
     "diagonal": SMALL,
-    "full": train.Architecture(6, 2, (5,), (4,), family="full"),
-    "flow": train.Architecture(6, 2, (5,), (4,), family="flow"),
-    "auxiliary": train.Architecture(6, 2, (5,), (4,), family="auxiliary"),
-    "linear": train.Architecture(6, 2, (), ()),
-    "learned scale": train.Architecture(6, 2, (5,), (4,), likelihood="gaussian", scale="learned"),
-    "decoder scale": train.Architecture(6, 2, (5,), (4,), likelihood="gaussian", scale="decoder"),
-    "laplace": train.Architecture(6, 2, (5,), (4,), likelihood="laplace", scale=0.3),
+    "full": architecture.Architecture(6, 2, (5,), (4,), family="full"),
+    "flow": architecture.Architecture(6, 2, (5,), (4,), family="flow"),
+    "auxiliary": architecture.Architecture(6, 2, (5,), (4,), family="auxiliary"),
+    "linear": architecture.Architecture(6, 2, (), ()),
+    "learned scale": architecture.Architecture(6, 2, (5,), (4,), likelihood="gaussian", scale="learned"),
+    "decoder scale": architecture.Architecture(6, 2, (5,), (4,), likelihood="gaussian", scale="decoder"),
+    "laplace": architecture.Architecture(6, 2, (5,), (4,), likelihood="laplace", scale=0.3),
 }
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_round_trip_of_every_architecture(tmp_path: Path, name: str) -> None:
-    model, q = train.build(ARCHITECTURES[name], seed=1)
-    train.fit(model, q, bits(), epochs=1, seed=0)
+    model, q = architecture.build(ARCHITECTURES[name], seed=1)
+    train.fit(model, q, bits(), Settings(epochs=1, seed=0))
     config = {"architecture": asdict(ARCHITECTURES[name]), "note": "ümlaut"}
-    train.save_model(tmp_path / "m", q, model, config)
-    loaded, loaded_q, read = train.load_model(tmp_path / "m")
+    architecture.save_model(tmp_path / "m", q, model, config)
+    loaded, loaded_q, read = architecture.load_model(tmp_path / "m")
     assert same(state(loaded_q, loaded), state(q, model))
     assert read == json.loads(json.dumps(config))
     assert not loaded.training
@@ -366,7 +370,7 @@ def test_round_trip_of_every_architecture(tmp_path: Path, name: str) -> None:
 
 
 def test_every_family_is_among_the_architectures() -> None:
-    assert {a.family for a in ARCHITECTURES.values()} == set(train.FAMILIES)
+    assert {a.family for a in ARCHITECTURES.values()} == set(architecture.FAMILIES)
     assert {a.likelihood for a in ARCHITECTURES.values()} <= set(likelihoods.__all__)
 
 
@@ -374,27 +378,27 @@ def test_every_family_is_among_the_architectures() -> None:
 def test_a_write_that_fails_leaves_the_old_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    model, q = train.build(SMALL, seed=1)
+    model, q = architecture.build(SMALL, seed=1)
     config = {"architecture": asdict(SMALL)}
-    train.save_model(tmp_path, q, model, config)
+    architecture.save_model(tmp_path, q, model, config)
     old = state(q, model)
-    train.fit(model, q, bits(), epochs=1, seed=0)
+    train.fit(model, q, bits(), Settings(epochs=1, seed=0))
 
     def full(*arguments: Any) -> None:
         raise OSError("no space left")
 
     monkeypatch.setattr(step, full)
     with pytest.raises(OSError, match="no space left"):
-        train.save_model(tmp_path, q, model, config)
-    loaded, loaded_q, _ = train.load_model(tmp_path)
+        architecture.save_model(tmp_path, q, model, config)
+    loaded, loaded_q, _ = architecture.load_model(tmp_path)
     assert same(state(loaded_q, loaded), old)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
 
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    model, q = train.build(SMALL, seed=1)
-    train.save_model(tmp_path / "m", q, model, {"architecture": asdict(SMALL)})
+    model, q = architecture.build(SMALL, seed=1)
+    architecture.save_model(tmp_path / "m", q, model, {"architecture": asdict(SMALL)})
     return tmp_path / "m"
 
 
@@ -406,7 +410,7 @@ def rewrite(folder: Path, **changes: Any) -> None:
 def test_folders_that_are_no_model_are_refused_in_one_line(saved: Path, tmp_path: Path) -> None:
     def refused(error: type[Exception], message: str) -> None:
         with pytest.raises(error, match=message) as caught:
-            train.load_model(saved)
+            architecture.load_model(saved)
         assert str(saved) in str(caught.value) or "architecture" in str(caught.value)
         assert "\n" not in str(caught.value)
 
@@ -434,7 +438,7 @@ def test_folders_that_are_no_model_are_refused_in_one_line(saved: Path, tmp_path
     (saved / "model.safetensors").unlink()
     refused(FileNotFoundError, "no model.safetensors there")
     with pytest.raises(ValueError, match="this is a file"):
-        train.save_model(saved / "config.json", nn.Linear(1, 1), None, {})
+        architecture.save_model(saved / "config.json", nn.Linear(1, 1), None, {})
 
 
 # ---- the shipped demo
@@ -447,8 +451,8 @@ def demo_config() -> dict[str, Any]:
 
 
 def test_the_demo_is_what_its_config_says(demo_config: dict[str, Any]) -> None:
-    model, q = train.demo_model()
-    assert demo_config["architecture"] == json.loads(json.dumps(asdict(train.Architecture())))
+    model, q = architecture.demo_model()
+    assert demo_config["architecture"] == json.loads(json.dumps(asdict(architecture.Architecture())))
     assert sum(p.numel() for p in (*q.parameters(), *model.parameters())) == 217_300 + 207_984
     assert Path(demo_config["command"].split()[1]).name == "make_demo_assets.py"
     for name, split in (("train", "train"), ("heldout", "test")):
@@ -465,11 +469,11 @@ def test_the_recorded_elbo_of_the_demo_is_its_elbo(demo_config: dict[str, Any], 
         x = data.binarize(data.fashion_mnist(split))[: recorded["n"]]
     except FileNotFoundError as error:
         pytest.skip(str(error))
-    model, q = train.demo_model()
+    model, q = architecture.demo_model()
     estimate = bounds.elbo(model, q, x, n_samples=recorded["n_samples"], seed=recorded["seed"])
     assert estimate.mean == pytest.approx(recorded["mean"], abs=1e-3)  # the same noise, up to rounding
 
 
 def test_unknown_shipped_models_are_named() -> None:
     with pytest.raises(ValueError, match="no shipped model is named 'cifar'; there is fashion-mnist"):
-        train.shipped("cifar")
+        architecture.shipped("cifar")

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from elbowroom import bounds, data, train
+from elbowroom import architecture, bounds, data, train
 from elbowroom.rng import seeded
 
 COMMAND = "python tools/make_demo_assets.py src/elbowroom/assets/fashion-mnist"
@@ -75,13 +75,10 @@ def pack(images: dict[str, Tensor], out: Path) -> None:
 
 def make_model(images: dict[str, Tensor], out: Path, epochs: int) -> None:
     """Train, save, read back, and record the ELBOs of what was read back."""
-    architecture = train.Architecture()
-    model, q = train.build(architecture, SEED)
-    settings: dict[str, Any] = {
-        "epochs": epochs, "seed": SEED, "batch_size": BATCH_SIZE, "learning_rate": 1e-3, "schedule": SCHEDULE,
-        "warmup": WARMUP,
-    }  # fmt: skip
-    record = train.fit(model, q, images["train"], **settings, progress=lambda epoch: print(epoch, flush=True))
+    shape = architecture.Architecture()
+    model, q = architecture.build(shape, SEED)
+    settings = train.Settings(epochs, SEED, BATCH_SIZE, schedule=SCHEDULE, warmup=WARMUP)
+    record = train.fit(model, q, images["train"], settings, progress=lambda epoch: print(epoch, flush=True))
     config = {
         "name": "Fashion-MNIST VAE, 784-200-200-(50 + 50), 50-200-200-784, ELU, Bernoulli logits",
         "command": COMMAND + ("" if epochs == EPOCHS else f" --epochs {epochs}"),
@@ -91,14 +88,13 @@ def make_model(images: dict[str, Tensor], out: Path, epochs: int) -> None:
             "n": len(images["train"]),
             "binarize": "threshold",
         },
-        "architecture": asdict(architecture),
-        "training": settings
-        | {"kl_weight": 1.0, "adam_eps": train.ADAM_EPS, "last_epoch_elbo": record[-1].elbo},
+        "architecture": asdict(shape),
+        "training": settings.said() | {"last_epoch_elbo": record[-1].elbo},
         "versions": {"torch": torch.__version__},
     }
-    train.save_model(out, q, model, config)
-    model, q, _ = train.load_model(out)
-    train.save_model(
+    architecture.save_model(out, q, model, config)
+    model, q, _ = architecture.load_model(out)
+    architecture.save_model(
         out, q, model, config | {"elbo": {name: evaluate(model, q, x) for name, x in images.items()}}
     )
     print((out / "config.json").read_text())

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import data, train
+from . import architecture, data
 from .gaps import decompose
 from .ladder import Gaps
 
@@ -42,7 +42,7 @@ def run(n: int, plan: str, workers: int, advance: Mapping[str, Advance]) -> dict
 
 
 def _measure(name: str, n: int, plan: str, progress: Any) -> Gaps:
-    model, q = train.demo_model()
+    model, q = architecture.demo_model()
     ids = np.arange(n) + (HELDOUT_IDS if name == "heldout" else 0)
     return decompose(model, q, data.demo_images()[name][:n], plan=plan, ids=ids.tolist(), progress=progress)
 

@@ -1,19 +1,32 @@
 """The commands that make what is measured: each reads its arguments, calls one function and prints what came back."""
 
+import inspect
+import shlex
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import torch
 from cyclopts import Parameter
 
-from . import sources, train
-from .terminal import bars, duration, say
+from . import bounds, sources, train
+from .architecture import Architecture, architecture_of, build, load_model, save_model
+from .blocks import n_data
+from .settings import Epoch, Settings
+from .terminal import UserError, bars, duration, say
 
 __all__ = ["train_"]
 
-Binarize = Literal["threshold", "stochastic", "grey"]
+Binarize = Literal["threshold", "stochastic", "grey", "grey256"]
+FamilyName = Literal["diagonal", "full", "flow", "auxiliary", "auxiliary-sigmoid"]
+LikelihoodName = Literal["bernoulli", "continuous_bernoulli", "gaussian", "laplace", "discretized_logistic"]
+Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 Hidden = Parameter(show=False)
+LAYERS = {"mlp": ("200-200", "200-200"), "conv": ("64-128-256", "256-128-64")}
+N_HELDOUT = 5000
+N_SAMPLES = 16  # of the ELBO that is reported at the end
+NOT_SAID = {"out", "data_dir", "device", "n"}  # options that a config's command leaves out: they are the machine's
 
 
 def train_(
@@ -23,55 +36,165 @@ def train_(
     epochs: int = 200,
     seed: int = 0,
     out: Path | None = None,
-    data: Path | None = None,
+    data_dir: Path | None = None,
     binarize: Binarize = "threshold",
+    networks: Literal["mlp", "conv"] = "mlp",
+    encoder: str | None = None,
+    decoder: str | None = None,
+    latents: int = 50,
+    family: FamilyName = "diagonal",
+    likelihood: LikelihoodName = "bernoulli",
+    scale: str | None = None,
+    frozen: Path | None = None,
     batch_size: int = 100,
     learning_rate: float = 1e-3,
     schedule: Literal["constant", "stepped", "cosine"] = "cosine",
-    warmup: int = 25,
+    objective: Literal["elbo", "iwae"] = "elbo",
+    samples: int = 1,
+    annealing: Literal["entropy", "kl", "none"] = "entropy",
+    warmup: int | None = None,
     kl_weight: float = 1.0,
-    latents: int = 50,
+    patience: int = 0,
+    heldout: int = 0,
+    compile: Flag = False,
+    threads: int | None = None,
     device: str | None = None,
     n: Annotated[int | None, Hidden] = None,
 ) -> None:
-    """Train a fully connected VAE, 784-200-200-50 and back, and save it as a folder for `elbowroom gaps --model`.
+    """Train a VAE, and save it as a folder for `elbowroom gaps --model`. Said again after a break, it goes on.
 
     Args:
-        dataset: fashion-mnist or mnist. The files are looked for on this machine, never downloaded.
-        epochs: Passes over the 60,000 training images, about 4 seconds each on one core.
+        dataset: mnist, fashion-mnist, cifar10, or an array with one datum per row (.npy, .npz).
+        epochs: Passes over the training data. The paper's MLP on 60,000 images takes about 3 seconds each on one core.
         seed: Of the weights, the order of the data and the noise.
-        out: Folder of the model; models/DATASET by default. One that holds a model already is refused.
-        data: Folder of the IDX files, looked in before the usual places.
-        binarize: threshold (above one half), stochastic (drawn once), or grey (not binary).
+        out: Folder of the model; models/DATASET by default. One that holds a finished model is refused.
+        data_dir: Folder of the data set's files, looked in before the usual places.
+        binarize: threshold (above one half), stochastic (drawn once), grey (pixel / 255) or grey256 (pixel / 256). A
+            Bernoulli of grey pixels is not normalized.
+        networks: mlp, or conv for 32 x 32 images.
+        encoder: Widths of the encoder's hidden layers, or channels: 200-200 (conv: 64-128-256); linear for none.
+        decoder: The same of the decoder: 200-200 (conv: 256-128-64).
+        latents: Number of latents.
+        family: Of q(z|x). auxiliary-sigmoid is the paper's q_AF, auxiliary one whose scales may also expand.
+        likelihood: Of x given the decoder's output.
+        scale: Of a likelihood with one: a number, learned, or decoder.
+        frozen: Folder of a trained model whose decoder is kept; only an encoder is trained.
         batch_size: Images per step.
         learning_rate: Of Adam, at the start.
-        schedule: How the learning rate falls.
-        warmup: Epochs until the entropy of q has its full weight.
+        schedule: How the learning rate falls. stepped is the paper's, fitted to the number of epochs.
+        objective: elbo, or iwae with --samples.
+        samples: Draws of z for each datum and step.
+        annealing: What the warm-up weighs: the entropy of q (the paper's), the whole kl, or none.
+        warmup: Epochs until that weight is 1; by default an eighth of the epochs, as in the paper.
         kl_weight: The beta of a beta-VAE.
-        latents: Number of latents.
+        patience: Stop when the ELBO of held-out data has not risen for so many epochs, and keep the best epoch.
+        heldout: Training data to hold out, the last ones; 5,000 by default with --patience. cifar10 has its own.
+        compile: Compile the step: half a minute, then about a tenth faster.
+        threads: CPU threads; two runs of one thread each get more done than one run of two.
         device: Torch device to train on.
     """
-    folder = out or Path("models") / dataset
-    images = sources.dataset(dataset, "train", data, binarize, seed)[:n]
-    architecture = train.Architecture(n_latent=latents)
-    source = sources.Source(*train.build(architecture, seed), {})
+    command = _command(locals())
+    folder = out or Path("models") / Path(dataset).stem
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if warmup is None:
+        warmup = 0 if annealing == "none" or objective == "iwae" else max(1, epochs // 8)
+    settings = Settings(
+        epochs, seed, batch_size, learning_rate, schedule, objective, samples, annealing, warmup, kl_weight, patience,
+        compile,
+    )  # fmt: skip
+    images = sources.dataset(dataset, "train", data_dir, binarize, seed)[:n]
+    images, held = _held_out(dataset, images, heldout or (N_HELDOUT if patience else 0), data_dir, binarize, seed)
+    shape = tuple(images.shape[1:])
+    layers = [_sizes(given or usual) for given, usual in zip((encoder, decoder), LAYERS[networks], strict=True)]
+    architecture = Architecture(
+        shape[0] if len(shape) == 1 else shape, latents, *layers, family, likelihood, _number(scale), networks
+    )
+    source, architecture = _networks(architecture, frozen, seed)
     if device is not None:
         sources.put_on(source, device)
     said = {"name": dataset, "split": "train", "n": len(images), "binarize": binarize, "seed": seed}
+    config = {"command": f"{command} --out {folder}", "data": said, "architecture": asdict(architecture)}
     start = time.perf_counter()
     with bars("epochs") as add:
         advance = add(f"training on {dataset}", epochs)
 
-        def progress(epoch: train.Epoch) -> None:
-            advance(epoch.epoch, epochs, f"ELBO {epoch.elbo:.2f}, {epoch.seconds:.1f} s per epoch")
+        def progress(epoch: Epoch) -> None:
+            held_out = "" if epoch.heldout_elbo is None else f", held out {epoch.heldout_elbo:.2f}"
+            rate = f"{len(images) / epoch.seconds:,.0f} images/s"
+            advance(epoch.epoch, epochs, f"ELBO {epoch.elbo:.2f}{held_out}, {rate}")
 
         done = train.fit(
-            source.model, source.q, images, epochs=epochs, seed=seed, batch_size=batch_size,
-            learning_rate=learning_rate, schedule=schedule, warmup=warmup, kl_weight=kl_weight, out=folder,
-            progress=progress,
-            config={"data": said, "architecture": asdict(architecture)},
-        )  # fmt: skip
-    beta = f" --kl-weight {kl_weight:g}" if kl_weight != 1 else ""
+            source.model, source.q, images, settings, heldout=held, out=folder, config=config, progress=progress
+        )
     took = duration(time.perf_counter() - start)
-    say(f"{folder}: {epochs} epochs in {took}; ELBO over the last one, on training data: {done[-1].elbo:.2f} nats")
+    say(f"{folder}: {len(done)} epochs in {took}; ELBO over the last one, on training data: {done[-1].elbo:.2f} nats")
+    _report_test(source, dataset, folder, data_dir, binarize, seed)
+    beta = f" --kl-weight {kl_weight:g}" if kl_weight != 1 else ""
     say(f"measure it: elbowroom gaps --model {folder} --n 250{beta}")
+
+
+def _command(given: dict[str, Any]) -> str:
+    """The options that were given a value other than their default, as the command that gives them again."""
+    words = ["elbowroom", "train", str(given["dataset"])]
+    for name, parameter in inspect.signature(train_).parameters.items():
+        value = given[name]
+        if name in {"dataset", *NOT_SAID} or value == parameter.default:
+            continue
+        words += [f"--{name.replace('_', '-')}", *([] if value is True else [f"{value}"])]
+    return shlex.join(words)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    """500-500 -> (500, 500); linear -> ()."""
+    if text == "linear":
+        return ()
+    try:
+        return tuple(int(part) for part in text.split("-"))
+    except ValueError:
+        raise UserError(f"{text}: expected widths such as 200-200, or linear") from None
+
+
+def _number(scale: str | None) -> float | str | None:
+    try:
+        return None if scale is None else float(scale)
+    except ValueError:
+        return scale
+
+
+def _held_out(dataset: str, images: Any, n: int, data_dir: Path | None, binarize: str, seed: int) -> tuple[Any, Any]:
+    """Training data, and data held out of them."""
+    if n == 0:
+        return images, None
+    if dataset == "cifar10":
+        return images, sources.dataset(dataset, "valid", data_dir, binarize, seed)
+    if not n < len(images):
+        raise UserError(f"--heldout {n}: expected fewer than the {len(images)} training data")
+    return images[:-n], images[-n:]
+
+
+def _networks(architecture: Architecture, frozen: Path | None, seed: int) -> tuple[sources.Source, Architecture]:
+    """New networks; with `frozen`, the decoder of that folder, which then stays, and what it fixes."""
+    if frozen is None:
+        return sources.Source(*build(architecture, seed), {}), architecture
+    model, _, config = load_model(frozen)
+    names = ("n_latent", "decoder_hidden", "likelihood", "scale", "networks")
+    kept = {name: getattr(architecture_of(config["architecture"]), name) for name in names}
+    architecture = replace(architecture, **kept)
+    _, q = build(architecture, seed)
+    return sources.Source(model.requires_grad_(False), q, {}), architecture
+
+
+def _report_test(
+    source: sources.Source, dataset: str, folder: Path, data_dir: Path | None, binarize: str, seed: int
+) -> None:
+    """The ELBO of the test set into config.json, where the data set has one."""
+    if Path(dataset).suffix:
+        return
+    images = sources.dataset(dataset, "test", data_dir, binarize, seed)
+    model, q, config = load_model(folder)
+    found = bounds.elbo(model, q, images, n_samples=N_SAMPLES, seed=seed)
+    numbers = {"mean": found.mean, "se": found.se, "mc_se": found.mc_se}
+    config["test_elbo"] = numbers | {"n": n_data(images), "n_samples": N_SAMPLES, "seed": seed}
+    save_model(folder, q, model, config)
+    say(f"ELBO of the {n_data(images):,} test data: {found.mean:.2f} nats (se {found.se:.2f})")

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from . import data, train
+from . import architecture, data
 from .blocks import as_data, n_data, take
 from .model import modules_of
 from .rng import seeded
@@ -151,7 +151,7 @@ def dataset(name: str, split: str, folder: Path | None, binarize: str, seed: int
 
 def _trained(folder: Path, with_sets: bool) -> Source:
     """A folder of `train`, with both splits of the data set that it was trained on."""
-    model, q, config = train.load_model(folder)
+    model, q, config = architecture.load_model(folder)
     said = config.get("data", {})
     sets = {}
     if with_sets and said.get("name") in DATASETS:

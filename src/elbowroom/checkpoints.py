@@ -1,0 +1,151 @@
+"""Where a training run stands, in memory and on disk: what the next epoch needs, and the folder it is kept in.
+
+    config.json             the caller's config and the settings
+    epochs.jsonl            a line for each epoch
+    checkpoint.safetensors  while the run goes on: parameters, Adam's moments, the best parameters, the epochs so far
+    model.safetensors       at its end, in place of the checkpoint
+
+The seeds of an epoch depend on its number alone (`train`), so a run that goes on from a checkpoint ends in the
+parameters of one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .architecture import (
+    CHECKPOINT,
+    WEIGHTS,
+    read_tensors,
+    restore,
+    state_of,
+    write_config,
+    write_tensors,
+    write_whole,
+)  # fmt: skip
+from .blocks import n_data
+from .settings import Epoch, Settings
+
+__all__ = ["Folder", "Run"]
+
+EPOCHS = "epochs.jsonl"
+
+
+class Run:
+    """Parameters, Adam's moments, the epochs done and the best parameters so far: all that the next epoch needs."""
+
+    def __init__(self, modules: Mapping[str, nn.Module], optimizer: torch.optim.Adam, settings: Settings) -> None:
+        self.modules, self.optimizer, self.settings = modules, optimizer, settings
+        self.done: list[Epoch] = []
+        self.best: dict[str, Tensor] = {}
+        self.best_epoch = 0
+
+    @property
+    def ended(self) -> bool:
+        patience, n_done = self.settings.patience, len(self.done)
+        waited = n_done - max(self.best_epoch, self.settings.warmup)
+        return n_done >= self.settings.epochs or (patience > 0 and waited >= patience)
+
+    def note(self, metrics: Epoch) -> None:
+        """An epoch is done; its parameters are the best where patience is asked for and its held-out ELBO is."""
+        self.done.append(metrics)
+        held = [-math.inf if e.heldout_elbo is None else e.heldout_elbo for e in self.done]
+        if self.settings.patience and held[-1] == max(held):
+            self.best_epoch = metrics.epoch
+            self.best = {name: value.clone() for name, value in state_of(self.modules).items()}
+
+    def keep_best(self) -> None:
+        if self.best:
+            restore(self.modules, self.best)
+
+    def tensors(self, copy: bool = False) -> dict[str, Tensor]:
+        """Everything by name: "q." and "model.", "best.", "adam.INDEX."."""
+        held = dict(state_of(self.modules))
+        for index, entries in self.optimizer.state_dict()["state"].items():
+            held |= {f"adam.{index}.{name}": torch.as_tensor(value) for name, value in entries.items()}
+        if copy:
+            return {name: value.clone() for name, value in held.items()}
+        return held | {f"best.{name}": value for name, value in self.best.items()}
+
+    def go_back(self, held: Mapping[str, Tensor], path: Path | None = None) -> None:
+        """Take up what `tensors` gave."""
+        groups: dict[str, dict[str, Tensor]] = {"adam": {}, "best": {}, "": {}}
+        for name, value in held.items():
+            head, _, rest = name.partition(".")
+            groups[head if head in groups else ""][rest if head in groups else name] = value
+        restore(self.modules, groups[""], path)
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in groups["adam"].items():
+            index, _, key = name.partition(".")
+            moments.setdefault(int(index), {})[key] = value
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
+        self.best = groups["best"] or self.best
+
+
+class Folder:
+    """The folder of a run: config, a line for each epoch, a checkpoint until it ends, then the model."""
+
+    def __init__(self, path: Path, run: Run, x: Any, config: Mapping[str, Any]) -> None:
+        self.path, self.run = path, run
+        self.identity = {"settings": json.dumps(run.settings.said(), sort_keys=True), "data": _digest(x)}
+        if (path / WEIGHTS).exists():
+            raise ValueError(f"{path}: holds a model already; train into a new folder, or remove this one")
+        if (path / CHECKPOINT).exists():
+            self._resume()
+        else:
+            (path / EPOCHS).unlink(missing_ok=True)  # of a run that was killed before its first checkpoint
+        self.config = {**config, "training": run.settings.said()}
+        write_config(path, self.config)
+
+    def append(self, metrics: Epoch) -> None:
+        with (self.path / EPOCHS).open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(asdict(metrics)) + "\n")
+
+    def checkpoint(self) -> None:
+        epochs = json.dumps([asdict(epoch) for epoch in self.run.done])
+        notes = self.identity | {"epochs": epochs, "best_epoch": str(self.run.best_epoch)}
+        write_tensors(self.path / CHECKPOINT, self.run.tensors(), notes)
+
+    def finish(self) -> None:
+        """The model in place of the checkpoint; its config says how many epochs were done."""
+        done = {"epochs_done": len(self.run.done), "epoch_kept": self.run.best_epoch or len(self.run.done)}
+        self.config["training"] |= done
+        write_config(self.path, self.config)
+        write_tensors(self.path / WEIGHTS, state_of(self.run.modules))
+        (self.path / CHECKPOINT).unlink(missing_ok=True)
+
+    def _resume(self) -> None:
+        """Go back to the checkpoint, and to the epochs whose work it holds."""
+        held, notes = read_tensors(self.path / CHECKPOINT)
+        if notes.get("data") != self.identity["data"]:
+            raise ValueError(f"{self.path}: holds a run on other data; train into a new folder, or remove this one")
+        before, now = json.loads(notes["settings"]), self.run.settings.said()
+        for name in now:
+            if before.get(name) != now[name]:
+                raise ValueError(
+                    f"{self.path}: holds a run with {name} {before.get(name)}, not {now[name]}; go on with the former, "
+                    "or train into a new folder"
+                )
+        self.run.go_back(held, self.path / CHECKPOINT)
+        self.run.done = [Epoch(**entries) for entries in json.loads(notes["epochs"])]
+        self.run.best_epoch = int(notes["best_epoch"])
+        lines = [json.dumps(asdict(epoch)) + "\n" for epoch in self.run.done]
+        write_whole(self.path / EPOCHS, "".join(lines).encode())
+
+
+def _digest(x: Any) -> str:
+    """SHA-256 of the data; of a dataset that is read row by row, its length alone."""
+    if isinstance(x, Mapping):
+        return hashlib.sha256(repr({key: _digest(value) for key, value in x.items()}).encode()).hexdigest()
+    if not isinstance(x, Tensor):
+        return str(n_data(x))
+    return hashlib.sha256(x.detach().cpu().contiguous().numpy().tobytes()).hexdigest()

@@ -256,8 +256,10 @@ def grey() -> Tensor:
         (likelihoods.gaussian(1.0), noise(40, P, key="real"), None),
         (likelihoods.gaussian(1.0), (grey() * 255 + noise(40, P, key="u").abs().clamp(max=0.99)) / 256, None),
         (likelihoods.gaussian(1.0), bits(), None),
+        (likelihoods.discretized_logistic(1.0), grey(), None),
+        (likelihoods.discretized_logistic(1.0), grey() * 255 / 256, "values that are not k / 255"),
     ],
-    ids=["grey", "8-bit", "8-bit-cb", "bits", "real", "dequantized", "bits-gaussian"],
+    ids=["grey", "8-bit", "8-bit-cb", "bits", "real", "dequantized", "bits-gaussian", "levels", "grey256"],
 )
 def test_unusual_data_are_noted_once_and_not_refused(likelihood: Any, x: Tensor, note: str | None) -> None:
     model = DecoderModel(network(D, P), likelihood, D)
@@ -277,3 +279,9 @@ def test_grey_values_under_probabilities_are_noted_too() -> None:
     model = DecoderModel(network(D, P, nn.Sigmoid()), "bernoulli_probs", D)
     with pytest.warns(UserWarning, match="grey values"):
         check(model, good()[1], grey())
+
+
+def test_pixels_on_another_scale_are_refused() -> None:
+    model = DecoderModel(network(D, P), likelihoods.discretized_logistic(1.0), D)
+    with pytest.raises(CheckError, match=r"k = 0..255; got values from 1 to 247\. Divide 8-bit images"):
+        check(model, good()[1], 255 * grey())

@@ -4,6 +4,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal, localcontext
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from elbowroom import likelihoods
 from elbowroom.likelihoods import Likelihood, as_likelihood
 from elbowroom.rng import normal, seeded
 
-from .statistics import assert_close_z, assert_detects
+from .statistics import assert_close_z, assert_detects, assert_distribution_is
 
 S, N, EVENT = 3, 4, (2, 3)
 DOUBLE = torch.empty(0, dtype=torch.float64)
@@ -55,6 +56,15 @@ def normal_from(x: Any, output: Any) -> Any:
     return stats.norm.logpdf(x, mean, np.exp(log_var / 2))
 
 
+def discretized(x: Any, loc: Any, scale: Any) -> Any:
+    """log of a difference of cumulative probabilities, from the side on which they are small; the end bins are open."""
+    low = np.where(x == 0, -np.inf, (x - 0.5 / 255 - loc) / scale)
+    high = np.where(x == 1, np.inf, (x + 0.5 / 255 - loc) / scale)
+    left = stats.logistic.cdf(high) - stats.logistic.cdf(low)
+    return np.log(np.where(x < loc, left, stats.logistic.sf(low) - stats.logistic.sf(high)))
+
+
+LEVELS = tuple(k / 255 for k in range(256))
 CASES = {
     "bernoulli": Case(likelihoods.bernoulli, one, lambda x, o: stats.bernoulli.logpmf(x, 1 / (1 + np.exp(-o))), (0, 1)),
     "bernoulli_probs": Case(
@@ -94,6 +104,18 @@ CASES = {
     "laplace": Case(
         lambda: likelihoods.laplace(0.3), one, lambda x, o: stats.laplace.logpdf(x, o, 0.3), (None, -25.0, 25.0)
     ),
+    "discretized_logistic": Case(
+        lambda: likelihoods.discretized_logistic(0.3), one, lambda x, o: discretized(x, o, 0.3), LEVELS
+    ),
+    "discretized_logistic (learned)": Case(
+        lambda: likelihoods.discretized_logistic("learned"), one, lambda x, o: discretized(x, o, 1.0), LEVELS
+    ),
+    "discretized_logistic (decoder)": Case(
+        lambda: likelihoods.discretized_logistic("decoder"),
+        stacked,
+        lambda x, o: discretized(x, *(f(part) for f, part in zip((np.array, np.exp), np.split(o, 2, 2), strict=True))),
+        LEVELS,
+    ),
     "custom": Case(
         lambda: likelihoods.custom(lambda o: distributions.Poisson(o.exp())),
         one,
@@ -109,13 +131,15 @@ def data(name: str, event: tuple[int, ...]) -> Tensor:
     support = CASES[name].support
     if support[0] is None:
         return (noise(N, *event, key="x").abs() / 4).clamp(max=1)
+    if support is LEVELS:
+        return (255 * noise(N, *event, key="x").abs()).floor().clamp(max=255) / 255
     x = noise(N, *event, key="x").abs() * 2 % min(3, len(support))
     return x.floor() if name != "categorical" else x.long()
 
 
 def test_the_table_is_complete() -> None:
     """Every constructor and every class of likelihood has a row here."""
-    constructors = set(likelihoods.__all__) - {"Likelihood", "as_likelihood"}
+    constructors = set(likelihoods.__all__) - {"Likelihood", "as_likelihood", "bits_per_dim"}
     missing = constructors - {name.split(" ")[0] for name in CASES}
     assert not missing, f"likelihoods without a row in CASES: {sorted(missing)}"
     classes = {kind for kind in vars(likelihoods).values() if inspect.isclass(kind) and issubclass(kind, Likelihood)}
@@ -228,6 +252,7 @@ def test_callables_become_likelihoods() -> None:
     [
         ("gaussian", ValueError, "needs its scale"),
         ("laplace", ValueError, "needs its scale"),
+        ("discretized_logistic", ValueError, r"needs its scale: pass er.likelihoods.discretized_logistic\(scale="),
         ("bernouli", ValueError, "must be one of"),
         (3, TypeError, "got int"),
     ],
@@ -241,3 +266,118 @@ def test_what_is_no_likelihood_is_refused(spec: Any, error: type[Exception], mes
 def test_an_impossible_scale_is_refused(scale: Any) -> None:
     with pytest.raises(ValueError, match="scale must be"):
         likelihoods.gaussian(scale)
+
+
+# ---- masses of 8-bit pixels
+
+
+def exact_log_mass(level: int, loc: float, scale: float) -> float:
+    """log(F(b) - F(a)) with a thousand digits, so that no care is needed."""
+    with localcontext(prec=1000):
+        high = ((level + Decimal("0.5")) / 255 - Decimal(loc)) / Decimal(scale)
+        low = ((level - Decimal("0.5")) / 255 - Decimal(loc)) / Decimal(scale)
+        upper = 1 if level == 255 else 1 / (1 + (-high).exp())
+        lower = 0 if level == 0 else 1 / (1 + (-low).exp())
+        return float((upper - lower).ln())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("scale", [1e-4, 2e-3, 0.05, 1.0, 50.0])
+@pytest.mark.parametrize("loc", [-3.0, -0.004, 0.0, 0.31, 128 / 255, 0.999, 40.0])
+def test_the_masses_of_all_levels_sum_to_one(scale: float, loc: float, dtype: torch.dtype) -> None:
+    x = (torch.arange(256.0, dtype=torch.float64) / 255).to(dtype)[:, None]
+    mean = torch.full((1, 256, 1), loc, dtype=dtype)
+    total = likelihoods.discretized_logistic(scale).log_prob(x, mean).double().logsumexp(1)
+    assert total.item() == pytest.approx(0.0, abs=1e-11 if dtype == torch.float64 else 2e-5)
+
+
+@pytest.mark.parametrize(
+    ("level", "loc", "scale"),
+    [
+        (51, 5.0, 0.01),  # a tail of e^-480, which a difference of sigmoids takes for zero
+        (204, -4.0, 0.01),
+        (0, 2.0, 0.004),
+        (255, -1.0, 0.004),
+        (100, 100 / 255, 1e-4),  # all the mass in one bin
+        (100, 101 / 255, 1e-4),
+        (30, 0.5, 1000.0),  # a bin far narrower than the scale
+        (30, 0.12, 0.02),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_far_tails_keep_their_mass_and_gradient(level: int, loc: float, scale: float, dtype: torch.dtype) -> None:
+    """Against a thousand digits, in single precision too; the gradient against differences of those."""
+    x = torch.tensor([[level / 255]], dtype=dtype)
+    mean = torch.tensor([[[loc]]], dtype=dtype, requires_grad=True)
+    log_scale = torch.tensor([[[math.log(scale)]]], dtype=dtype, requires_grad=True)
+    value = likelihoods.discretized_logistic("decoder").log_prob(x, (mean, log_scale))
+    rtol, atol = (1e-9, 1e-12) if dtype == torch.float64 else (2e-4, 1e-4)
+    np.testing.assert_allclose(value.item(), exact_log_mass(level, loc, scale), rtol=rtol, atol=atol)
+    found = torch.autograd.grad(value.sum(), (mean, log_scale))
+    step = 1e-6
+    by_loc = exact_log_mass(level, loc + step * scale, scale) - exact_log_mass(level, loc - step * scale, scale)
+    by_scale = exact_log_mass(level, loc, scale * math.exp(step)) - exact_log_mass(level, loc, scale * math.exp(-step))
+    for one, other in zip(found, (by_loc / (2 * step * scale), by_scale / (2 * step)), strict=True):
+        np.testing.assert_allclose(one.item(), other, rtol=max(rtol, 1e-6), atol=10 * atol / scale**0.5)
+
+
+def test_values_outside_the_levels_have_no_mass() -> None:
+    likelihood = likelihoods.discretized_logistic(0.1)
+    x = torch.tensor([[-0.5], [1.5], [17.0], [0.0]])
+    value = likelihood.log_prob(x, torch.zeros(1, 4, 1))[0]
+    assert value[:3].tolist() == 3 * [-math.inf]
+    assert value[3].isfinite()
+
+
+def test_draws_are_levels() -> None:
+    """Also where a float32 draw is as far out as it can be; and each level as often as its mass says."""
+    likelihood, n = likelihoods.discretized_logistic(0.004), 4000
+    x = likelihood.sample(torch.full((1, n, 1), 0.301), seeded(0, "levels"))[0, :, 0]
+    levels = (255 * x.double()).round()
+    np.testing.assert_allclose(255 * x.double(), levels, atol=1e-5)
+    masses = likelihood.log_prob(torch.tensor(LEVELS)[:, None], torch.full((1, 256, 1), 0.301))[0].exp()
+    for level in range(75, 79):
+        p = masses[level].item()
+        error = math.sqrt(p * (1 - p) / n)
+        assert_close_z((levels == level).double().mean(), p, error, n_comparisons=4)
+    assert_detects((levels == 76).double().mean(), masses[75].item(), math.sqrt(0.25 / n))
+
+
+def test_bits_per_dim() -> None:
+    uniform = likelihoods.discretized_logistic(1e6).log_prob(torch.full((1, 6), 0.2), torch.full((1, 1, 6), 0.5))
+    logs = torch.tensor([-math.log(2.0) * 6, -math.log(256.0) * 6])
+    np.testing.assert_allclose(likelihoods.bits_per_dim(logs, 6), [1.0, 8.0], rtol=1e-12)
+    assert likelihoods.bits_per_dim(uniform.item(), 6) == pytest.approx(math.log2(4 * 255e6), rel=1e-6)
+    with pytest.raises(ValueError, match="n_dims must be the number of dimensions"):
+        likelihoods.bits_per_dim(-1.0, 0)
+
+
+# ---- the continuous Bernoulli
+
+
+@pytest.mark.parametrize("logit", [0.0, 1e-9, -1e-5, 0.0299, -0.0301, 0.4, -7.0, 30.0, -200.0])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_continuous_bernoulli_is_normalized_at_every_logit(logit: float, dtype: torch.dtype) -> None:
+    """By Gauss-Legendre quadrature over pieces of [0, 1], at logits near zero and large; and its draws follow it."""
+    nodes, weights = np.polynomial.legendre.leggauss(40)
+    x = torch.tensor([(i + 0.5 + 0.5 * node) / 20 for i in range(20) for node in nodes], dtype=dtype)[:, None]
+    weight = torch.tensor(np.tile(weights, 20)).double() / 40
+    output = torch.full((1, len(x), 1), logit, dtype=dtype, requires_grad=True)
+    density = likelihoods.continuous_bernoulli().log_prob(x, output)[0]
+    total = (density.double().exp() * weight).sum()
+    assert total.item() == pytest.approx(1.0, rel=1e-12 if dtype == torch.float64 else 3e-5)
+    (grad,) = torch.autograd.grad(density.sum(), output)
+    assert grad.isfinite().all()
+    mean = (x[:, 0].double() * density.detach().double().exp() * weight).sum()  # the score is x - E[x]
+    np.testing.assert_allclose((x - grad[0])[:, 0].double(), mean, atol=1e-9 if dtype == torch.float64 else 1e-4)
+
+
+@pytest.mark.parametrize("logit", [0.0, 1e-5, -0.4, 9.0, -30.0])
+def test_draws_of_the_continuous_bernoulli_follow_its_density(logit: float) -> None:
+    output = torch.full((1, 2000, 1), logit, dtype=torch.float32)
+    x = likelihoods.continuous_bernoulli().sample(output, seeded(0, "continuous", str(logit)))[0, :, 0]
+
+    def cdf(points: Any) -> Any:
+        return points if logit == 0 else np.expm1(logit * points) / math.expm1(logit)
+
+    assert_distribution_is(x, cdf, n_comparisons=5)

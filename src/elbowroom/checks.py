@@ -63,7 +63,9 @@ def check(model: Any, q: Any, x: Any, seed: int = 0) -> list[str]:
 
 
 def data_notes(model: Any, x: Any) -> list[str]:
-    """What is unusual about the data for this likelihood: grey values as Bernoulli, 8-bit data under a density."""
+    """What is unusual about the data for this likelihood: grey values as Bernoulli, 8-bit data under a density, other
+    data under a mass of 8-bit levels.
+    """
     likelihood = getattr(model, "likelihood", None)
     name = getattr(likelihood, "name", None)
     head = take(as_data(x), torch.arange(min(n_data(x), 256)))
@@ -72,6 +74,8 @@ def data_notes(model: Any, x: Any) -> list[str]:
         return ["grey values under a Bernoulli likelihood: an unnormalised quantity, not comparable with binary data"]
     levels = (data * 255).round() / 255
     eight_bit = bool((torch.isclose(data, levels, atol=1e-6)).all()) and bool(((data >= 0) & (data <= 1)).all())
+    if name == "discretized_logistic" and not eight_bit:
+        return ["values that are not k / 255: a discretized logistic scores the nearest level"]
     fine = data.unique().numel() > 2
     if name in ("gaussian", "laplace", "continuous_bernoulli") and eight_bit and fine:
         return [
@@ -98,6 +102,7 @@ def _check_model(model: Any, x: Any, z: Tensor) -> None:
             value = log_joint(model, x, point)
             likelihood = model.log_likelihood(x, point)
     _check_probabilities(model, x, z)
+    _check_levels(model, x)
     if not torch.isfinite(value).all():
         raise CheckError(
             f"log p(x, z) must be finite at draws from N(0, I); got {_bad(value)} of {value.numel()} that are not"
@@ -135,6 +140,19 @@ def _check_probabilities(model: Any, x: Any, z: Tensor) -> None:
         raise CheckError(
             'likelihood "bernoulli" takes logits; every output of the decoder lies in [0, 1], like probabilities. '
             'Remove the final sigmoid, or use likelihood "bernoulli_probs".'
+        )
+
+
+def _check_levels(model: Any, x: Any) -> None:
+    """A mass of 8-bit levels, k / 255, given pixels on another scale."""
+    if getattr(getattr(model, "likelihood", None), "name", None) != "discretized_logistic":
+        return
+    data = x["x"] if isinstance(x, Mapping) else x
+    low, high = data.min().item(), data.max().item()
+    if low < 0 or high > 1:
+        raise CheckError(
+            f'likelihood "discretized_logistic" takes pixels k / 255, k = 0..255; got values from {low:g} to {high:g}. '
+            'Divide 8-bit images by 255, as data.binarize(images, "grey") does.'
         )
 
 

@@ -1,4 +1,4 @@
-"""Networks of the paper's fully connected VAEs: an encoder net f(x) and a decoder net g(z).
+"""Networks of the paper's VAEs, fully connected and convolutional: an encoder net f(x) and a decoder net g(z).
 
     h_0 = input,    h_i = ELU(W_i h_{i-1} + b_i),    output = W_L h_{L-1} + b_L
 
@@ -7,6 +7,13 @@ the location) of p(x|z). Defaults are those of Cremer, Li and Duvenaud 2018, 784
 50-200-200-784; `hidden=(500, 500)` is their larger encoder, `hidden=()` a linear one. Each is a plain
 `nn.Sequential`, so weights are drawn by torch's own initialization from the global random state: fork it (as
 `train.build` does) for a seeded network.
+
+Their convolutional VAE for CIFAR-10 has kernels of 4 and strides of 2, h_i = ELU(BatchNorm(conv(h_{i-1}))):
+
+    n -> floor((n - 4) / 2) + 1            32 -> 15 -> 6 -> 2
+    m -> 2 (m - 1) + 4 + output padding    2 -> 6 -> 15 -> 32, the output padding being 0, 1, 0
+
+BatchNorm has running statistics: measure in eval mode, as every estimator here does.
 """
 
 from __future__ import annotations
@@ -17,7 +24,9 @@ from itertools import pairwise
 
 from torch import nn
 
-__all__ = ["mlp", "mlp_decoder", "mlp_encoder"]
+__all__ = ["conv_decoder", "conv_encoder", "mlp", "mlp_decoder", "mlp_encoder"]
+
+KERNEL, STRIDE = 4, 2
 
 
 def mlp(sizes: Sequence[int], activation: Callable[[], nn.Module] = nn.ELU) -> nn.Sequential:
@@ -68,6 +77,68 @@ def mlp_decoder(
     torch.Size([3, 784])
     """
     return mlp([n_latent, *hidden, n_out], activation)
+
+
+def conv_encoder(
+    n_out: int,
+    channels: Sequence[int] = (64, 128, 256),
+    n_channels_in: int = 3,
+    size: int = 32,
+    activation: Callable[[], nn.Module] = nn.ELU,
+) -> nn.Sequential:
+    """(N, n_channels_in, size, size) -> (N, n_out): convolutions, each with BatchNorm and ELU, then a linear layer.
+
+    Flat data (N, n_channels_in * size * size) will do too. `channels=(128, 256, 512)` is the wide one.
+
+    >>> import torch
+    >>> conv_encoder(100)(torch.zeros(5, 3, 32, 32)).shape
+    torch.Size([5, 100])
+    """
+    sides = _sides(size, len(channels))
+    layers: list[nn.Module] = [nn.Flatten(), nn.Unflatten(1, (n_channels_in, size, size))]
+    for n_in, n_kernels in pairwise([n_channels_in, *channels]):
+        layers += [nn.Conv2d(n_in, n_kernels, KERNEL, STRIDE), nn.BatchNorm2d(n_kernels), activation()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels[-1] * sides[-1] ** 2, n_out))
+
+
+def conv_decoder(
+    n_latent: int,
+    n_channels_out: int = 3,
+    channels: Sequence[int] = (256, 128, 64),
+    size: int = 32,
+    activation: Callable[[], nn.Module] = nn.ELU,
+) -> nn.Sequential:
+    """(R, n_latent) -> (R, n_channels_out, size, size): a linear layer, then transposed convolutions, BatchNorm and
+    ELU between any two.
+
+    The mirror of `conv_encoder` with the reversed `channels`; `channels=(512, 256, 128)` is the wide one. Twice the
+    channels of x make the output of a likelihood with `scale="decoder"`.
+
+    >>> import torch
+    >>> conv_decoder(50)(torch.zeros(3, 50)).shape
+    torch.Size([3, 3, 32, 32])
+    """
+    sides = _sides(size, len(channels))[::-1]
+    layers: list[nn.Module] = [
+        nn.Linear(n_latent, channels[0] * sides[0] ** 2), nn.Unflatten(1, (channels[0], sides[0], sides[0])),
+    ]  # fmt: skip
+    for (n_in, n_kernels), (side, wanted) in zip(pairwise([*channels, n_channels_out]), pairwise(sides), strict=True):
+        padding = wanted - (STRIDE * (side - 1) + KERNEL)
+        layers += [
+            nn.BatchNorm2d(n_in), activation(),
+            nn.ConvTranspose2d(n_in, n_kernels, KERNEL, STRIDE, output_padding=padding),
+        ]  # fmt: skip
+    return nn.Sequential(*layers)
+
+
+def _sides(size: int, n_layers: int) -> list[int]:
+    """The side of the image before each convolution and after the last."""
+    sides = [size]
+    for _ in range(n_layers):
+        sides.append((sides[-1] - KERNEL) // STRIDE + 1)
+    if n_layers < 1 or sides[-1] < 1:
+        raise ValueError(f"{n_layers} convolutions of kernel {KERNEL} and stride {STRIDE} do not fit {size} pixels")
+    return sides
 
 
 def _check_sizes(sizes: Sequence[int]) -> None:

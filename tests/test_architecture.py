@@ -22,7 +22,7 @@ LAYERS = [
     ["making"],
     ["sources", "demo"],
     ["terminal", "selftest"],
-    ["experiments", "adapters", "cluster"],
+    ["experiments", "adapters", "cluster", "repair"],
     ["__init__"],
     ["report", "train"],
     ["checkpoints"],
@@ -54,7 +54,10 @@ ONLY = {
 }
 # Measurement does not know how a model was made: a foreign one is a first-class citizen.
 MAKERS = {"train", "checkpoints", "architecture", "settings", "data", "nets"}
-MAY_MAKE = {"cli", "__main__", "making", "sources", "demo", "experiments", "adapters", "cluster", "train", "checkpoints", "architecture"}
+MAY_MAKE = {
+    *("cli", "__main__", "making", "sources", "demo", "experiments", "adapters", "cluster", "repair"),
+    *("train", "checkpoints", "architecture"),
+}
 # (module, function) -> what it may import in spite of its layer: drawing is asked for on what is
 # drawn; the table names the type of what it renders.
 UPWARD = {("table", ""): {"ladder"}, ("ladder", "plot"): {"report"}, ("ladder", "_repr_html_"): {"report"}}

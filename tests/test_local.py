@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from elbowroom import likelihoods
+from elbowroom import likelihoods, local
 from elbowroom.blocks import blocks
 from elbowroom.bounds import elbo
 from elbowroom.families import AuxiliaryFlow, CouplingFlow, DiagonalGaussian, FullGaussian, scale_tril
@@ -387,6 +387,21 @@ def test_a_flow_closes_the_gap_of_a_curved_posterior(size: int) -> None:
     assert_at_least_z(closed.values, 0.8 * (truth - gaussian.values), closed.mc_errors)
     assert_at_most_z(flow.values, truth, flow.mc_errors)
     assert (fit.outcome != Outcome.DIVERGED).all()
+
+
+def test_the_rate_of_a_flow_rises_and_falls_within_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every direction 1 a parameter moves by the sum of the rates: a rise in a tenth of the steps, a cosine."""
+    monkeypatch.setattr(local, "_adam", lambda moments, grad, t: torch.ones_like(grad))
+    model, family = FunctionModel(banana, 2), CouplingFlow(2, hidden=4)
+    (block,) = blocks(torch.zeros(2, 1, dtype=torch.float64), 2)
+    zeros = torch.zeros(2, 2, dtype=torch.float64)
+    start = family.at(zeros, zeros.clone(), seeded(0, "start"))
+    problem, rates = _Problem(family, model, block, zeros, 0), torch.tensor([0.001, 0.002])
+    moved, finite = problem.round(start, torch.arange(2), Budget(40, 4, 0.001), 0, rates.double())
+    total = sum(min(1.0, (t + 1) / 4) * 0.5 * (1 + math.cos(math.pi * t / 40)) for t in range(40))
+    assert finite.all()
+    shift = (moved["coupling0_b1"] - start["coupling0_b1"]).flatten(1)
+    torch.testing.assert_close(shift, (total * rates.double())[:, None].expand_as(shift))
 
 
 def test_the_rotation_of_a_flow_stays_one() -> None:

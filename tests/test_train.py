@@ -47,7 +47,8 @@ def same(left: list[Tensor], right: list[Tensor]) -> bool:
 def fresh(out: Path | None = None, progress: Any = None, **settings: Any) -> tuple[list[Tensor], tuple[Epoch, ...]]:
     """The parameters and the record of a run of the small model from its own start."""
     model, q = architecture.build(SMALL, seed=3)
-    record = train.fit(model, q, bits(), Settings(**{"epochs": 3, "batch_size": 10} | settings), out=out, progress=progress)
+    chosen: dict[str, Any] = {"epochs": 3, "batch_size": 10} | settings
+    record = train.fit(model, q, bits(), Settings(**chosen), out=out, progress=progress)
     return state(q, model), record
 
 
@@ -99,8 +100,44 @@ def test_fit_takes_the_steps_of_a_loop_written_out(warmup: int, kl_weight: float
 def test_warmup_and_kl_weight_change_the_answer() -> None:
     """The other direction of the test above: the settings it varies are not without effect."""
     plain, _ = fresh()
-    for settings in ({"warmup": 4}, {"kl_weight": 3.0}, {"learning_rate": 2e-3}, {"schedule": "cosine"}):
+    changes: list[dict[str, Any]] = [
+        {"warmup": 4}, {"kl_weight": 3.0}, {"learning_rate": 2e-3}, {"schedule": "cosine"}, {"n_samples": 2},
+        {"warmup": 4, "annealing": "kl"}, {"objective": "iwae", "n_samples": 2},
+    ]  # fmt: skip
+    for settings in changes:
         assert not same(plain, fresh(**settings)[0]), settings
+
+
+def loss_of(settings: Settings, weight: float) -> tuple[float, Tensor]:
+    """What one step of `settings` descends on six data, and log p(x|z), log p(z), log q of its draws, (3, K, 6)."""
+    model, q = architecture.build(SMALL, seed=3)
+    x = bits(6)
+    noise = normal((settings.n_samples, 6, 2), seeded(0, "noise"), x)
+    loss, _ = train.step_of(model, q, settings)(x, noise, torch.tensor(weight))
+    z, log_q = q(x).rsample_and_log_q(noise)
+    return loss.item(), torch.stack([model.log_likelihood(x, z), model.log_prior(z), log_q]).detach()
+
+
+@pytest.mark.parametrize("weight", [0.3, 1.0])
+def test_objectives_by_their_formulas(weight: float) -> None:
+    """log p(x|z) + b (log p(z) - w log q), log p(x|z) + b w (log p(z) - log q), and log mean p(x, z) / q(z|x)."""
+    loss, (fits, priors, log_q) = loss_of(Settings(1, n_samples=3, kl_weight=2.0), weight)
+    assert -loss == pytest.approx((fits + 2 * (priors - weight * log_q)).mean().item())
+    loss, _ = loss_of(Settings(1, n_samples=3, kl_weight=2.0, annealing="kl"), weight)
+    assert -loss == pytest.approx((fits + 2 * weight * (priors - log_q)).mean().item())
+    loss, _ = loss_of(Settings(1, n_samples=3, objective="iwae"), weight)
+    assert -loss == pytest.approx((fits + priors - log_q).exp().mean(0).log().mean().item())
+
+
+def test_annealing_none_has_no_warmup() -> None:
+    assert {e.weight for e in fresh(warmup=4, annealing="none")[1]} == {1.0}
+    assert same(fresh(warmup=4, annealing="none")[0], fresh()[0])
+
+
+def test_a_compiled_step_is_the_plain_one_up_to_rounding() -> None:
+    plain, compiled = fresh(warmup=4)[0], fresh(warmup=4, compiled=True)[0]
+    for a, b in zip(plain, compiled, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_entropy_weights_of_the_paper() -> None:
@@ -271,6 +308,11 @@ def test_kinds_of_data_give_one_answer(kind: str) -> None:
         ({"learning_rate": 0.0}, "learning_rate must be positive and finite"),
         ({"kl_weight": math.nan}, "kl_weight must be positive and finite"),
         ({"schedule": "linear"}, "schedule must be"),
+        ({"objective": "vae"}, "objective must be one of elbo, iwae; got 'vae'"),
+        ({"annealing": "beta"}, "annealing must be one of entropy, kl, none; got 'beta'"),
+        ({"objective": "iwae", "warmup": 3}, "objective iwae has no terms to weigh"),
+        ({"patience": -1}, "patience must be at least 0; got -1"),
+        ({"patience": 2}, "patience 2 needs heldout data to stop by"),
     ],
 )
 def test_bad_settings_are_named(settings: dict[str, Any], message: str) -> None:
@@ -322,6 +364,123 @@ def test_divergence_keeps_the_last_good_epoch(tmp_path: Path) -> None:
     assert [json.loads(line)["epoch"] for line in (out / "epochs.jsonl").read_text().splitlines()] == [1, 2]
 
 
+def paused(out: Path, after: int, **settings: Any) -> None:
+    """A run that is broken off after some epochs, checkpoint and all, as by a kill."""
+
+    def stop(epoch: Epoch) -> None:
+        if epoch.epoch == after:
+            raise KeyboardInterrupt
+
+    model, q = architecture.build(SMALL, seed=3)
+    with pytest.raises(KeyboardInterrupt):
+        train.fit(model, q, bits(), Settings(**settings), out=out, checkpoint_seconds=0, progress=stop)
+
+
+LONGER: dict[str, Any] = {"epochs": 6, "batch_size": 10, "schedule": "cosine", "warmup": 4}
+
+
+def test_a_run_that_was_broken_off_goes_on_to_the_same_parameters(tmp_path: Path) -> None:
+    paused(tmp_path / "run", 2, **LONGER)
+    names = sorted(path.name for path in (tmp_path / "run").iterdir())
+    assert names == ["checkpoint.safetensors", "config.json", "epochs.jsonl"]
+    with (tmp_path / "run" / "epochs.jsonl").open("a") as lines:
+        lines.write('{"epoch": 3, "obj')  # a line that the kill cut
+    again, record = fresh(out=tmp_path / "run", **LONGER)
+    whole, expected = fresh(out=tmp_path / "whole", **LONGER)
+    assert same(again, whole)
+    assert record == expected
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    lines_of = [(tmp_path / run / "epochs.jsonl").read_text().splitlines() for run in ("run", "whole")]
+    assert [[json.loads(line)["elbo"] for line in lines] for lines in lines_of] == [[e.elbo for e in record]] * 2
+    assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
+
+
+def test_adam_s_moments_are_part_of_a_checkpoint(tmp_path: Path) -> None:
+    """The other direction: without them a run that goes on ends elsewhere."""
+    paused(tmp_path / "run", 2, **LONGER)
+    path = tmp_path / "run" / "checkpoint.safetensors"
+    held, notes = architecture.read_tensors(path)
+    for name in held:
+        if name.endswith("exp_avg"):
+            held[name].zero_()
+    architecture.write_tensors(path, held, notes)
+    assert not same(fresh(out=tmp_path / "run", **LONGER)[0], fresh(**LONGER)[0])
+
+
+def test_a_run_can_be_measured_before_it_ends(tmp_path: Path) -> None:
+    model, q = architecture.build(SMALL, seed=3)
+
+    def stop(epoch: Epoch) -> None:
+        if epoch.epoch == 2:
+            raise KeyboardInterrupt
+
+    config = {"architecture": asdict(SMALL)}
+    settings = Settings(**LONGER)
+    with pytest.raises(KeyboardInterrupt):
+        train.fit(model, q, bits(), settings, out=tmp_path / "run", config=config, checkpoint_seconds=0, progress=stop)
+    loaded, loaded_q, read = architecture.load_model(tmp_path / "run")
+    assert same(state(loaded_q, loaded), state(q, model))
+    assert read["training"]["epochs_done"] == 2
+
+
+def test_another_run_s_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    paused(out, 2, **LONGER)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(ValueError, match="holds a run with batch_size 10, not 5") as caught:
+        fresh(out=out, **LONGER | {"batch_size": 5})
+    assert "\n" not in str(caught.value)
+    model, q = architecture.build(SMALL, seed=3)
+    with pytest.raises(ValueError, match="holds a run on other data"):
+        train.fit(model, q, bits(22), Settings(**LONGER), out=out)
+    model, q = architecture.build(architecture.Architecture(6, 2, (7,), (4,)), seed=3)
+    with pytest.raises(ValueError, match=r"q.net.1.weight should have shape \(7, 6\); got \(5, 6\)"):
+        train.fit(model, q, bits(), Settings(**LONGER), out=out)
+    (out / "checkpoint.safetensors").write_bytes(before["checkpoint.safetensors"][:-1])
+    with pytest.raises(ValueError, match="damaged, or not a safetensors file"):
+        fresh(out=out, **LONGER)
+    (out / "checkpoint.safetensors").write_bytes(before["checkpoint.safetensors"])
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_patience_keeps_the_best_epoch_of_the_held_out_data(tmp_path: Path) -> None:
+    """A wild learning rate after epoch 4 makes all later epochs worse."""
+    x, heldout = bits(60), bits(40, seed=1)
+    settings = Settings(30, batch_size=10, schedule=lambda epoch, epochs: 1.0 if epoch <= 4 else 3000.0, patience=3)
+    model, q = architecture.build(SMALL, seed=3)
+    record = train.fit(model, q, x, settings, heldout=heldout, out=tmp_path / "run", checkpoint_seconds=0)
+    held = [e.heldout_elbo for e in record]
+    best = max(range(len(held)), key=lambda i: held[i] or 0.0) + 1
+    assert best <= 5
+    assert len(record) == best + 3
+    with torch.no_grad():
+        assert bounds.elbo(model.eval(), q.eval(), heldout, n_samples=1, seed=0).mean == pytest.approx(held[best - 1])
+    training = json.loads((tmp_path / "run" / "config.json").read_text())["training"]
+    assert (training["epochs_done"], training["epoch_kept"]) == (best + 3, best)
+
+
+@pytest.mark.parametrize("after", [3, 6])
+def test_patience_survives_a_break(tmp_path: Path, after: int) -> None:
+    x, heldout = bits(60), bits(40, seed=1)
+    settings = Settings(30, batch_size=10, schedule=lambda epoch, epochs: 1.0 if epoch <= 4 else 3000.0, patience=3)
+
+    def stop(epoch: Epoch) -> None:
+        if epoch.epoch == after:
+            raise KeyboardInterrupt
+
+    answers = []
+    for out in (tmp_path / "whole", tmp_path / "run"):
+        if out.name == "run":
+            model, q = architecture.build(SMALL, seed=3)
+            with pytest.raises(KeyboardInterrupt):
+                train.fit(model, q, x, settings, heldout=heldout, out=out, checkpoint_seconds=0, progress=stop)
+        model, q = architecture.build(SMALL, seed=3)
+        answers.append((train.fit(model, q, x, settings, heldout=heldout, out=out), state(q, model)))
+    assert answers[0][0] == answers[1][0]
+    assert same(answers[0][1], answers[1][1])
+
+
 def test_a_parameter_that_overflows_in_the_last_step_is_noticed() -> None:
     model, q = architecture.build(SMALL, seed=3)
     with pytest.raises(FloatingPointError, match="or a parameter is not finite"):
@@ -344,6 +503,8 @@ ARCHITECTURES = {
     "full": architecture.Architecture(6, 2, (5,), (4,), family="full"),
     "flow": architecture.Architecture(6, 2, (5,), (4,), family="flow"),
     "auxiliary": architecture.Architecture(6, 2, (5,), (4,), family="auxiliary"),
+    "the paper's auxiliary": architecture.Architecture(6, 2, (5,), (4,), family="auxiliary-sigmoid"),
+    "shaped": architecture.Architecture((2, 3), 2, (5,), (4,)),
     "linear": architecture.Architecture(6, 2, (), ()),
     "learned scale": architecture.Architecture(6, 2, (5,), (4,), likelihood="gaussian", scale="learned"),
     "decoder scale": architecture.Architecture(6, 2, (5,), (4,), likelihood="gaussian", scale="decoder"),

@@ -1,6 +1,6 @@
 """`make bench`: what the estimators cost and reach, side by side; writes docs/benchmarks.md and a figure.
 
-    python -m tools.bench [arithmetic] [evidence] [fits] [growth]      all but growth, where none is named
+    python -m tools.bench [arithmetic] [evidence] [fits] [training] [growth]      all but growth, where none is named
 
 Ratios are medians over interleaved repeats with pinned threads. The model is the public `bdmc_mnist.pth` (50 latents)
 on MNIST test images, grey / 255; its files lie under $ELBOWROOM_DATA. A section that is run replaces its rows in
@@ -22,19 +22,24 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import Bernoulli, Normal, kl_divergence
+from torch.utils.data import DataLoader, TensorDataset
 
 import elbowroom as er
 from elbowroom.ais import Path as Kernels
 from elbowroom.ais import Schedule, anneal, schedule, tune
+from elbowroom.architecture import Architecture, build
 from elbowroom.bases import PriorBase, base_of
 from elbowroom.blocks import blocks
 from elbowroom.bounds import GROUP
 from elbowroom.compiled import compiled
+from elbowroom.data import binarize, mnist
 from elbowroom.evidence import EvidencePlan, block_evidence
 from elbowroom.gaps import PLANS, fit_rungs
 from elbowroom.local import BUDGETS, fit_block, start_of
 from elbowroom.model import log_joint_and_grad
 from elbowroom.posteriors import Local
+from elbowroom.train import Settings, adam, fit, run_epoch, step_of
 from tests.external import bdmc_mnist, mnist_images
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -42,6 +47,7 @@ RESULTS = DOCS / "benchmarks.json"
 FIRST, N = 300, 50  # images 300 to 349: a block that no tuning has seen
 PUBLISHED_UNITS = 100 * 10_000 * 10
 THREADS = 2
+BATCH, N_STEPS = 100, 60
 Rows = list[list[str]]
 
 
@@ -52,8 +58,8 @@ def main() -> None:
     torch.set_num_threads(THREADS)
     if sys.argv[1:2] == ["--measure"]:
         return print(json.dumps(_measure(Path(folder), int(sys.argv[2]))))
-    known = {"arithmetic": arithmetic, "evidence": evidence, "fits": fits, "growth": growth}
-    chosen = sys.argv[1:] or ["arithmetic", "evidence", "fits"]
+    known = {"arithmetic": arithmetic, "evidence": evidence, "fits": fits, "training": training, "growth": growth}
+    chosen = sys.argv[1:] or ["arithmetic", "evidence", "fits", "training"]
     if unknown := set(chosen) - set(known):
         sys.exit(f"sections are {', '.join(known)}; got {', '.join(sorted(unknown))}")
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
@@ -168,6 +174,34 @@ def fits(folder: Path) -> dict[str, Any]:
     return {"rows": rows}
 
 
+def training(folder: Path) -> dict[str, Any]:
+    """A step of the paper's VAE at batch 100, against its matmuls alone and against a DataLoader with a plain loop."""
+    x = binarize(mnist("train", folder))
+    sizes = [(784, 200), (200, 200), (200, 100), (50, 200), (200, 200), (200, 784)]
+    flops = 2 * BATCH * (3 * sum(a * b for a, b in sizes) - 784 * 200)  # no gradient in the images
+    square = torch.randn(2048, 2048)
+    thunks: dict[str, Callable[[], Any]] = {
+        "the products alone": _repeated(_training_products(sizes)),
+        "elbowroom train": _steps(x, compiled=False),
+        "elbowroom train --compile": _steps(x, compiled=True),
+        "DataLoader and a plain loop": _plain_steps(x),
+    }
+    seconds = {name: taken / N_STEPS for name, taken in _interleaved(thunks, 15).items()}
+    large = 2 * 2048.0**3 / _interleaved({"product": lambda: square @ square}, 15)["product"]
+    floor = seconds["the products alone"]
+    rows = [
+        [name, f"{1000 * t:.2f}", f"{BATCH / t:,.0f}", f"{t / floor:.2f}", f"{flops / t / large:.2f}"]
+        for name, t in seconds.items()
+    ]
+    model, q = build(Architecture(), 0)
+    start = time.perf_counter()
+    fit(model, q, x, Settings(20, schedule="stepped", compiled=True))
+    epoch = (time.perf_counter() - start) / 20
+    hours = epoch * 3280 / 3600
+    notes = [f"20 epochs of 60,000 images with --compile, {epoch:.2f} s each: the paper's 3,280 take {hours:.1f} h"]
+    return {"rows": rows, "notes": notes}
+
+
 def growth(folder: Path) -> dict[str, Any]:
     """Time and peak memory of plan "standard" at three sizes, each in a process of its own."""
     rows: Rows = []
@@ -222,6 +256,58 @@ def _products(sizes: list[tuple[int, int]], rows: int) -> Callable[[], None]:
         for h, w, g in made:
             torch.mm(h, w)
             torch.mm(g, w.T)
+
+    return run
+
+
+def _training_products(sizes: list[tuple[int, int]]) -> Callable[[], None]:
+    """The matmuls of one training step: forward, gradients of weights, gradients of inputs but the images."""
+    made = [(torch.randn(BATCH, a), torch.randn(b, a), torch.randn(BATCH, b)) for a, b in sizes]
+
+    def run() -> None:
+        for i, (h, w, g) in enumerate(made):
+            torch.mm(h, w.T)
+            torch.mm(g.T, h)
+            if i:
+                torch.mm(g, w)
+
+    return run
+
+
+def _repeated(step: Callable[[], Any]) -> Callable[[], None]:
+    def run() -> None:
+        for _ in range(N_STEPS):
+            step()
+
+    return run
+
+
+def _steps(x: Tensor, compiled: bool) -> Callable[[], None]:
+    """N_STEPS steps of `train.fit`, its own start left out: the loop of an epoch."""
+    model, q = build(Architecture(), 0)
+    settings = Settings(1, compiled=compiled)
+    parameters = [*q.parameters(), *model.parameters()]
+    optimizer, step = adam(parameters, settings), step_of(model, q, settings)
+    few = x[: N_STEPS * BATCH]
+    return lambda: run_epoch(step, few, optimizer, 50, 1, settings)
+
+
+def _plain_steps(x: Tensor) -> Callable[[], None]:
+    """What is written first: a shuffling DataLoader, torch.distributions and an eager Adam."""
+    model, q = build(Architecture(), 0)
+    optimizer = torch.optim.Adam([*q.parameters(), *model.parameters()], lr=1e-3, eps=1e-4)
+    loader = DataLoader(TensorDataset(x[: N_STEPS * BATCH]), batch_size=BATCH, shuffle=True)
+
+    def run() -> None:
+        for (batch,) in loader:
+            mean, log_var = q.net(batch).chunk(2, dim=1)
+            posterior = Normal(mean, (0.5 * log_var).exp())
+            z = posterior.rsample()
+            log_likelihood = Bernoulli(logits=model.decoder(z), validate_args=False).log_prob(batch).sum(1)
+            loss = (kl_divergence(posterior, Normal(0.0, 1.0)).sum(1) - log_likelihood).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
 
     return run
 
@@ -293,6 +379,11 @@ TITLES = {
         ["", "gradients per datum", "seconds per datum", "ELBO reached, nats", "converged"],
         "Five images. Published: Adam at 1e-3 from the prior, 100 samples a step, until 10 checks of 100 steps bring "
         "nothing (100 checks at most).",
+    ),
+    "training": (
+        "Training",
+        ["", "ms per step", "images per second", "times the products alone", "of the float32 matmul rate"],
+        "The paper's VAE, 784-200-200-(50 + 50) and 50-200-200-784, on thresholded MNIST, 100 images a step.",
     ),
     "growth": (
         "Growth with the number of data",

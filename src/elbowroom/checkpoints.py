@@ -99,14 +99,16 @@ class Folder:
         self.identity = {"settings": json.dumps(run.settings.said(), sort_keys=True), "data": _digest(x)}
         if (path / WEIGHTS).exists():
             raise ValueError(f"{path}: holds a model already; train into a new folder, or remove this one")
+        self.config = {**config, "training": run.settings.said()}
         if (path / CHECKPOINT).exists():
             self._resume()
         else:
             (path / EPOCHS).unlink(missing_ok=True)  # of a run that was killed before its first checkpoint
-        self.config = {**config, "training": run.settings.said()}
-        write_config(path, self.config)
 
     def append(self, metrics: Epoch) -> None:
+        """A line for an epoch that is done; the folder is made with the first."""
+        if metrics.epoch == 1:
+            self._write_config()
         with (self.path / EPOCHS).open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(asdict(metrics)) + "\n")
 
@@ -114,14 +116,18 @@ class Folder:
         epochs = json.dumps([asdict(epoch) for epoch in self.run.done])
         notes = self.identity | {"epochs": epochs, "best_epoch": str(self.run.best_epoch)}
         write_tensors(self.path / CHECKPOINT, self.run.tensors(), notes)
+        self._write_config()
 
     def finish(self) -> None:
-        """The model in place of the checkpoint; its config says how many epochs were done."""
-        done = {"epochs_done": len(self.run.done), "epoch_kept": self.run.best_epoch or len(self.run.done)}
-        self.config["training"] |= done
-        write_config(self.path, self.config)
+        """The model in place of the checkpoint."""
         write_tensors(self.path / WEIGHTS, state_of(self.run.modules))
+        self._write_config()
         (self.path / CHECKPOINT).unlink(missing_ok=True)
+
+    def _write_config(self) -> None:
+        """The caller's config, the settings, and how many epochs were done."""
+        done = {"epochs_done": len(self.run.done), "epoch_kept": self.run.best_epoch or len(self.run.done)}
+        write_config(self.path, {**self.config, "training": {**self.config["training"], **done}})
 
     def _resume(self) -> None:
         """Go back to the checkpoint, and to the epochs whose work it holds."""

@@ -190,6 +190,8 @@ def gaps(
     _checked(source, next(iter(chosen.values())).x, seed)
     measure = partial(decompose, source.model, source.q, seed=seed, kl_weight=kl_weight, objective=objective)
     if dry_run:
+        if "published" in (plan, refine_plan if refine_on is not None else plan):
+            raise UserError("--dry-run measures one block, and plan published takes an hour or more for it; time standard")
         dear = None if refine_on is None else partial(measure, plan=refine_plan, seed=second_seed(seed))
         return _dry_run(partial(measure, plan=plan), chosen, dear, refine_on)
     measure = partial(measure, plan=plan, refine_on=refine_on, refine_plan=refine_plan)
@@ -205,6 +207,7 @@ def gaps(
 
 
 app.command(making.train_, name="train")
+app.command(making.repair_, name="repair")
 
 
 @app.command

@@ -11,12 +11,13 @@ import torch
 from cyclopts import Parameter
 
 from . import bounds, sources, train
-from .architecture import Architecture, architecture_of, build, load_model, save_model
+from .architecture import WEIGHTS, Architecture, architecture_of, build, load_model, save_model
 from .blocks import n_data
+from .repair import repair
 from .settings import Epoch, Settings
 from .terminal import UserError, bars, duration, say
 
-__all__ = ["train_"]
+__all__ = ["repair_", "train_"]
 
 Binarize = Literal["threshold", "stochastic", "grey", "grey256"]
 FamilyName = Literal["diagonal", "full", "flow", "auxiliary", "auxiliary-sigmoid"]
@@ -26,7 +27,7 @@ Hidden = Parameter(show=False)
 LAYERS = {"mlp": ("200-200", "200-200"), "conv": ("64-128-256", "256-128-64")}
 N_HELDOUT = 5000
 N_SAMPLES = 16  # of the ELBO that is reported at the end
-NOT_SAID = {"out", "data_dir", "device", "n"}  # options that a config's command leaves out: they are the machine's
+NOT_SAID = {"out", "data_dir", "device", "checkpoint_seconds"}  # what a config's command leaves out: the machine's
 
 
 def train_(
@@ -59,6 +60,7 @@ def train_(
     compile: Flag = False,
     threads: int | None = None,
     device: str | None = None,
+    checkpoint_seconds: float = 30.0,
     n: Annotated[int | None, Hidden] = None,
 ) -> None:
     """Train a VAE, and save it as a folder for `elbowroom gaps --model`. Said again after a break, it goes on.
@@ -92,6 +94,7 @@ def train_(
         compile: Compile the step: half a minute, then about a tenth faster.
         threads: CPU threads; two runs of one thread each get more done than one run of two.
         device: Torch device to train on.
+        checkpoint_seconds: Least time between two checkpoints: what a killed run can lose.
     """
     command = _command(locals())
     folder = out or Path("models") / Path(dataset).stem
@@ -125,8 +128,9 @@ def train_(
             advance(epoch.epoch, epochs, f"ELBO {epoch.elbo:.2f}{held_out}, {rate}")
 
         done = train.fit(
-            source.model, source.q, images, settings, heldout=held, out=folder, config=config, progress=progress
-        )
+            source.model, source.q, images, settings, heldout=held, out=folder, config=config,
+            checkpoint_seconds=checkpoint_seconds, progress=progress,
+        )  # fmt: skip
     took = duration(time.perf_counter() - start)
     say(f"{folder}: {len(done)} epochs in {took}; ELBO over the last one, on training data: {done[-1].elbo:.2f} nats")
     _report_test(source, dataset, folder, data_dir, binarize, seed)
@@ -198,3 +202,87 @@ def _report_test(
     config["test_elbo"] = numbers | {"n": n_data(images), "n_samples": N_SAMPLES, "seed": seed}
     save_model(folder, q, model, config)
     say(f"ELBO of the {n_data(images):,} test data: {found.mean:.2f} nats (se {found.se:.2f})")
+
+
+def repair_(
+    folder: Path,
+    /,
+    *,
+    epochs: int = 50,
+    seed: int = 0,
+    out: Path | None = None,
+    encoder: str | None = None,
+    family: FamilyName | None = None,
+    fresh: Flag = False,
+    data_dir: Path | None = None,
+    batch_size: int = 100,
+    learning_rate: float = 1e-3,
+    schedule: Literal["constant", "stepped", "cosine"] = "cosine",
+    patience: int = 0,
+    n: int = 250,
+    plan: Literal["quick", "standard"] = "quick",
+    threads: int | None = None,
+    device: str | None = None,
+) -> None:
+    """Retrain the encoder of a model on its frozen decoder, and say how much of its amortization gap comes back.
+
+    The new encoder goes on from the old one's weights where it has its size and family.
+
+    Args:
+        folder: A folder of `elbowroom train`, on a data set with a test set.
+        epochs: Passes over the training data.
+        seed: Of new weights, the order of the data and every draw.
+        out: Folder for the repaired model; FOLDER-repaired by default. A drop-in: decoder and new encoder.
+        encoder: Widths of the new encoder's hidden layers, such as 500-500; by default those of the old.
+        family: Of the new q; by default that of the old.
+        fresh: Start from new weights in any case.
+        data_dir: Folder of the data set's files, looked in before the usual places.
+        batch_size: Images per step.
+        learning_rate: Of Adam, at the start.
+        schedule: How the learning rate falls.
+        patience: Stop when the ELBO of 5,000 training data held out has not risen for so many epochs; keep the best.
+        n: How many random data of each set the ladder is measured on.
+        plan: By which plan.
+        threads: CPU threads.
+        device: Torch device to work on.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    target = out or folder.with_name(folder.name + "-repaired")
+    if (target / WEIGHTS).exists():
+        raise UserError(f"{target}: holds a model already; name another folder with --out")
+    source, config = _with_its_data(folder, data_dir)
+    old = architecture_of(config["architecture"])
+    new = replace(
+        old, encoder_hidden=old.encoder_hidden if encoder is None else _sizes(encoder), family=family or old.family
+    )
+    _, new_q = build(new, seed)
+    if new == old and not fresh:
+        new_q.load_state_dict(source.q.state_dict())
+    if device is not None:
+        sources.put_on(source, device)
+        new_q.to(device)
+    settings = Settings(epochs, seed, batch_size, learning_rate, schedule, patience=patience)
+    data, stop_by = source.sets["train"], None
+    if patience:
+        data, stop_by = data[:-N_HELDOUT], data[-N_HELDOUT:]
+    said = {"data": config["data"], "architecture": asdict(new), "repaired": str(folder)}
+    with bars("epochs") as add:
+        advance = add(f"repairing {folder}", epochs)
+        found = repair(
+            source.model, source.q, new_q, data, source.sets["test"], settings, n=n, plan=plan, out=target,
+            config=said, stop_by=stop_by,
+            progress=lambda epoch: advance(epoch.epoch, epochs, f"ELBO {epoch.elbo:.2f}"),
+        )  # fmt: skip
+    say(f"{found}\n\nsaved in {target}, to be used in place of {folder}")
+
+
+def _with_its_data(folder: Path, data_dir: Path | None) -> tuple[sources.Source, dict[str, Any]]:
+    """A trained model with the training and test sets that its config names, and the config."""
+    model, q, config = load_model(folder)
+    said = config.get("data", {})
+    if "name" not in said or Path(said["name"]).suffix:
+        raise UserError(f"{folder}: expected a model that `elbowroom train` made of a named data set; none is named")
+    rule = (data_dir, said.get("binarize", "threshold"), said.get("seed", 0))
+    sets = {split: sources.dataset(said["name"], split, *rule) for split in ("train", "test")}
+    return sources.Source(model, q, sets), config

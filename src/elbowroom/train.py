@@ -30,7 +30,7 @@ from .model import evaluating
 from .rng import forked, normal, seeded
 from .settings import ADAM_EPS, Epoch, Settings, learning_rate_factor
 
-__all__ = ["Epoch", "Settings", "fit"]
+__all__ = ["Epoch", "Settings", "adam", "fit", "run_epoch", "step_of"]
 
 Step = Callable[[Any, Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -73,20 +73,20 @@ def fit(
     x = as_data(x)
     if isinstance(x, Tensor | Mapping):
         x = move(x, parameters[0].device, parameters[0].dtype)
-    run = Run(modules, _adam(parameters, settings), settings)
+    run = Run(modules, adam(parameters, settings), settings)
     folder = None if out is None else Folder(Path(out), run, x, config or {})
-    step = _step(model, q, settings)
+    step = step_of(model, q, settings)
     n_noise = _noise_size(q, x, parameters[0])
     written = time.monotonic()
     with _training(part for part in modules.values() if _trainable(part)):
         while not run.ended:
             good = run.tensors(copy=True)
-            metrics = _run_epoch(step, x, run.optimizer, n_noise, len(run.done) + 1, settings)
+            metrics = run_epoch(step, x, run.optimizer, n_noise, len(run.done) + 1, settings)
             if not _finite(metrics, parameters):
                 run.go_back(good)
-                if folder is not None:
+                if folder is not None and run.done:
                     folder.checkpoint()
-                raise FloatingPointError(_stopped(metrics, settings, folder))
+                raise FloatingPointError(_stopped(metrics, settings, folder if run.done else None))
             if heldout is not None:
                 with evaluating(model, q):
                     found = elbo(model, q, heldout, n_samples=1, seed=settings.seed).mean
@@ -108,7 +108,7 @@ def fit(
 # ---- one epoch
 
 
-def _run_epoch(
+def run_epoch(
     step: Step, x: Any, optimizer: torch.optim.Optimizer, n_noise: int, epoch: int, settings: Settings
 ) -> Epoch:
     """One pass over the data. Nothing is read back from the device before its end."""
@@ -134,7 +134,7 @@ def _run_epoch(
     return Epoch(epoch, objective, bound, log_likelihood, rate, settings.weight(epoch), None, seconds)
 
 
-def _step(model: Any, q: nn.Module, settings: Settings) -> Step:
+def step_of(model: Any, q: nn.Module, settings: Settings) -> Step:
     """(batch, noise (K, B, E), w) -> the loss to descend, and the sums over the batch of objective, ELBO and
     log likelihood.
     """
@@ -161,7 +161,8 @@ def _noise_size(q: Any, x: Any, like: Tensor) -> int:
         return q(move(take(x, torch.arange(min(2, n_data(x)))), like.device, like.dtype)).noise_size
 
 
-def _adam(parameters: list[nn.Parameter], settings: Settings) -> torch.optim.Adam:
+def adam(parameters: list[nn.Parameter], settings: Settings) -> torch.optim.Adam:
+    """Adam with the paper's eps, in one kernel where torch has one."""
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
     return torch.optim.Adam(parameters, lr=settings.learning_rate, eps=ADAM_EPS, fused=fused)
 

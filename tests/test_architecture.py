@@ -18,7 +18,8 @@ SRC = Path(__file__).resolve().parent.parent / "src" / "elbowroom"
 
 # From the top down. A module imports only from lines below its own.
 LAYERS = [
-    ["cli", "__main__"],
+    ["__main__"],
+    ["cli"],
     ["making"],
     ["sources", "demo"],
     ["terminal", "selftest"],

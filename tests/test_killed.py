@@ -14,13 +14,12 @@ import pytest
 from safetensors import safe_open
 
 EPOCHS = 120
-COMMAND = "import sys; from elbowroom.cli import main; sys.exit(main())"
 
 
 def training(folder: Path, out: str) -> list[str]:
     options = ["--epochs", str(EPOCHS), "--encoder", "30", "--decoder", "30", "--latents", "4", "--batch-size", "20"]
     options += ["--family", "auxiliary", "--checkpoint-seconds", "0", "--threads", "1", "--out", str(folder / out)]
-    return [sys.executable, "-c", COMMAND, "train", str(folder / "x.npy"), *options]
+    return [sys.executable, "-m", "elbowroom", "train", str(folder / "x.npy"), *options]
 
 
 def n_lines(folder: Path) -> int:

@@ -134,6 +134,7 @@ def test_annealing_none_has_no_warmup() -> None:
     assert same(fresh(warmup=4, annealing="none")[0], fresh()[0])
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, in its own compiler
 def test_a_compiled_step_is_the_plain_one_up_to_rounding() -> None:
     plain, compiled = fresh(warmup=4)[0], fresh(warmup=4, compiled=True)[0]
     for a, b in zip(plain, compiled, strict=True):

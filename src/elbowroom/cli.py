@@ -191,7 +191,7 @@ def gaps(
     measure = partial(decompose, source.model, source.q, seed=seed, kl_weight=kl_weight, objective=objective)
     if dry_run:
         if "published" in (plan, refine_plan if refine_on is not None else plan):
-            raise UserError("--dry-run measures one block, and plan published takes an hour or more for it; time standard")
+            raise UserError("--dry-run measures one block, and plan published takes an hour or more; time standard")
         dear = None if refine_on is None else partial(measure, plan=refine_plan, seed=second_seed(seed))
         return _dry_run(partial(measure, plan=plan), chosen, dear, refine_on)
     measure = partial(measure, plan=plan, refine_on=refine_on, refine_plan=refine_plan)

@@ -282,7 +282,7 @@ def _repeated(step: Callable[[], Any]) -> Callable[[], None]:
     return run
 
 
-def _steps(x: Tensor, compiled: bool) -> Callable[[], None]:
+def _steps(x: Tensor, compiled: bool) -> Callable[[], Any]:
     """N_STEPS steps of `train.fit`, its own start left out: the loop of an epoch."""
     model, q = build(Architecture(), 0)
     settings = Settings(1, compiled=compiled)

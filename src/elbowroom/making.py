@@ -109,10 +109,11 @@ def train_(
     images = sources.dataset(dataset, "train", data_dir, binarize, seed)[:n]
     images, held = _held_out(dataset, images, heldout or (N_HELDOUT if patience else 0), data_dir, binarize, seed)
     shape = tuple(images.shape[1:])
-    layers = [_sizes(given or usual) for given, usual in zip((encoder, decoder), LAYERS[networks], strict=True)]
+    usual = LAYERS[networks]
     architecture = Architecture(
-        shape[0] if len(shape) == 1 else shape, latents, *layers, family, likelihood, _number(scale), networks
-    )
+        shape[0] if len(shape) == 1 else shape, latents, _sizes(encoder or usual[0]), _sizes(decoder or usual[1]),
+        family, likelihood, _number(scale), networks,
+    )  # fmt: skip
     source, architecture = _networks(architecture, frozen, seed)
     if device is not None:
         sources.put_on(source, device)

@@ -532,6 +532,18 @@ def test_round_trip_of_every_architecture(tmp_path: Path, name: str) -> None:
     assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["config.json", "model.safetensors"]
 
 
+def test_half_precision_halves_the_file(tmp_path: Path) -> None:
+    model, q = architecture.build(architecture.Architecture(), seed=1)
+    config = {"architecture": asdict(architecture.Architecture())}
+    for name, half in (("whole", False), ("half", True)):
+        architecture.save_model(tmp_path / name, q, model, config, half)
+    sizes = {name: (tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "half")}
+    assert sizes["half"] < sizes["whole"] / (1.99 if torch.get_default_dtype() == torch.float32 else 3.9)
+    loaded, loaded_q, _ = architecture.load_model(tmp_path / "half")
+    for a, b in zip(state(loaded_q, loaded), state(q, model), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
+
+
 def test_every_family_is_among_the_architectures() -> None:
     assert {a.family for a in ARCHITECTURES.values()} == set(architecture.FAMILIES)
     assert {a.likelihood for a in ARCHITECTURES.values()} <= set(likelihoods.__all__)

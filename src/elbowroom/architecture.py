@@ -113,14 +113,20 @@ def build(architecture: Architecture | Mapping[str, Any], seed: int = 0) -> tupl
         return DecoderModel(decoder, likelihood, a.n_latent), Amortized(encoder, family)
 
 
-def save_model(folder: str | Path, q: nn.Module, model: Any, config: Mapping[str, Any]) -> None:
+def save_model(
+    folder: str | Path, q: nn.Module, model: Any, config: Mapping[str, Any], half: bool = False
+) -> None:
     """Write `config.json` and `model.safetensors` into `folder`, each whole or not at all.
 
     `config["architecture"]` (`asdict(Architecture(...))`) is what `load_model` builds from; a config without one saves
-    the weights of networks of your own, which `load_model` then cannot build.
+    the weights of networks of your own, which `load_model` then cannot build. `half` writes float16: half the size, and
+    what is measured of the file read back is a little off what was trained.
     """
     folder = made(folder)
-    write_tensors(folder / WEIGHTS, state_of(parts(q, model)))
+    state = state_of(parts(q, model))
+    if half:
+        state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+    write_tensors(folder / WEIGHTS, state)
     write_config(folder, config)
 
 

@@ -1,0 +1,86 @@
+"""The trained models that come with the project: what they claim, recomputed from their weights."""
+
+import json
+import math
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from elbowroom import bounds, sources
+from elbowroom.architecture import load_model
+from tools.models import RECIPES, page
+
+MODELS = Path(__file__).resolve().parent.parent / "models"
+names = sorted(path.parent.name for path in MODELS.glob("*/config.json"))
+each_model = pytest.mark.parametrize("name", names)
+
+
+def config_of(name: str) -> dict[str, Any]:
+    return json.loads((MODELS / name / "config.json").read_text())
+
+
+@each_model
+def test_a_model_says_how_it_was_made(name: str) -> None:
+    """The command in its config is its recipe, the log has a line for each epoch, the weights fit the networks."""
+    config = config_of(name)
+    words = shlex.split(config["command"])
+    assert words[:2] == ["elbowroom", "train"]
+    assert words[-2:] == ["--out", f"models/{name}"]
+    assert sorted(words[2:-2]) == sorted(shlex.split(RECIPES[name]))
+    epochs = [json.loads(line) for line in (MODELS / name / "epochs.jsonl").read_text().splitlines()]
+    assert [epoch["epoch"] for epoch in epochs] == list(range(1, config["training"]["epochs_done"] + 1))
+    assert config["training"]["epochs_done"] == config["training"]["epochs"]
+    load_model(MODELS / name)
+
+
+def test_together_they_are_small_and_the_page_is_theirs() -> None:
+    files = [path for path in MODELS.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 25 * 2**20
+    assert not [path for path in files if path.name == "checkpoint.safetensors"]
+    assert (MODELS / "README.md").read_text() == page(MODELS)
+
+
+@pytest.fixture
+def single_precision() -> None:
+    """Weights and images are float32, whatever --dtype says; `torch_settings` puts the type back."""
+    torch.set_default_dtype(torch.float32)
+
+
+def recomputed(name: str, folder: Path) -> bounds.Estimate:
+    """L[q] of the model's own test images, with the samples and the seed of its config."""
+    config = config_of(name)
+    said, claimed = config["data"], config["test_elbo"]
+    x = sources.dataset(said["name"], "test", folder, said["binarize"], said["seed"])
+    model, q, _ = load_model(MODELS / name)
+    return bounds.elbo(model, q, x, n_samples=claimed["n_samples"], seed=claimed["seed"])
+
+
+
+@pytest.mark.slow
+@pytest.mark.external
+@pytest.mark.filterwarnings("ignore:grey values")
+@each_model
+def test_the_recorded_elbo_is_its_elbo(name: str, external_data: Path, single_precision: None) -> None:
+    """The same noise: up to rounding the same number."""
+    assert recomputed(name, external_data).mean == pytest.approx(config_of(name)["test_elbo"]["mean"], abs=2e-3)
+
+
+@pytest.mark.parametrize(("name", "published"), [("mnist-grey256-ffg", -95.27 - 1.5), ("fashion-ffg", -111.7 - 2.0)])
+def test_models_are_as_good_as_replications(name: str, published: float) -> None:
+    if name not in names:
+        pytest.skip(f"{name} is not trained yet")
+    assert config_of(name)["test_elbo"]["mean"] >= published
+
+
+@pytest.mark.parametrize("data", ["mnist", "fashion"])
+def test_the_auxiliary_flow_beats_the_diagonal_gaussian(data: str) -> None:
+    """By two Monte Carlo errors on the same 10,000 test images, after the same training."""
+    if not {f"{data}-af", f"{data}-ffg"} <= set(names):
+        pytest.skip(f"{data}-af is not trained yet")
+    flow, gaussian = (config_of(f"{data}-{kind}") for kind in ("af", "ffg"))
+    assert {**flow["training"], "epoch_kept": 0} == {**gaussian["training"], "epoch_kept": 0}
+    flow, gaussian = flow["test_elbo"], gaussian["test_elbo"]
+    assert flow["mean"] - gaussian["mean"] > 2 * math.hypot(flow["mc_se"], gaussian["mc_se"])

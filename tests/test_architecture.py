@@ -39,9 +39,9 @@ LAYERS = [
     ["bases", "proposals"],
     ["bounds", "hmc", "natural"],
     ["posteriors"],
-    ["families", "compiled"],
+    ["families", "compiled", "fetch"],
     ["model", "nets", "data"],
-    ["likelihoods"],
+    ["likelihoods", "readers"],
     ["blocks"],
     ["estimate", "rng", "settings"],
 ]
@@ -54,10 +54,10 @@ ONLY = {
     "verdict": {"ladder", "evidence", "local", "estimate"},
 }
 # Measurement does not know how a model was made: a foreign one is a first-class citizen.
-MAKERS = {"train", "checkpoints", "architecture", "settings", "data", "nets"}
+MAKERS = {"train", "checkpoints", "architecture", "settings", "data", "fetch", "readers", "nets"}
 MAY_MAKE = {
     *("cli", "__main__", "making", "sources", "demo", "experiments", "adapters", "cluster", "repair"),
-    *("train", "checkpoints", "architecture"),
+    *("train", "checkpoints", "architecture", "fetch", "data"),
 }
 # (module, function) -> what it may import in spite of its layer: drawing is asked for on what is
 # drawn; the table names the type of what it renders.
@@ -260,7 +260,7 @@ print(json.dumps({
     "names": sorted(exported - modules),
 }))
 """
-LAZY = ["pyarrow", "matplotlib", "bokeh", "ray", "zuko", "pandas", "scipy", "cyclopts", "jaxtyping"]
+LAZY = ["pyarrow", "matplotlib", "bokeh", "ray", "zuko", "pandas", "scipy", "cyclopts", "jaxtyping", "pooch"]
 
 
 @pytest.fixture(scope="module")

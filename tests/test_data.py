@@ -1,27 +1,20 @@
-"""Data: IDX files good and damaged, the search order, binarization, users' arrays, the shipped sample."""
+"""Data sets by name: the search order, pixels known by checksum, splits and labels, binarization, users' files."""
 
 import gzip
 import hashlib
-import pickle
-import struct
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from elbowroom import data
+from elbowroom import data, readers, sources
+from elbowroom.terminal import UserError
 
 from .statistics import assert_mean_is
+from .test_readers import batch, idx, member, tarball
 
 STEM = "train-images-idx3-ubyte"
-
-
-def idx(array: np.ndarray, kind: int = 8) -> bytes:
-    return bytes([0, 0, kind, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
 
 def pixels(seed: int, n: int = 3) -> np.ndarray:
@@ -39,7 +32,7 @@ def official(split: str = "train") -> torch.Tensor:
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, np.ndarray]:
     """Both data sets reduced to three images, known by their checksums; none of this machine's folders."""
     images = {"mnist": pixels(1), "fashion-mnist": pixels(2)}
-    monkeypatch.setattr(data, "COUNTS", {"train": 3, "test": 3})
+    monkeypatch.setattr(data, "SPLITS", {name: {"train": 3, "test": 3} for name in images})
     checksums = {(name, "train"): hashlib.sha256(x.tobytes()).hexdigest() for name, x in images.items()}
     monkeypatch.setattr(data, "PIXELS", checksums)
     monkeypatch.setattr(data, "SYSTEM", tmp_path / "system")
@@ -53,51 +46,6 @@ def put(folder: Path, images: np.ndarray, zipped: bool = True) -> Path:
     path = folder / (f"{STEM}.gz" if zipped else STEM)
     path.write_bytes(gzip.compress(idx(images)) if zipped else idx(images))
     return path
-
-
-@pytest.mark.parametrize("shape", [(7,), (4, 5), (2, 3, 4)])
-@pytest.mark.parametrize("zipped", [True, False])
-def test_idx_round_trip(tmp_path: Path, shape: tuple[int, ...], zipped: bool) -> None:
-    array = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    path = tmp_path / "some-idx"
-    path.write_bytes(gzip.compress(idx(array)) if zipped else idx(array))
-    assert np.array_equal(data.read_idx(path).numpy(), array)
-
-
-WHOLE = idx(pixels(0))
-DAMAGED = {
-    "gzip cut short": (gzip.compress(WHOLE)[:-200], "damaged or truncated gzip"),
-    "gzip cut in its trailer": (gzip.compress(WHOLE)[:-3], "damaged or truncated gzip"),
-    "gzip with a flipped bit": (
-        gzip.compress(WHOLE, 0)[:500] + b"\xff\x00" + gzip.compress(WHOLE, 0)[502:],
-        "damaged or truncated gzip",
-    ),
-    "not IDX": (gzip.compress(b"hello, world"), "expected an IDX file of unsigned bytes.*68 65 6c 6c"),
-    "floats": (gzip.compress(idx(pixels(0), kind=13)), "expected an IDX file of unsigned bytes"),
-    "empty file": (b"", "expected an IDX file of unsigned bytes"),
-    "header cut": (WHOLE[:10], "the header ends after 10 bytes"),
-    "fewer images than promised": (WHOLE[:-1], "promises 3 x 28 x 28 = 2352 bytes, only 2351 came"),
-    "more images than promised": (gzip.compress(WHOLE + b"\0"), "= 2352 bytes, more came"),
-    "no images": (WHOLE[:4] + struct.pack(">3I", 0, 28, 28), "promises an empty array"),
-    "absurd count": (gzip.compress(WHOLE[:4] + b"\xff" * 12), "more than the file can hold"),
-}
-
-
-@pytest.mark.parametrize("case", DAMAGED)
-def test_damaged_idx_is_refused_in_one_line(tmp_path: Path, case: str) -> None:
-    content, message = DAMAGED[case]
-    path = tmp_path / f"{STEM}.gz"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=message) as caught:
-        data.read_idx(path)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_zeros_compress_well_and_are_still_read(tmp_path: Path) -> None:
-    path = tmp_path / "zeros.gz"
-    path.write_bytes(gzip.compress(idx(np.zeros((2000, 28, 28), np.uint8))))
-    assert data.read_idx(path).shape == (2000, 28, 28)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -161,8 +109,10 @@ def test_official_fashion_mnist() -> None:
 @pytest.mark.external
 def test_official_mnist(external_data: Path) -> None:
     assert data.mnist("test", external_data).shape == (10_000, 784)
+    assert data.labels("mnist", "test", external_data)[:5].tolist() == [7, 2, 1, 0, 4]
+    labels = readers.read_idx(external_data / "mnist" / "t10k-labels-idx1-ubyte.gz")
     with pytest.raises(ValueError, match="expected 10000 x 28 x 28 pixels; got 10000"):
-        data._checked(data.read_idx(external_data / "mnist" / "t10k-labels-idx1-ubyte.gz"), Path("x"), "test")
+        data._checked(labels, Path("x"), 10_000)
 
 
 def test_threshold_at_one_half() -> None:
@@ -205,108 +155,192 @@ def test_binarize_refuses_scaled_images_and_unknown_rules() -> None:
         data.binarize(torch.zeros(3, dtype=torch.uint8), "median")
 
 
-WRITERS: dict[str, Callable[[Path, np.ndarray], Any]] = {
-    "x.npy": lambda path, x: np.save(path, x),
-    "x.npz": lambda path, x: np.savez(path, images=x),
-    "named.npz": lambda path, x: np.savez(path, other=x[:1], x=x),
-    "x.safetensors": lambda path, x: save_file({"images": torch.from_numpy(x)}, path),
-    "x.pt": lambda path, x: torch.save(torch.from_numpy(x), path),
-    "named.pt": lambda path, x: torch.save({"x": torch.from_numpy(x), "y": torch.zeros(2)}, path),
-}
+# CIFAR-10, two records in a file
 
 
-@pytest.mark.parametrize("name", WRITERS)
-@pytest.mark.parametrize("kind", ["float32", "float64", "uint8", "int64", "bool"])
-def test_arrays_are_read_as_written(tmp_path: Path, name: str, kind: str) -> None:
-    x = np.random.default_rng(0).integers(0, 2, (5, 3)).astype(kind)
-    WRITERS[name](tmp_path / name, x)
-    read = data.load_array(tmp_path / name)
-    assert read.dtype == torch.get_default_dtype()
-    assert np.array_equal(read.numpy(), x.astype(float))
-    assert data.load_array(tmp_path / name, torch.float16).dtype == torch.float16
+@pytest.fixture
+def cifar(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, bytes]:
+    """The six files, small, and known by their checksums; none of this machine's folders."""
+    files = {name: batch(i, (i, 9 - i))[0] for i, name in enumerate(data.CIFAR_FILES)}
+    monkeypatch.setattr(readers, "CIFAR_RECORDS", 2)
+    monkeypatch.setattr(data, "CIFAR_FILES", {name: hashlib.sha256(x).hexdigest() for name, x in files.items()})
+    monkeypatch.setitem(data.SPLITS, "cifar10", {"train": 9, "valid": 1, "test": 2})
+    monkeypatch.setattr(data, "SYSTEM", tmp_path / "system")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("ELBOWROOM_DATA", raising=False)
+    return files
 
 
-def test_big_endian_arrays_are_read(tmp_path: Path) -> None:
-    np.save(tmp_path / "x.npy", np.arange(6, dtype=">f4").reshape(3, 2))
-    assert torch.equal(data.load_array(tmp_path / "x.npy"), torch.arange(6.0).reshape(3, 2))
+def pack(folder: Path, files: dict[str, bytes]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return tarball(folder / data.CIFAR_ARCHIVE, *(member(f"{data.CIFAR_FOLDER}/{name}", files[name]) for name in files))
 
 
-BAD_ARRAYS = {
-    "complex": (np.zeros(3, dtype=complex), "expected an array of real numbers; got complex128"),
-    "strings": (np.array(["a", "b"]), "expected an array of real numbers; got <U1"),
-    "dates": (np.array(["2020-01-01"], dtype="datetime64[D]"), "expected an array of real numbers"),
-    "objects": (np.array([{}, None]), "without running code"),
-    "empty": (np.zeros((0, 784)), r"one datum per row; got shape \(0, 784\)"),
-    "a number": (np.array(3.0), r"one datum per row; got shape \(\)"),
-    "not finite": (np.array([[0.0, np.nan], [np.inf, 1.0]]), "2 of 4 values are not finite"),
-}
+def spread(folder: Path, files: dict[str, bytes]) -> Path:
+    folder.mkdir(parents=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder
 
 
-@pytest.mark.parametrize("case", BAD_ARRAYS)
-def test_bad_arrays_are_refused_in_one_line(tmp_path: Path, case: str) -> None:
-    array, message = BAD_ARRAYS[case]
-    path = tmp_path / "x.npy"
-    np.save(path, array, allow_pickle=True)
-    with pytest.raises(ValueError, match=message) as caught:
-        data.load_array(path)
-    assert str(path) in str(caught.value)
+@pytest.mark.parametrize("how", ["archive", "folder", "direct"])
+def test_cifar_splits_are_those_of_the_paper(cifar: dict[str, bytes], tmp_path: Path, how: str) -> None:
+    """All but the end of the training files, their end, and the test file; each image with its label."""
+    folder = tmp_path / (data.CIFAR_FOLDER if how == "folder" else "cifar10")
+    where = pack(folder, cifar) if how == "archive" else spread(folder, cifar)
+    expected = np.concatenate([np.frombuffer(x, np.uint8).reshape(2, 3073) for x in cifar.values()])
+    for split, rows in {"train": slice(0, 9), "valid": slice(9, 10), "test": slice(10, 12)}.items():
+        images, labels = data.load("cifar10", split, tmp_path), data.labels("cifar10", split, tmp_path)
+        assert np.array_equal(images.numpy(), expected[rows, 1:].reshape(-1, 3, 32, 32))
+        assert np.array_equal(labels.numpy(), expected[rows, 0])
+        assert labels.dtype == torch.int64
+    assert data.find("cifar10", tmp_path) == data.Found(where)
+
+
+def test_the_splits_add_up() -> None:
+    assert data.SPLITS["cifar10"] == {"train": 45_000, "valid": 5_000, "test": 10_000}
+    for name in ("mnist", "fashion-mnist"):
+        assert data.SPLITS[name] == {"train": 60_000, "test": 10_000}
+    assert set(data.SPLITS) == set(data.SHAPES) == set(data.DATASETS)
+
+
+def test_other_pixels_of_cifar_are_read_and_said(cifar: dict[str, bytes], tmp_path: Path) -> None:
+    other = {**cifar, "test_batch.bin": batch(99)[0]}
+    where = pack(tmp_path, other)
+    assert data.cifar10("test", tmp_path).shape == (2, 3, 32, 32)
+    assert data.find("cifar10", tmp_path) == data.Found(where, "not the official pixels")
+    bits = {name: bytes([i]) + bytes(3072) + bytes([i]) + b"\xff" * 3072 for i, name in enumerate(cifar)}
+    pack(tmp_path, bits)
+    found = data.find("cifar10", tmp_path)
+    assert found is not None
+    assert found.note.endswith("every one is 0 or 255, thresholded already")
+
+
+def test_a_damaged_cifar_is_refused(cifar: dict[str, bytes], tmp_path: Path) -> None:
+    where = pack(tmp_path, {name: cifar[name] for name in list(cifar)[:3]})
+    for read in (data.cifar10, lambda split, folder: data.find("cifar10", folder)):
+        with pytest.raises(ValueError, match=r"holds no data_batch_4\.bin; fetch it again") as caught:
+            read("train", tmp_path)
+        assert str(where) in str(caught.value)
+
+
+def test_a_missing_data_set_says_what_fetches_it(cifar: dict[str, bytes], tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="`elbowroom data cifar10` fetches it") as caught:
+        data.load("cifar10", "valid", tmp_path)
+    assert str(tmp_path / "cache/elbowroom/cifar10") in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert data.find("cifar10", tmp_path) is None
+    with pytest.raises(ValueError, match='"train" or "valid" or "test" for cifar10; got'):
+        data.load("cifar10", "heldout")
+    for ask in (data.load, data.labels):
+        with pytest.raises(ValueError, match="no data set is named 'cifar100'; there are cifar10, fashion-mnist"):
+            ask("cifar100")
+    assert not list(tmp_path.iterdir())
 
 
-def test_complex_and_sparse_tensors_are_refused(tmp_path: Path) -> None:
-    torch.save(torch.zeros(3, dtype=torch.complex64), tmp_path / "complex.pt")
-    torch.save(torch.eye(3).to_sparse(), tmp_path / "sparse.pt")
-    for name in ("complex.pt", "sparse.pt"):
-        with pytest.raises(ValueError, match=r"expected (an array of )?real numbers"):
-            data.load_array(tmp_path / name)
+@pytest.mark.external
+def test_the_copy_of_cifar_at_hand(external_data: Path) -> None:
+    images = data.load("cifar10", "valid", external_data)
+    assert images.shape == (5_000, 3, 32, 32)
+    assert data.labels("cifar10", "valid", external_data).bincount().min() > 400
 
 
-class Trap:
-    """Unpickled, it would leave a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.path,)
+# Labels beside images
 
 
-def test_no_pickle_is_run(tmp_path: Path) -> None:
-    sprung = tmp_path / "sprung"
-    torch.save({"x": Trap(sprung)}, tmp_path / "x.pt")
-    (tmp_path / "plain.pt").write_bytes(pickle.dumps(Trap(sprung)))
-    np.save(tmp_path / "x.npy", np.array([Trap(sprung)]), allow_pickle=True)
-    np.savez(tmp_path / "x.npz", x=np.array([Trap(sprung)], dtype=object))
-    for name in ("x.pt", "plain.pt", "x.npy", "x.npz"):
-        with pytest.raises(ValueError, match="without running code") as caught:
-            data.load_array(tmp_path / name)
+def label(folder: Path, values: np.ndarray, prefix: str = "train") -> Path:
+    path = folder / f"{prefix}-labels-idx1-ubyte.gz"
+    path.write_bytes(gzip.compress(idx(values.astype(np.uint8))))
+    return path
+
+
+def test_labels_belong_to_their_images(
+    tiny: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.array([7, 0, 9])
+    checksum = hashlib.sha256(values.astype(np.uint8).tobytes()).hexdigest()
+    monkeypatch.setattr(data, "LABELS", {("mnist", "train"): checksum})
+    put(tmp_path, tiny["mnist"])
+    with pytest.raises(FileNotFoundError, match=r"has images and no train-labels-idx1-ubyte\.gz"):
+        data.labels("mnist", "train", tmp_path)
+    label(tmp_path, values)
+    assert data.labels("mnist", "train", tmp_path).tolist() == [7, 0, 9]
+    mismatched = {
+        "expected 3 labels, one for each image; got 4": np.array([7, 0, 9, 1]),
+        "expected 3 labels, one for each image; got 3 x 1": values[:, None],
+        "not the labels of mnist train": values[::-1],
+    }
+    for message, wrong in mismatched.items():
+        path = label(tmp_path, wrong)
+        with pytest.raises(ValueError, match=message) as caught:
+            data.labels("mnist", "train", tmp_path)
+        assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
-    assert not sprung.exists()
 
 
-@pytest.mark.parametrize("name", WRITERS)
-def test_truncated_archives_are_refused(tmp_path: Path, name: str) -> None:
-    path = tmp_path / name
-    WRITERS[name](path, np.random.default_rng(0).normal(size=(50, 30)))
-    whole = path.read_bytes()
-    for kept in (0, 1, 20, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:kept])
-        with pytest.raises(ValueError, match=name) as caught:
-            data.load_array(path)
+def test_find_wants_every_split(tiny: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = pixels(5)
+    monkeypatch.setitem(data.PIXELS, ("mnist", "test"), hashlib.sha256(test.tobytes()).hexdigest())
+    put(tmp_path / "mnist", tiny["mnist"])
+    assert data.find("mnist", tmp_path) is None
+    (tmp_path / "mnist" / "t10k-images-idx3-ubyte").write_bytes(idx(test))
+    assert data.find("mnist", tmp_path) == data.Found(tmp_path / "mnist")
+    (tmp_path / "mnist" / "t10k-images-idx3-ubyte").write_bytes(idx(test)[:-1])
+    with pytest.raises(ValueError, match="fetch it again"):
+        data.find("mnist", tmp_path)
+
+
+# A user's file in place of a name
+
+
+def test_a_user_s_file_works_where_a_name_does(tmp_path: Path) -> None:
+    floats, bits = np.random.default_rng(0).normal(size=(4, 3)), np.eye(3, dtype=np.uint8)
+    shades = pixels(0)
+    np.save(tmp_path / "floats.npy", floats)
+    np.save(tmp_path / "bits.npy", bits)
+    np.savez(tmp_path / "both.npz", train=shades, test=shades[:1])
+    for rule in (None, "none"):
+        found = sources.dataset(str(tmp_path / "floats.npy"), "train", None, rule, 0)
+        torch.testing.assert_close(found, torch.from_numpy(floats).to(found.dtype))
+        assert torch.equal(sources.dataset(str(tmp_path / "bits.npy"), "train", None, rule), torch.eye(3))
+    for rule in ("threshold", "stochastic", "grey", "grey256"):
+        found = sources.dataset(str(tmp_path / "both.npz"), "test", None, rule, 3)
+        assert torch.equal(found, data.binarize(shades[:1], rule, 3))
+
+
+def test_a_user_s_file_is_never_binarized_by_accident(tmp_path: Path) -> None:
+    np.save(tmp_path / "floats.npy", np.ones((4, 3)))
+    np.save(tmp_path / "bits.npy", np.eye(3, dtype=np.uint8))
+    np.save(tmp_path / "shades.npy", pixels(0))
+    np.save(tmp_path / "nan.npy", np.full(3, np.nan))
+    np.savez(tmp_path / "train.npz", train=pixels(0), valid=pixels(1))
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "shades.npy").read_bytes()[:-1])
+    before = sorted(tmp_path.iterdir())
+    wrong: list[tuple[str, str, str | None, type[Exception], str]] = [
+        ("floats.npy", "train", "threshold", UserError, "not uint8.*binarize must be none"),
+        ("bits.npy", "train", "threshold", UserError, "no value past 1.*binarize must be none"),
+        ("shades.npy", "train", None, UserError, "holds pixels.*threshold, stochastic, grey or grey256"),
+        ("shades.npy", "train", "median", ValueError, "how must be"),
+        ("shades.npy", "test", "threshold", UserError, "has no test set"),
+        ("train.npz", "test", "threshold", UserError, "has no test set"),
+        ("nan.npy", "train", None, ValueError, "3 of 3 values are not finite"),
+        ("cut.npy", "train", "threshold", ValueError, "cannot be read as .npy"),
+        ("absent.npy", "train", None, FileNotFoundError, "no such file"),
+        ("x.csv", "train", None, UserError, "no data set is named .*cifar10.*files ending in .npz"),
+    ]
+    for name, split, rule, kind, message in wrong:
+        with pytest.raises(kind, match=message) as caught:
+            sources.dataset(str(tmp_path / name), split, None, rule)
         assert "\n" not in str(caught.value)
+    assert sorted(tmp_path.iterdir()) == before
 
 
-def test_the_array_must_be_unambiguous_and_there(tmp_path: Path) -> None:
-    np.savez(tmp_path / "two.npz", a=np.zeros(2), b=np.zeros(2))
-    np.savez(tmp_path / "none.npz")
-    with pytest.raises(ValueError, match=r"one named x; got \['a', 'b'\]"):
-        data.load_array(tmp_path / "two.npz")
-    with pytest.raises(ValueError, match="one named x; got none"):
-        data.load_array(tmp_path / "none.npz")
-    with pytest.raises(FileNotFoundError, match="no such file"):
-        data.load_array(tmp_path / "absent.npy")
-    with pytest.raises(ValueError, match=r"ending in .npz, .*got .csv"):
-        data.load_array(tmp_path / "x.csv")
+def test_a_named_data_set_is_binarized_by_a_named_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    shades = torch.from_numpy(pixels(0))
+    monkeypatch.setitem(data.DATASETS, "mnist", lambda split, folder: shades)
+    assert torch.equal(sources.dataset("mnist", "train", None, "threshold", 0), data.binarize(shades))
+    with pytest.raises(UserError, match="mnist holds pixels, 0 to 255"):
+        sources.dataset("mnist", "train")
 
 
 def test_demo_images_are_binary_and_distinct() -> None:

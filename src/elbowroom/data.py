@@ -1,62 +1,171 @@
-"""Data sets by name, a user's array by path, and binarization that is never implicit.
+"""Data sets by name, with the splits of the paper, and binarization that is never implicit.
 
-IDX, the format of MNIST and Fashion-MNIST (LeCun): two zero bytes, a type byte (8: unsigned byte), the number
-of dimensions, each dimension as a big-endian 32-bit integer, then the values, last dimension fastest. The
-files are read as they are distributed, gzip and all, and refused unless type, dimensions and number of bytes
-agree.
+    mnist           train 60,000, test 10,000               (N, 784)
+    fashion-mnist   train 60,000, test 10,000               (N, 784)
+    cifar10         train 45,000, valid 5,000, test 10,000  (N, 3, 32, 32); valid is the end of the training files
 
-Nothing here reaches a network. A data set is looked for in the `directory` given, then in $ELBOWROOM_DATA,
-the user's cache (`cache_directory()`) and the system's folder of data sets; in each of them directly or in a
-folder of the data set's name; the error of a fruitless search lists every place.
+Nothing here reaches a network; `fetch` does, when asked. A data set is looked for in the `directory` given, then in
+$ELBOWROOM_DATA, the user's cache (`cache_directory()`) and the system's folder of data sets; in each of them
+in a folder of the data set's name or directly; the error of a fruitless search lists every place.
+
+Whether the pixels are the official ones is decided by their SHA-256. MNIST and Fashion-MNIST are refused when they
+are not: their files have the same names, and a mix-up would go unseen. CIFAR-10 is read when its files are whole,
+since copies that were thresholded or sent through JPEG serve for 3-bit CIFAR; `find` then says that they
+are other pixels.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import math
 import os
-import struct
-import zlib
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from .readers import load_array, read_cifar10, read_idx, times
 from .rng import seeded
 
-__all__ = ["binarize", "cache_directory", "demo_images", "fashion_mnist", "load_array", "mnist", "read_idx"]
+__all__ = [
+    "DATASETS",
+    "SHAPES",
+    "SPLITS",
+    "Found",
+    "load",
+    "labels",
+    "cifar10",
+    "fashion_mnist",
+    "mnist",
+    "find",
+    "look",
+    "places",
+    "cache_directory",
+    "binarize",
+    "demo_images",
+    "load_array",
+]
 
 SYSTEM = Path("/usr/share/datasets")
-COUNTS = {"train": 60_000, "test": 10_000}
+SPLITS = {
+    "cifar10": {"train": 45_000, "valid": 5_000, "test": 10_000},
+    "fashion-mnist": {"train": 60_000, "test": 10_000},
+    "mnist": {"train": 60_000, "test": 10_000},
+}
+SHAPES = {"cifar10": (3, 32, 32), "fashion-mnist": (784,), "mnist": (784,)}
 PREFIXES = {"train": "train", "test": "t10k"}
-SUFFIXES = (".npz", ".npy", ".safetensors", ".pt", ".pth")
 PIXELS = {  # SHA-256 of the pixels, header left out
     ("mnist", "train"): "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
     ("mnist", "test"): "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
     ("fashion-mnist", "train"): "2e487a6c89124f78f2d7521542223cafe96f7123c3ca13d447772ac6ecbb3012",
     ("fashion-mnist", "test"): "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a",
 }
-GZIP_MAGIC = b"\x1f\x8b"
-MOST_DEFLATED = 1032  # bytes that one byte of gzip can stand for
+LABELS = {  # the same of the labels
+    ("mnist", "train"): "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13",
+    ("mnist", "test"): "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5",
+    ("fashion-mnist", "train"): "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7",
+    ("fashion-mnist", "test"): "3d0e6c6ea990b53b6f8f500a41cac93881d981b315f84578b7d915342ade01e9",
+}
+CIFAR_ARCHIVE, CIFAR_FOLDER = "cifar-10-binary.tar.gz", "cifar-10-batches-bin"
+CIFAR_FILES = {  # SHA-256 of each whole file, as published with several readers of the format
+    "data_batch_1.bin": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
+    "data_batch_2.bin": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
+    "data_batch_3.bin": "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
+    "data_batch_4.bin": "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
+    "data_batch_5.bin": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
+    "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
+}
+CIFAR_BATCHES = list(CIFAR_FILES)[:5]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where a data set lies, all its images read and whole; `note` is empty where the pixels are the official ones."""
+
+    path: Path
+    note: str = ""
+
+
+def load(name: str, split: str = "train", directory: str | Path | None = None) -> Tensor:
+    """The images of one split of a data set by name, uint8. Next step: `binarize`.
+
+    Raises FileNotFoundError with the places looked in, ValueError for a damaged file or an unknown name or split.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"no data set is named {name!r}; there are {', '.join(sorted(DATASETS))}")
+    return DATASETS[name](split, directory)
+
+
+def labels(name: str, split: str = "train", directory: str | Path | None = None) -> Tensor:
+    """The classes of the images that `load` gives, in their order: int64 (N,), 0 to 9.
+
+    Raises as `load` does, and ValueError where the file beside the images does not belong to them.
+    """
+    if name == "cifar10":
+        return _cifar(split, directory)[1].long()
+    if name not in SPLITS:
+        raise ValueError(f"no data set is named {name!r}; there are {', '.join(SPLITS)}")
+    image_path, images = _images(name, split, directory)
+    stem = f"{PREFIXES[split]}-labels-idx1-ubyte"
+    beside = [path for path in (image_path.with_name(f"{stem}.gz"), image_path.with_name(stem)) if path.is_file()]
+    if not beside:
+        raise FileNotFoundError(f"{image_path.parent} has images and no {stem}.gz; put the labels beside them")
+    found = read_idx(beside[0])
+    if found.shape != (len(images),):
+        raise ValueError(f"{beside[0]}: expected {len(images)} labels, one for each image; got {times(found.shape)}")
+    if _digest(found) != LABELS[name, split]:
+        raise ValueError(f"{beside[0]}: not the labels of {name} {split} (SHA-256 of the labels); fetch them again")
+    return found.long()
+
+
+def cifar10(split: str = "train", directory: str | Path | None = None) -> Tensor:
+    """CIFAR-10 (Krizhevsky 2009), uint8 (N, 3, 32, 32): 45,000 for "train", 5,000 "valid", 10,000 "test"."""
+    return _cifar(split, directory)[0]
 
 
 def fashion_mnist(split: str = "train", directory: str | Path | None = None) -> Tensor:
-    """Fashion-MNIST (Xiao, Rasul, Vollgraf 2017), uint8: (60000, 784) for "train", (10000, 784) for "test".
-
-    Raises FileNotFoundError with the places looked in, ValueError for a damaged file. Next step: `binarize`.
-    """
-    return _images("fashion-mnist", split, directory)
+    """Fashion-MNIST (Xiao, Rasul, Vollgraf 2017), uint8: (60000, 784) for "train", (10000, 784) for "test"."""
+    return _images("fashion-mnist", split, directory)[1]
 
 
 def mnist(split: str = "train", directory: str | Path | None = None) -> Tensor:
     """MNIST (LeCun, Cortes, Burges), uint8: (60000, 784) for "train", (10000, 784) for "test"."""
-    return _images("mnist", split, directory)
+    return _images("mnist", split, directory)[1]
+
+
+DATASETS: dict[str, Callable[..., Tensor]] = {"cifar10": cifar10, "fashion-mnist": fashion_mnist, "mnist": mnist}
+
+
+def find(name: str, directory: str | Path | None = None) -> Found | None:
+    """The first place that has all images of a data set; None where there is none. ValueError for a damaged one."""
+    for place in places(name, directory):
+        found = look(name, place)
+        if found:
+            return found
+    return None
+
+
+def look(name: str, place: Path) -> Found | None:
+    """A data set in one folder, every image of it read."""
+    if name == "cifar10":
+        path = _cifar_path(place)
+        return None if path is None else Found(path, _cifar_note(path))
+    there = [_images_in(name, split, place) for split in SPLITS[name]]
+    return None if None in there else Found(place)
+
+
+def places(name: str, directory: str | Path | None = None) -> list[Path]:
+    """The folders that a data set is looked for in, in that order."""
+    roots = [Path(root).expanduser() for root in (directory, os.environ.get("ELBOWROOM_DATA")) if root]
+    return [folder for root in (*roots, cache_directory(), SYSTEM) for folder in (root / name, root)]
+
+
+def cache_directory() -> Path:
+    """Where downloads are kept: $XDG_CACHE_HOME/elbowroom, or ~/.cache/elbowroom. Not created here."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "elbowroom"
 
 
 def binarize(images: Tensor | np.ndarray, how: str = "threshold", seed: int | None = None) -> Tensor:
@@ -83,34 +192,6 @@ def binarize(images: Tensor | np.ndarray, how: str = "threshold", seed: int | No
     raise ValueError(f'how must be "threshold", "stochastic", "grey" or "grey256"; got {how!r}')
 
 
-def load_array(path: str | Path, dtype: torch.dtype | None = None) -> Tensor:
-    """A user's array, first dimension N, as a tensor of `dtype` (torch's default if None). No pickle is run.
-
-    .npz, .safetensors and a .pt mapping must hold one array or one named `x`; .npy and .pt may be the array
-    itself.
-
-    Raises FileNotFoundError, or ValueError with one line: the file is no such archive, has several
-    arrays and no `x`, is empty, is not of real numbers, or holds a value that is not finite.
-    """
-    path = Path(path)
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"{path}: expected a file ending in {', '.join(SUFFIXES)}; got {path.suffix or 'no ending'}")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    array = _pick(_read(path), path)
-    if array.ndim == 0 or array.numel() == 0:
-        raise ValueError(f"{path}: expected an array with one datum per row; got shape {tuple(array.shape)}")
-    if array.is_complex():
-        raise ValueError(f"{path}: expected real numbers; got {array.dtype}")
-    array = array.to(dtype or torch.get_default_dtype())
-    n_bad = int((~torch.isfinite(array)).sum())
-    if n_bad:
-        raise ValueError(
-            f"{path}: {n_bad} of {array.numel()} values are not finite as {array.dtype}; mend or drop them"
-        )
-    return array
-
-
 def demo_images() -> dict[str, Tensor]:
     """The shipped sample of Fashion-MNIST, thresholded to 0 and 1: "train" and "heldout", each (250, 784)."""
     asset = resources.files("elbowroom") / "assets" / "fashion-mnist" / "images.npz"
@@ -119,92 +200,90 @@ def demo_images() -> dict[str, Tensor]:
     return {name: torch.from_numpy(pixels).to(torch.get_default_dtype()) for name, pixels in bits.items()}
 
 
-def cache_directory() -> Path:
-    """Where downloads are kept: $XDG_CACHE_HOME/elbowroom, or ~/.cache/elbowroom. Not created here."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "elbowroom"
+def _images(name: str, split: str, directory: str | Path | None) -> tuple[Path, Tensor]:
+    """The first file of the search order whose pixels are this data set's, and the pixels."""
+    _check_split(name, split)
+    searched = places(name, directory)
+    for place in searched:
+        found = _images_in(name, split, place)
+        if found:
+            return found
+    raise FileNotFoundError(_missing(name, f"{PREFIXES[split]}-images-idx3-ubyte.gz", searched))
 
 
-def read_idx(path: str | Path) -> Tensor:
-    """One IDX file of unsigned bytes, gzip or plain -> uint8 tensor of the shape in its header.
-
-    Raises FileNotFoundError, or ValueError for a wrong magic number, a damaged archive, or a count of bytes
-    other than the header's.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        with path.open("rb") as raw:
-            zipped = raw.read(2) == GZIP_MAGIC
-        with gzip.open(path) if zipped else path.open("rb") as stream:
-            shape = _idx_shape(stream.read(4), path, stream)
-            n_bytes = math.prod(shape)
-            if n_bytes > MOST_DEFLATED * path.stat().st_size:
-                raise ValueError(f"{path}: the header promises {_times(shape)} bytes, more than the file can hold")
-            content = stream.read(n_bytes + 1)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path}: damaged or truncated gzip file ({error}); fetch it again") from None
-    if len(content) != n_bytes:
-        came = f"only {len(content)}" if len(content) < n_bytes else "more"
-        raise ValueError(f"{path}: the header promises {_times(shape)} = {n_bytes} bytes, {came} came; fetch it again")
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8).reshape(shape)
-
-
-def _idx_shape(magic: bytes, path: Path, stream: Any) -> tuple[int, ...]:
-    if len(magic) < 4 or magic[:3] != b"\0\0\x08" or not 1 <= magic[3] <= 4:
-        raise ValueError(
-            f"{path}: expected an IDX file of unsigned bytes, magic 00 00 08 01 to 04; got {magic.hex(' ')}"
-        )
-    header = stream.read(4 * magic[3])
-    if len(header) < 4 * magic[3]:
-        raise ValueError(f"{path}: the header ends after {4 + len(header)} bytes; fetch it again")
-    shape = struct.unpack(f">{magic[3]}I", header)
-    if 0 in shape:
-        raise ValueError(f"{path}: the header promises an empty array, {_times(shape)}")
-    return shape
-
-
-def _images(name: str, split: str, directory: str | Path | None) -> Tensor:
-    """The first file of the search order whose pixels are this data set's.
-
-    MNIST's and Fashion-MNIST's files have the same names, so a file is known by the SHA-256 of its pixels:
-    those of the other data set are passed over, unknown ones refused.
-    """
-    if split not in COUNTS:
-        raise ValueError(f'split must be "train" or "test"; got {split!r}')
+def _images_in(name: str, split: str, place: Path) -> tuple[Path, Tensor] | None:
+    """The images of this data set in one folder; those of the other one are passed over, unknown ones refused."""
     stem = f"{PREFIXES[split]}-images-idx3-ubyte"
-    folders = _folders(name, directory)
-    for path in (folder / file for folder in folders for file in (f"{stem}.gz", stem)):
+    for path in (place / f"{stem}.gz", place / stem):
         if path.is_file():
-            images = _checked(read_idx(path), path, split)
-            digest = hashlib.sha256(images.numpy().tobytes()).hexdigest()
+            images = _checked(read_idx(path), path, SPLITS[name][split])
+            digest = _digest(images)
             if digest == PIXELS[name, split]:
-                return images
+                return path, images
             if digest not in PIXELS.values():
                 raise ValueError(
                     f"{path}: not the official images of {name} {split} (SHA-256 of the pixels "
                     f"{digest[:12]}..., expected {PIXELS[name, split][:12]}...); fetch them again"
                 )
-    raise FileNotFoundError(
-        f"{name}: {stem}.gz is in none of {', '.join(map(str, folders))}; "
-        f"put it in one of them or point ELBOWROOM_DATA at its folder"
+    return None
+
+
+def _checked(images: Tensor, path: Path, n: int) -> Tensor:
+    expected = (n, 28, 28)
+    if images.shape != expected:
+        raise ValueError(f"{path}: expected {times(expected)} pixels; got {times(images.shape)}")
+    return images.reshape(n, 784)
+
+
+def _cifar(split: str, directory: str | Path | None) -> tuple[Tensor, Tensor]:
+    """Images and labels of one split, from the first place that has the archive or its files."""
+    _check_split("cifar10", split)
+    searched = places("cifar10", directory)
+    path = next((path for path in map(_cifar_path, searched) if path), None)
+    if path is None:
+        raise FileNotFoundError(_missing("cifar10", CIFAR_ARCHIVE, searched))
+    if split == "test":
+        return read_cifar10(path, ["test_batch.bin"])
+    n_valid = SPLITS["cifar10"]["valid"]
+    images, classes = read_cifar10(path, CIFAR_BATCHES if split == "train" else CIFAR_BATCHES[-1:])
+    rows = slice(None, -n_valid) if split == "train" else slice(-n_valid, None)
+    return images[rows], classes[rows]
+
+
+def _cifar_path(place: Path) -> Path | None:
+    """The archive, or the folder of the record files."""
+    if (place / CIFAR_ARCHIVE).is_file():
+        return place / CIFAR_ARCHIVE
+    folders = (place / CIFAR_FOLDER, place)
+    return next((folder for folder in folders if (folder / CIFAR_BATCHES[0]).is_file()), None)
+
+
+def _cifar_note(path: Path) -> str:
+    """What is to be known of the pixels: nothing of the official ones."""
+    images, classes = read_cifar10(path, list(CIFAR_FILES))
+    n = len(CIFAR_FILES)
+    files = [torch.cat([c[:, None], x.flatten(1)], 1) for x, c in zip(images.chunk(n), classes.chunk(n), strict=True)]
+    if [_digest(file) for file in files] == list(CIFAR_FILES.values()):
+        return ""
+    binary = all(bool(((x == 0) | (x == 255)).all()) for x in images.chunk(n))
+    return "not the official pixels" + (": every one is 0 or 255, thresholded already" if binary else "")
+
+
+def _check_split(name: str, split: str) -> None:
+    if split not in SPLITS[name]:
+        known = " or ".join(f'"{known}"' for known in SPLITS[name])
+        raise ValueError(f"split must be {known} for {name}; got {split!r}")
+
+
+def _missing(name: str, file: str, searched: list[Path]) -> str:
+    return (
+        f"{name}: {file} is in none of {', '.join(map(str, searched))}; `elbowroom data {name}` fetches it, "
+        f"or point ELBOWROOM_DATA at its folder"
     )
 
 
-def _checked(images: Tensor, path: Path, split: str) -> Tensor:
-    expected = (COUNTS[split], 28, 28)
-    if images.shape != expected:
-        raise ValueError(f"{path}: expected {_times(expected)} pixels; got {_times(images.shape)}")
-    return images.reshape(len(images), 784)
-
-
-def _folders(name: str, directory: str | Path | None) -> list[Path]:
-    roots = [Path(root).expanduser() for root in (directory, os.environ.get("ELBOWROOM_DATA")) if root]
-    return [folder for root in (*roots, cache_directory(), SYSTEM) for folder in (root / name, root)]
-
-
-def _times(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))
+def _digest(values: Tensor) -> str:
+    return hashlib.sha256(values.contiguous().numpy().data).hexdigest()
 
 
 def _bernoulli(images: Tensor, seed: int | None) -> Tensor:
@@ -212,36 +291,3 @@ def _bernoulli(images: Tensor, seed: int | None) -> Tensor:
         raise ValueError('how="stochastic" needs a seed: the drawn images are part of the data')
     uniform = torch.rand(images.shape, generator=seeded(seed, "binarize"), dtype=torch.float32)
     return uniform < images.cpu().float() / 255
-
-
-def _read(path: Path) -> Any:
-    """What the file holds: an array, or a mapping of names to arrays."""
-    try:
-        if path.suffix in (".pt", ".pth"):
-            return torch.load(path, map_location="cpu", weights_only=True)
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with path.open("rb") as stream:  # opened here, for NumPy leaves a damaged .npz open
-            held = np.load(stream, allow_pickle=False)
-            return dict(held) if path.suffix == ".npz" else held
-    except Exception as error:  # whatever a parser trips over, it is the file's
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[
-            0
-        ]  # not the parser's advice
-        raise ValueError(
-            f"{path}: cannot be read as {path.suffix} without running code: {reason}. Save plain arrays."
-        ) from None
-
-
-def _pick(held: Any, path: Path) -> Tensor:
-    """The one array of what was read, or the one named x."""
-    if isinstance(held, dict):
-        if "x" not in held and len(held) != 1:
-            raise ValueError(f"{path}: expected one array, or one named x; got {sorted(map(str, held)) or 'none'}")
-        held = held["x"] if "x" in held else next(iter(held.values()))
-    if isinstance(held, np.ndarray) and held.dtype.kind in "biuf" and held.dtype.itemsize <= 8:
-        return torch.from_numpy(held.astype(held.dtype.newbyteorder("="), copy=False))
-    if isinstance(held, Tensor) and held.layout == torch.strided and not held.is_quantized:
-        return held.detach()
-    kind = held.dtype if isinstance(held, np.ndarray) else type(held).__name__
-    raise ValueError(f"{path}: expected an array of real numbers; got {kind}")

@@ -10,7 +10,7 @@ A factory takes no arguments and returns (model, q), or (model, q, {"train": ...
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,14 @@ from torch import nn
 
 from . import architecture, data
 from .blocks import as_data, n_data, take
+from .data import DATASETS
 from .model import modules_of
+from .readers import SUFFIXES, array_names, load_array
 from .rng import seeded
 from .terminal import UserError
 
 __all__ = ["FactoryError", "Sample", "Source", "dataset", "open_source", "put_on", "read_weights", "samples"]
 
-DATASETS: dict[str, Callable[..., torch.Tensor]] = {"fashion-mnist": data.fashion_mnist, "mnist": data.mnist}
 RETURNS = '(model, q) or (model, q, {"train": ..., "test": ...})'
 
 
@@ -142,11 +143,38 @@ def put_on(source: Source, device: str) -> None:
         module.to(device)
 
 
-def dataset(name: str, split: str, folder: Path | None, binarize: str, seed: int) -> torch.Tensor:
-    """A named data set, binarized by a named rule."""
-    if name not in DATASETS:
-        raise UserError(f"no data set is named {name}; there are {', '.join(sorted(DATASETS))}")
-    return data.binarize(DATASETS[name](split, folder), binarize, seed)
+def dataset(
+    name: str, split: str, folder: Path | None = None, binarize: str | None = None, seed: int = 0
+) -> torch.Tensor:
+    """A data set by name or a user's array by path, as floats.
+
+    Pixels, 0 to 255, are binarized by the rule named, and a rule must be named: those of a named data set, and an array
+    of uint8 with a value past 1. Any other array is left as it is, with `binarize` None or "none".
+    """
+    if name in DATASETS:
+        images = DATASETS[name](split, folder)
+    elif Path(name).suffix in SUFFIXES:
+        images = _own_array(Path(name), split)
+    else:
+        known = ", ".join(sorted(DATASETS))
+        raise UserError(f"no data set is named {name}; there are {known}, and files ending in {', '.join(SUFFIXES)}")
+    rule = None if binarize == "none" else binarize
+    if images.dtype == torch.uint8 and (name in DATASETS or int(images.max()) > 1):
+        if rule is None:
+            raise UserError(f"{name} holds pixels, 0 to 255; binarize them: threshold, stochastic, grey or grey256")
+        return data.binarize(images, rule, seed)
+    if rule is not None:
+        kind = "uint8 with no value past 1" if images.dtype == torch.uint8 else "numbers that are not uint8"
+        raise UserError(f"{name} holds {kind}, no pixels from 0 to 255: left as it is, so binarize must be none")
+    return images.to(torch.get_default_dtype())
+
+
+def _own_array(path: Path, split: str) -> torch.Tensor:
+    """The array of a user's file named as the split; for "train" also its x, or its only one."""
+    names = array_names(path)
+    if split in names or split == "train":
+        return load_array(path, name=split if split in names else "x", pixels=True)
+    raise UserError(f"{path} has no {split} set: a .npz with arrays named train and {split} has both")
 
 
 def _trained(folder: Path, with_sets: bool) -> Source:
@@ -154,10 +182,19 @@ def _trained(folder: Path, with_sets: bool) -> Source:
     model, q, config = architecture.load_model(folder)
     said = config.get("data", {})
     sets = {}
-    if with_sets and said.get("name") in DATASETS:
-        for split in ("train", "test"):
+    if with_sets and said.get("name") is not None:
+        for split in _splits(said["name"]):
             sets[split] = dataset(said["name"], split, None, said.get("binarize", "threshold"), said.get("seed", 0))
     return Source(model, q, sets)
+
+
+def _splits(name: str) -> list[str]:
+    """The splits to measure on, none where the file is no longer there."""
+    if name in DATASETS:
+        return ["train", "test"]
+    if Path(name).suffix not in SUFFIXES or not Path(name).is_file():
+        return []
+    return ["train", *(["test"] if "test" in array_names(name) else [])]
 
 
 def _file_module(path: Path) -> Any:

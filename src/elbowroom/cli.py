@@ -208,6 +208,7 @@ def gaps(
 
 app.command(making.train_, name="train")
 app.command(making.repair_, name="repair")
+app.command(making.data_, name="data")
 
 
 @app.command

@@ -3,6 +3,7 @@
 import inspect
 import shlex
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,15 +12,18 @@ import torch
 from cyclopts import Parameter
 
 from . import bounds, sources, train
+from . import data as datasets
 from .architecture import WEIGHTS, Architecture, architecture_of, build, load_model, save_model, write_config
 from .blocks import n_data
+from .fetch import SOURCES, fetch
+from .readers import times
 from .repair import repair
 from .settings import Epoch, Settings
-from .terminal import UserError, bars, duration, say
+from .terminal import UserError, bars, columns, duration, say
 
-__all__ = ["repair_", "train_"]
+__all__ = ["data_", "repair_", "train_"]
 
-Binarize = Literal["threshold", "stochastic", "grey", "grey256"]
+Binarize = Literal["threshold", "stochastic", "grey", "grey256", "none"]
 FamilyName = Literal["diagonal", "full", "flow", "auxiliary", "auxiliary-sigmoid"]
 LikelihoodName = Literal["bernoulli", "continuous_bernoulli", "gaussian", "laplace", "discretized_logistic"]
 Flag = Annotated[bool, Parameter(negative="", show_default=False)]
@@ -288,3 +292,54 @@ def _with_its_data(folder: Path, data_dir: Path | None) -> tuple[sources.Source,
     rule = (data_dir, said.get("binarize", "threshold"), said.get("seed", 0))
     sets = {split: sources.dataset(said["name"], split, *rule) for split in ("train", "test")}
     return sources.Source(model, q, sets), config
+
+
+def data_(*names: Annotated[str, Parameter(name="NAME")], data_dir: Path | None = None) -> None:
+    """List the data sets that have names, and where they lie; with names, fetch those that are not here.
+
+    Looked for in --data-dir, $ELBOWROOM_DATA, the user's cache and /usr/share/datasets; downloaded into the cache, and
+    kept only where every SHA-256 is that of the official files.
+
+    Args:
+        names: Data sets to fetch: cifar10, fashion-mnist, mnist.
+        data_dir: Folder looked in first.
+    """
+    unknown = [name for name in names if name not in SOURCES]
+    if unknown:
+        raise UserError(f"no data set is named {unknown[0]}; there are {', '.join(SOURCES)}")
+    if not names:
+        table = [("data set", "images", "shape", "where"), *(_listed(name, data_dir) for name in SOURCES)]
+        for line in columns(table, 4):
+            say(line)
+    for name in names:
+        say(f"{name}: {_fetched(name, data_dir)}")
+
+
+def _listed(name: str, folder: Path | None) -> tuple[str, ...]:
+    """A line of the list: the splits, the shape of an image, and where the images lie or what is wrong with them."""
+    splits = ", ".join(f"{split} {n:,}" for split, n in datasets.SPLITS[name].items())
+    try:
+        found = datasets.find(name, folder)
+    except ValueError as error:
+        where = f"damaged: {error}"
+    else:
+        where = f"not here; elbowroom data {name} fetches it, {SOURCES[name].n_bytes / 1e6:.0f} MB"
+        if found:
+            where = str(found.path) + (f" ({found.note})" if found.note else "")
+    return name, splits, times(datasets.SHAPES[name]), where
+
+
+def _fetched(name: str, folder: Path | None) -> Path:
+    """Where a data set lies, fetched first if need be."""
+    advance: Callable[..., None] | None = None
+    with bars("MB") as add:
+
+        def progress(done: int, total: int) -> None:
+            nonlocal advance
+            advance = advance or add(f"fetching {name}", total // 10**6)
+            advance(done // 10**6, total // 10**6)
+
+        try:
+            return fetch(name, folder, progress)
+        except OSError as error:
+            raise UserError(f"{name}: {error}") from None

@@ -42,7 +42,7 @@ def train_(
     seed: int = 0,
     out: Path | None = None,
     data_dir: Path | None = None,
-    binarize: Binarize = "threshold",
+    binarize: Binarize | None = None,
     networks: Literal["mlp", "conv"] = "mlp",
     encoder: str | None = None,
     decoder: str | None = None,
@@ -76,7 +76,8 @@ def train_(
         seed: Of the weights, the order of the data and the noise.
         out: Folder of the model; models/DATASET by default. One that holds a finished model is refused.
         data_dir: Folder of the data set's files, looked in before the usual places.
-        binarize: At one half, by a draw, or not at all: pixel / 255 or / 256, of which a Bernoulli is not normalized.
+        binarize: Pixels become 0 or 1 at one half (the default) or by a draw, or stay grey, over 255 or 256: a Bernoulli
+            of those is not normalized. An array of floats is left as it is.
         networks: mlp, or conv for 32 x 32 images.
         encoder: Widths of the encoder's hidden layers, or channels: 200-200 (conv: 64-128-256); linear for none.
         decoder: The same of the decoder: 200-200 (conv: 256-128-64).
@@ -111,8 +112,9 @@ def train_(
         epochs, seed, batch_size, learning_rate, schedule, objective, samples, annealing, warmup, kl_weight, patience,
         compile,
     )  # fmt: skip
-    images = sources.dataset(dataset, "train", data_dir, binarize, seed)[:n]
-    images, held = _held_out(dataset, images, heldout or (N_HELDOUT if patience else 0), data_dir, binarize, seed)
+    rule = binarize or ("threshold" if dataset in datasets.DATASETS else None)
+    images = sources.dataset(dataset, "train", data_dir, rule, seed)[:n]
+    images, held = _held_out(dataset, images, heldout or (N_HELDOUT if patience else 0), data_dir, rule, seed)
     shape = tuple(images.shape[1:])
     usual = LAYERS[networks]
     architecture = Architecture(
@@ -122,7 +124,7 @@ def train_(
     source, architecture = _networks(architecture, frozen, seed)
     if device is not None:
         sources.put_on(source, device)
-    said = {"name": dataset, "split": "train", "n": len(images), "binarize": binarize, "seed": seed}
+    said = {"name": dataset, "split": "train", "n": len(images), "binarize": rule, "seed": seed}
     config = {"command": f"{command} --out {folder}", "data": said, "architecture": asdict(architecture)}
     start = time.perf_counter()
     with bars("epochs") as add:
@@ -141,7 +143,7 @@ def train_(
     say(f"{folder}: {len(done)} epochs in {took}; ELBO over the last one, on training data: {done[-1].elbo:.2f} nats")
     if half:
         save_model(folder, source.q, source.model, load_model(folder)[2], half)
-    _report_test(dataset, folder, data_dir, binarize, seed)
+    _report_test(dataset, folder, data_dir, rule, seed)
     beta = f" --kl-weight {kl_weight:g}" if kl_weight != 1 else ""
     say(f"measure it: elbowroom gaps --model {folder} --n 250{beta}")
 
@@ -174,7 +176,9 @@ def _number(scale: str | None) -> float | str | None:
         return scale
 
 
-def _held_out(dataset: str, images: Any, n: int, data_dir: Path | None, binarize: str, seed: int) -> tuple[Any, Any]:
+def _held_out(
+    dataset: str, images: Any, n: int, data_dir: Path | None, binarize: str | None, seed: int
+) -> tuple[Any, Any]:
     """Training data, and data held out of them."""
     if n == 0:
         return images, None
@@ -197,7 +201,7 @@ def _networks(architecture: Architecture, frozen: Path | None, seed: int) -> tup
     return sources.Source(model.requires_grad_(False), q, {}), architecture
 
 
-def _report_test(dataset: str, folder: Path, data_dir: Path | None, binarize: str, seed: int) -> None:
+def _report_test(dataset: str, folder: Path, data_dir: Path | None, binarize: str | None, seed: int) -> None:
     """The ELBO of the test set, of the model as it was saved, into config.json, where the data set has one."""
     if Path(dataset).suffix:
         return

@@ -49,7 +49,7 @@ def test_the_commands_parse() -> None:
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("elbowroom ")]
     assert len(commands) >= 5
     for line in commands:
-        cli.app.parse_args(shlex.split(line)[1:], exit_on_error=False, print_error=False)
+        cli.app.parse_args(shlex.split(line, comments=True)[1:], exit_on_error=False, print_error=False)
 
 
 def test_the_ladder_shown_is_the_one_that_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,8 +76,8 @@ def train_(
         seed: Of the weights, the order of the data and the noise.
         out: Folder of the model; models/DATASET by default. One that holds a finished model is refused.
         data_dir: Folder of the data set's files, looked in before the usual places.
-        binarize: Pixels become 0 or 1 at one half (the default) or by a draw, or stay grey, over 255 or 256: a Bernoulli
-            of those is not normalized. An array of floats is left as it is.
+        binarize: Pixels become 0 or 1, by default at one half (threshold), or stay grey: pixel / 255 or / 256, of which a
+            Bernoulli is not normalized. An array of floats is left as it is.
         networks: mlp, or conv for 32 x 32 images.
         encoder: Widths of the encoder's hidden layers, or channels: 200-200 (conv: 64-128-256); linear for none.
         decoder: The same of the decoder: 200-200 (conv: 256-128-64).

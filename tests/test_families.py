@@ -313,8 +313,8 @@ def test_impossible_families_are_refused() -> None:
 def test_a_configuration_names_its_family() -> None:
     kinds = {name: type(as_family(name, 3)) for name in ("diagonal", "full", "flow", "auxiliary", "auxiliary-sigmoid")}
     assert list(kinds.values()) == [DiagonalGaussian, FullGaussian, CouplingFlow, AuxiliaryFlow, AuxiliaryFlow]
-    auxiliary = [as_family(name, (3, 1), hidden=5) for name in ("auxiliary", "auxiliary-sigmoid")]
-    assert [(kind.scale, kind.size, kind.hidden) for kind in auxiliary] == [("exp", 3, 5), ("sigmoid", 3, 5)]
+    auxiliary = [vars(as_family(name, (3, 1), hidden=5)) for name in ("auxiliary", "auxiliary-sigmoid")]
+    assert [(made["scale"], made["size"], made["hidden"]) for made in auxiliary] == [("exp", 3, 5), ("sigmoid", 3, 5)]
     with pytest.raises(ValueError, match=r"family must be one of .*; got 'iaf'"):
         as_family("iaf", 3)
 

@@ -127,10 +127,10 @@ def test_networks_are_seeded_and_trained(kind: str) -> None:
 
 def test_covariates_and_shapes_of_the_latents() -> None:
     x = {"x": noise(N, 5, key="x"), "dose": noise(N, key="dose")}
-    q = zuko_posterior("iaf", Encoder(10), (3, 1), n_features=4, hidden=(8,), condition=["dose"])
+    q = zuko_posterior("iaf", Encoder(10), (3, 1), n_features=4, hidden=(8,), condition=["dose"]).double()
     assert q.context_size == 10
     eps = noise(S, N, 3)
-    plain = zuko_posterior("iaf", q.net, 3, n_features=4, hidden=(8,))
+    plain = zuko_posterior("iaf", q.net, 3, n_features=4, hidden=(8,)).double()
     z = plain(x["x"] + x["dose"][:, None]).rsample_and_log_q(eps)[0]
     assert torch.equal(q(x).rsample_and_log_q(eps)[0], z)
 

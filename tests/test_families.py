@@ -20,6 +20,7 @@ from elbowroom.families import (
     FullGaussian,
     Params,
     Whitening,
+    as_family,
     scale_tril,
     spread,
 )
@@ -243,14 +244,15 @@ def plain_auxiliary(family: AuxiliaryFlow, params: Params, eps: Tensor) -> tuple
 
 @AUXILIARY
 @pytest.mark.parametrize("size", [1, 3])
-def test_the_auxiliary_weight_counts_every_determinant(name: str, size: int) -> None:
+@pytest.mark.parametrize("local", [False, True])
+def test_the_auxiliary_weight_counts_every_determinant(name: str, size: int, local: bool) -> None:
     """log q(z, v) - log r(v|z), q(z, v) from the noise by autograd's Jacobian of the whole map to (z, v)."""
     family = FAMILIES[name](size)
     assert isinstance(family, AuxiliaryFlow)
-    params, eps = random_params(family, local=True), noise(S, N, 2 * size)
+    params, eps = random_params(family, local=local), noise(S, N, 2 * size)
     z, log_q = family.rsample_and_log_q(params, eps)
     for i in range(N):
-        row = {key: value[i : i + 1] for key, value in params.items()}
+        row = {key: value[i : i + 1] if len(value) > 1 else value for key, value in params.items()}
         plain_z, _, log_r = plain_auxiliary(family, row, eps[1, i])
         jacobian = torch.func.jacrev(lambda e, row=row: torch.cat(plain_auxiliary(family, row, e)[:2]))(eps[1, i])
         expected = stats.norm.logpdf(eps[1, i].numpy()).sum() - torch.linalg.slogdet(jacobian)[1].item() - log_r.item()
@@ -306,6 +308,34 @@ def test_impossible_families_are_refused() -> None:
         AuxiliaryFlow(2, scale="tanh")
     with pytest.raises(ValueError, match="latent_shape"):
         DiagonalGaussian(0)
+
+
+def test_a_configuration_names_its_family() -> None:
+    kinds = {name: type(as_family(name, 3)) for name in ("diagonal", "full", "flow", "auxiliary", "auxiliary-sigmoid")}
+    assert list(kinds.values()) == [DiagonalGaussian, FullGaussian, CouplingFlow, AuxiliaryFlow, AuxiliaryFlow]
+    auxiliary = [vars(as_family(name, (3, 1), hidden=5)) for name in ("auxiliary", "auxiliary-sigmoid")]
+    assert [(made["scale"], made["size"], made["hidden"]) for made in auxiliary] == [("exp", 3, 5), ("sigmoid", 3, 5)]
+    with pytest.raises(ValueError, match=r"family must be one of .*; got 'iaf'"):
+        as_family("iaf", 3)
+
+
+def test_couplings_move_one_half_and_read_the_other() -> None:
+    """The halves by their rule: 0, 2, 4.. against the rest, twice, then 0, 3, 4, 7.. against the rest, twice."""
+    family = CouplingFlow(9, n_couplings=4, hidden=5, n_features=2, rank=7)
+    params = random_params(family) | {"mean": torch.zeros(1, 9), "log_scale": torch.zeros(1, 9)}
+    for i, moved in enumerate([{0, 2, 4, 6}, {1, 3, 5}, {0, 3, 4}, {1, 2, 5, 6}]):
+        alone = {
+            key: value if key.startswith(f"coupling{i}") or not key.endswith(("_w2", "_b2")) else 0 * value[:1]
+            for key, value in params.items()
+        }
+
+        def draw(e: Tensor, alone: Params = alone) -> Tensor:
+            return family.rsample_and_log_q(alone, e.expand(1, N, 9))[0][0, 0]
+
+        change = torch.func.jacrev(draw)(noise(9)) - torch.eye(9)
+        assert set(change.abs().sum(1).nonzero().flatten().tolist()) == moved
+        read = (change - change.diagonal().diag()).abs().sum(0)
+        assert set(read.nonzero().flatten().tolist()) == set(range(7)) - moved
 
 
 def test_a_wild_step_cannot_overflow() -> None:

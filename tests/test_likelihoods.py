@@ -113,7 +113,7 @@ CASES = {
     "discretized_logistic (decoder)": Case(
         lambda: likelihoods.discretized_logistic("decoder"),
         stacked,
-        lambda x, o: discretized(x, *(f(part) for f, part in zip((np.array, np.exp), np.split(o, 2, 2), strict=True))),
+        lambda x, o: discretized(x, np.split(o, 2, 2)[0], np.exp(np.split(o, 2, 2)[1])),
         LEVELS,
     ),
     "custom": Case(
@@ -276,8 +276,8 @@ def exact_log_mass(level: int, loc: float, scale: float) -> float:
     with localcontext(prec=1000):
         high = ((level + Decimal("0.5")) / 255 - Decimal(loc)) / Decimal(scale)
         low = ((level - Decimal("0.5")) / 255 - Decimal(loc)) / Decimal(scale)
-        upper = 1 if level == 255 else 1 / (1 + (-high).exp())
-        lower = 0 if level == 0 else 1 / (1 + (-low).exp())
+        upper = Decimal(1) if level == 255 else 1 / (1 + (-high).exp())
+        lower = Decimal(0) if level == 0 else 1 / (1 + (-low).exp())
         return float((upper - lower).ln())
 
 

@@ -3,19 +3,21 @@ r"""Families of approximate posteriors: how parameters and noise become z and lo
     family        maps parameters and noise (S, N, E) to z (S, N, D) and log q (S, N)
 
 Parameters are a dict of tensors with a leading *bank* dimension: 1 where all data share them, N where each datum has
-its own. A flow's conditioners are small networks whose first bias takes in the features of x; so *localizing* a
-shared bank is to copy it per datum, and one implementation of each flow serves the amortized and the local posterior.
+its own (`banks`); so one implementation of each flow serves the amortized and the local posterior.
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import elu, logsigmoid
+from torch.nn.functional import logsigmoid
 
+from .banks import Params, bank_matmul, fold, mlp, mlp_bank, spread
 from .model import as_shape
 
 __all__ = [
@@ -26,12 +28,12 @@ __all__ = [
     "FullGaussian",
     "Params",
     "Whitening",
+    "as_family",
     "scale_tril",
     "spread",
 ]
 
 LOG_2PI = math.log(2 * math.pi)
-Params = dict[str, Tensor]
 
 
 class Family(ABC):
@@ -123,7 +125,7 @@ class FullGaussian(Family):
         return {"mean": mean, "log_scale": 0.5 * log_var, "lower": full}
 
     def rsample_and_log_q(self, params: Params, noise: Tensor) -> tuple[Tensor, Tensor]:
-        z = params["mean"] + _bank_matmul(noise, scale_tril(params).mT)
+        z = params["mean"] + bank_matmul(noise, scale_tril(params).mT)
         return z, _standard_normal(noise) - params["log_scale"].sum(-1)
 
     def log_prob(self, params: Params, z: Tensor) -> Tensor:
@@ -163,53 +165,68 @@ class CouplingFlow(Family):
             raise ValueError(f"a coupling flow needs at least 2 latent dimensions to split; got {self.rank}")
         self.n_couplings, self.hidden, self.n_features = n_couplings, hidden, n_features
         self.context_size = 2 * self.size + n_features
-
-    def _halves(self, i: int) -> tuple[Tensor, Tensor]:
-        """Indices that coupling i moves, and those it reads: 0, 2, 4, 6.. against 1, 3, 5, 7.., then 0, 3, 4, 7..
-        against 1, 2, 5, 6..: both halves hold leading coordinates.
-        """
+        # 0, 2, 4, 6.. and 1, 3, 5, 7..; then 0, 3, 4, 7.. and 1, 2, 5, 6..: both halves hold leading coordinates
         index = torch.arange(self.rank)
-        first = index % 2 == 0 if i % 4 < 2 else (index + 1) // 2 % 2 == 0
-        return (index[first], index[~first]) if i % 2 == 0 else (index[~first], index[first])
+        firsts = (index % 2 == 0, (index + 1) // 2 % 2 == 0)
+        beyond = torch.arange(self.rank, self.size)
+        self._sizes = [(int(first.sum()), int((~first).sum()), len(beyond)) for first in firsts]
+        self._orders = [torch.cat([index[first], index[~first], beyond]) for first in firsts]
+        self._places = [order.argsort() for order in self._orders]
+
+    def _split(self, i: int, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The two halves between which couplings i and i + 1 work, i even, and the coordinates beyond the rank."""
+        kind = i // 2 % 2
+        a, b, beyond = u.index_select(-1, self._orders[kind].to(u.device)).split(self._sizes[kind], -1)
+        return a, b, beyond
+
+    def _join(self, i: int, *parts: Tensor) -> Tensor:
+        """`_split` undone."""
+        return torch.cat(parts, -1).index_select(-1, self._places[i // 2 % 2].to(parts[0].device))
 
     def bank(self, generator: torch.Generator) -> Params:
         made: Params = {}
         for i in range(self.n_couplings):
-            moved, read = self._halves(i)
-            made |= _mlp_bank(f"coupling{i}", len(read), self.n_features, self.hidden, 2 * len(moved), generator)
+            moved, read = self._sizes[i // 2 % 2][:2] if i % 2 == 0 else self._sizes[i // 2 % 2][1::-1]
+            made |= mlp_bank(f"coupling{i}", read, self.n_features, self.hidden, 2 * moved, generator)
         return made
 
     def condition(self, bank: Mapping[str, Tensor], context: Tensor) -> Params:
         mean, log_var, features = context.split([self.size, self.size, self.n_features], dim=-1)
-        return {"mean": mean, "log_scale": 0.5 * log_var} | _fold(bank, features)
+        return {"mean": mean, "log_scale": 0.5 * log_var} | fold(bank, features)
 
     def rsample_and_log_q(self, params: Params, noise: Tensor) -> tuple[Tensor, Tensor]:
         u, log_q = noise, _standard_normal(noise)
-        for i in range(self.n_couplings):
-            moved, read = self._halves(i)
-            log_s, t = self._coupling(params, i, u[..., read])
-            u = u.index_copy(-1, moved.to(u.device), u[..., moved] * log_s.exp() + t)
-            log_q = log_q - log_s.sum(-1)
+        for i in range(0, self.n_couplings, 2):
+            a, b, beyond = self._split(i, u)
+            log_s, t = self._coupling(params, i, b)
+            a, log_q = a * log_s.exp() + t, log_q - log_s.sum(-1)
+            if i + 1 < self.n_couplings:
+                log_s, t = self._coupling(params, i + 1, a)
+                b, log_q = b * log_s.exp() + t, log_q - log_s.sum(-1)
+            u = self._join(i, a, b, beyond)
         return _affine(params, u), log_q - params["log_scale"].sum(-1)
 
     def log_prob(self, params: Params, z: Tensor) -> Tensor:
         u = _affine_inverse(params, z)
         log_det = params["log_scale"].sum(-1)
-        for i in reversed(range(self.n_couplings)):
-            moved, read = self._halves(i)
-            log_s, t = self._coupling(params, i, u[..., read])
-            u = u.index_copy(-1, moved.to(u.device), (u[..., moved] - t) * torch.exp(-log_s))
-            log_det = log_det + log_s.sum(-1)
+        for i in reversed(range(0, self.n_couplings, 2)):
+            a, b, beyond = self._split(i, u)
+            if i + 1 < self.n_couplings:
+                log_s, t = self._coupling(params, i + 1, a)
+                b, log_det = (b - t) * torch.exp(-log_s), log_det + log_s.sum(-1)
+            log_s, t = self._coupling(params, i, b)
+            a, log_det = (a - t) * torch.exp(-log_s), log_det + log_s.sum(-1)
+            u = self._join(i, a, b, beyond)
         return _standard_normal(u) - log_det
 
     def _coupling(self, params: Params, i: int, read: Tensor) -> tuple[Tensor, Tensor]:
-        raw, t = _mlp(params, f"coupling{i}", read).chunk(2, dim=-1)
+        raw, t = mlp(params, f"coupling{i}", read).chunk(2, dim=-1)
         return _bounded(raw), t
 
     def at(self, mean: Tensor, log_scale: Tensor, generator: torch.Generator) -> Params:
         gaussian = FullGaussian(self.latent_shape).at(mean, log_scale, generator)
         rotation = torch.eye(self.size).to(mean).expand_as(gaussian["lower"])
-        return gaussian | {"rotation": rotation} | spread(_fold(_to(self.bank(generator), mean), None), len(mean))
+        return gaussian | {"rotation": rotation} | spread(fold(self.bank(generator), None), len(mean), mean)
 
 
 class AuxiliaryFlow(Family):
@@ -246,12 +263,12 @@ class AuxiliaryFlow(Family):
         names = ["forward", "reverse", *(f"{kind}{i}" for i in range(self.n_steps) for kind in ("v", "z"))]
         made: Params = {}
         for name in names:
-            made |= _mlp_bank(name, self.size, self.n_features, self.hidden, 2 * self.size, generator)
+            made |= mlp_bank(name, self.size, self.n_features, self.hidden, 2 * self.size, generator)
         return made
 
     def condition(self, bank: Mapping[str, Tensor], context: Tensor) -> Params:
         mean, log_var, features = context.split([self.size, self.size, self.n_features], dim=-1)
-        return {"mean": mean, "log_scale": 0.5 * log_var} | _fold(bank, features)
+        return {"mean": mean, "log_scale": 0.5 * log_var} | fold(bank, features)
 
     def rsample_and_log_q(self, params: Params, noise: Tensor) -> tuple[Tensor, Tensor]:
         noise_z, noise_v = noise.chunk(2, dim=-1)
@@ -269,16 +286,16 @@ class AuxiliaryFlow(Family):
         return z, log_q - log_r
 
     def _heads(self, params: Params, name: str, read: Tensor) -> tuple[Tensor, Tensor]:
-        location, raw = _mlp(params, name, read).chunk(2, dim=-1)
+        location, raw = mlp(params, name, read).chunk(2, dim=-1)
         return location, _bounded(raw)
 
     def _step(self, params: Params, name: str, read: Tensor) -> tuple[Tensor, Tensor]:
-        raw, shift = _mlp(params, name, read).chunk(2, dim=-1)
+        raw, shift = mlp(params, name, read).chunk(2, dim=-1)
         return (_bounded(raw) if self.scale == "exp" else logsigmoid(raw)), shift
 
     def at(self, mean: Tensor, log_scale: Tensor, generator: torch.Generator) -> Params:
         gaussian = {"mean": mean, "log_scale": log_scale}
-        return gaussian | spread(_fold(_to(self.bank(generator), mean), None), len(mean))
+        return gaussian | spread(fold(self.bank(generator), None), len(mean), mean)
 
 
 @dataclass(frozen=True)
@@ -327,6 +344,22 @@ class Whitening:
         return composed
 
 
+def as_family(name: str, latent_shape: int | Sequence[int], **options: Any) -> Family:
+    """A family by the name that a configuration gives it: "diagonal", "full", "flow", "auxiliary", whose scales may
+    expand, or "auxiliary-sigmoid", the paper's; `options` as the class takes them.
+
+    >>> as_family("auxiliary-sigmoid", 50, hidden=100).scale
+    'sigmoid'
+    """
+    kinds: dict[str, Callable[..., Family]] = {
+        "diagonal": DiagonalGaussian, "full": FullGaussian, "flow": CouplingFlow, "auxiliary": AuxiliaryFlow,
+        "auxiliary-sigmoid": partial(AuxiliaryFlow, scale="sigmoid"),
+    }  # fmt: skip
+    if name not in kinds:
+        raise ValueError(f"family must be one of {list(kinds)}; got {name!r}")
+    return kinds[name](latent_shape, **options)
+
+
 def scale_tril(params: Params) -> Tensor:
     """L (N, D, D) of a Gaussian's parameters; diagonal where there is no lower part."""
     diagonal = torch.diag_embed(params["log_scale"].exp())
@@ -348,7 +381,7 @@ def _affine(params: Params, u: Tensor) -> Tensor:
     scale = scale_tril(params)
     if "rotation" in params:
         scale = scale @ params["rotation"]
-    return params["mean"] + _bank_matmul(u, scale.mT)
+    return params["mean"] + bank_matmul(u, scale.mT)
 
 
 def _affine_inverse(params: Params, z: Tensor) -> Tensor:
@@ -356,44 +389,4 @@ def _affine_inverse(params: Params, z: Tensor) -> Tensor:
         return (z - params["mean"]) * torch.exp(-params["log_scale"])
     centered = (z - params["mean"]).movedim(0, -1)
     turned = torch.linalg.solve_triangular(scale_tril(params), centered, upper=False).movedim(-1, 0)
-    return _bank_matmul(turned, params["rotation"]) if "rotation" in params else turned
-
-
-def _bank_matmul(h: Tensor, weight: Tensor) -> Tensor:
-    """h (S, N, I) times weight (B, I, O), the bank B being 1 or N -> (S, N, O)."""
-    return h @ weight[0] if len(weight) == 1 else torch.bmm(h.transpose(0, 1), weight).transpose(0, 1)
-
-
-def _mlp_bank(name: str, n_in: int, n_features: int, hidden: int, n_out: int, generator: torch.Generator) -> Params:
-    """A network with one hidden layer: random first weights, a zero last layer, so that it starts by answering zero."""
-    first = torch.randn(1, n_in, hidden, generator=generator) / math.sqrt(n_in)
-    context = torch.randn(1, n_features, hidden, generator=generator) / math.sqrt(n_features)
-    return {
-        f"{name}_w1": first, f"{name}_u1": context, f"{name}_b1": torch.zeros(1, hidden),
-        f"{name}_w2": torch.zeros(1, hidden, n_out), f"{name}_b2": torch.zeros(1, n_out),
-    }  # fmt: skip
-
-
-def _mlp(params: Params, name: str, h: Tensor) -> Tensor:
-    h = elu(_bank_matmul(h, params[f"{name}_w1"]) + params[f"{name}_b1"])
-    return _bank_matmul(h, params[f"{name}_w2"]) + params[f"{name}_b2"]
-
-
-def _fold(bank: Mapping[str, Tensor], features: Tensor | None) -> Params:
-    """Features of x (N, F) folded into the first biases; the context weights are then no longer needed."""
-    folded = {key: value for key, value in bank.items() if not key.endswith("_u1")}
-    if features is not None:
-        for key in bank:
-            if key.endswith("_u1"):
-                bias = key.replace("_u1", "_b1")
-                folded[bias] = bank[bias] + features @ bank[key][0]
-    return folded
-
-
-def spread(params: Mapping[str, Tensor], n: int) -> Params:
-    """Shared parameters copied per datum."""
-    return {key: value.expand(n, *value.shape[1:]).clone() for key, value in params.items()}
-
-
-def _to(params: Params, like: Tensor) -> Params:
-    return {key: value.to(like) for key, value in params.items()}
+    return bank_matmul(turned, params["rotation"]) if "rotation" in params else turned

@@ -134,7 +134,7 @@ class _LocationScale(Likelihood):
                 output = output.chunk(2, dim=2)
             return output[0], torch.exp(self.power * output[1])
         if self.log_scale is not None:
-            return output, self.log_scale.exp()
+            return output, self.log_scale.to(output.dtype).exp()
         scale = self._scale() if callable(self._scale) else self._scale
         return output, torch.as_tensor(scale, dtype=output.dtype, device=output.device)
 

@@ -15,7 +15,7 @@ from torch import Tensor, distributions, nn
 from .families import DiagonalGaussian, Family, FullGaussian, Params, spread
 from .rng import forked, seed_of, seeded
 
-__all__ = ["Amortized", "Conditioned", "Local", "as_posterior"]
+__all__ = ["Amortized", "Conditioned", "Local", "as_posterior", "context_of"]
 
 
 class Conditioned:
@@ -57,16 +57,7 @@ class Amortized(nn.Module):
 
     def forward(self, x: Any) -> Conditioned:
         """The posterior of each of N data."""
-        given = {key: x[key] for key in self.condition}
-        output = self.net(x["x"], **given) if isinstance(x, Mapping) else self.net(x)
-        context = (
-            output.flatten(1) if isinstance(output, Tensor) else torch.cat([part.flatten(1) for part in output], -1)
-        )
-        if context.shape[-1] != self.family.context_size:
-            raise ValueError(
-                f"the encoder of a {self.family.name} posterior over {self.family.size} latents must emit "
-                f"{self.family.context_size} numbers per datum; got {context.shape[-1]}"
-            )
+        context = context_of(self.net, x, self.condition, self.family)
         return Conditioned(self.family, self.family.condition(dict(self.bank), context))
 
     def rows(self, index: Tensor) -> "Amortized":
@@ -168,6 +159,21 @@ class _Sampled:
         shape = self.distribution.batch_shape + self.distribution.event_shape
         value = self.distribution.log_prob(z.reshape(len(z), *shape))
         return value.flatten(2).sum(-1) if value.ndim > 2 else value
+
+
+def context_of(net: Callable[..., Any], x: Any, condition: Sequence[str], wanted: Any) -> Tensor:
+    """An encoder's answer (N, C), its parts side by side; C must be the `context_size` of `wanted`, which also has a
+    `name` and a `size`.
+    """
+    given = {key: x[key] for key in condition}
+    output = net(x["x"], **given) if isinstance(x, Mapping) else net(x)
+    context = output.flatten(1) if isinstance(output, Tensor) else torch.cat([part.flatten(1) for part in output], -1)
+    if context.shape[-1] != wanted.context_size:
+        raise ValueError(
+            f"the encoder of a {wanted.name} posterior over {wanted.size} latents must emit "
+            f"{wanted.context_size} numbers per datum; got {context.shape[-1]}"
+        )
+    return context
 
 
 def _as_conditioned(made: distributions.Distribution) -> Any:

@@ -21,7 +21,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from . import likelihoods
-from .families import AuxiliaryFlow, CouplingFlow, DiagonalGaussian, Family, FullGaussian
+from .families import as_family
+from .flows import KINDS, N_FEATURES, zuko_posterior
 from .model import DecoderModel
 from .nets import conv_decoder, conv_encoder, mlp_decoder, mlp_encoder
 from .posteriors import Amortized
@@ -37,17 +38,7 @@ WEIGHTS, CHECKPOINT, CONFIG = "model.safetensors", "checkpoint.safetensors", "co
 NETWORKS = ("mlp", "conv")
 
 
-def _paper_auxiliary(size: int) -> Family:
-    return AuxiliaryFlow(size, scale="sigmoid")
-
-
-FAMILIES: dict[str, Any] = {
-    "diagonal": DiagonalGaussian,
-    "full": FullGaussian,
-    "flow": CouplingFlow,
-    "auxiliary": AuxiliaryFlow,
-    "auxiliary-sigmoid": _paper_auxiliary,  # the paper's: scales that can only contract
-}
+FAMILIES = ("diagonal", "full", "flow", "auxiliary", "auxiliary-sigmoid", *KINDS)  # the last of zuko
 LOCATED = ("gaussian", "laplace", "discretized_logistic")  # likelihoods that need a scale
 
 
@@ -58,7 +49,7 @@ class Architecture:
     Attributes:
         n_in: size of a datum, or its shape: (3, 32, 32).
         encoder_hidden, decoder_hidden: widths of the hidden layers, of an "mlp"; channels, of a "conv".
-        family: of q, one of `FAMILIES`. likelihood: by its name.
+        family: of q, one of `FAMILIES`: as `as_family` has them, or a flow of zuko. likelihood: by its name.
         scale: of a gaussian, laplace or discretized_logistic likelihood: a number, "learned" or "decoder".
         networks: "mlp" or "conv".
     """
@@ -75,7 +66,7 @@ class Architecture:
     def __post_init__(self) -> None:
         if self.networks not in NETWORKS or self.family not in FAMILIES:
             raise ValueError(
-                f"architecture: expected networks of {list(NETWORKS)} and a family of {sorted(FAMILIES)}; "
+                f"architecture: expected networks of {list(NETWORKS)} and a family of {list(FAMILIES)}; "
                 f"got {self.networks!r} and {self.family!r}"
             )
         event = self.n_in if isinstance(self.n_in, tuple) else (self.n_in,)
@@ -101,16 +92,21 @@ def architecture_of(entries: Mapping[str, Any]) -> Architecture:
     return Architecture(**values)
 
 
-def build(architecture: Architecture | Mapping[str, Any], seed: int = 0) -> tuple[DecoderModel, Amortized]:
+def build(architecture: Architecture | Mapping[str, Any], seed: int = 0) -> tuple[DecoderModel, Any]:
     """(model, q) with freshly drawn weights, a function of `seed`; global random state is left as found."""
     a = architecture if isinstance(architecture, Architecture) else architecture_of(architecture)
     likelihood: Any = a.likelihood
     if a.likelihood in LOCATED:
         likelihood = getattr(likelihoods, a.likelihood)(scale=a.scale)
     with forked(seeded(seed, "init").initial_seed()):
-        family = FAMILIES[a.family](a.n_latent)
-        encoder, decoder = _networks(a, family.context_size)
-        return DecoderModel(decoder, likelihood, a.n_latent), Amortized(encoder, family)
+        if a.family in KINDS:
+            encoder, decoder = _networks(a, 2 * a.n_latent + N_FEATURES)
+            q: nn.Module = zuko_posterior(a.family, encoder, a.n_latent, seed=seed)
+        else:
+            family = as_family(a.family, a.n_latent)
+            encoder, decoder = _networks(a, family.context_size)
+            q = Amortized(encoder, family)
+        return DecoderModel(decoder, likelihood, a.n_latent), q
 
 
 def save_model(
@@ -130,7 +126,7 @@ def save_model(
     write_config(folder, config)
 
 
-def load_model(folder: str | Path) -> tuple[DecoderModel, Amortized, dict[str, Any]]:
+def load_model(folder: str | Path) -> tuple[DecoderModel, Any, dict[str, Any]]:
     """(model, q, config) of a folder that `save_model` or `train.fit` wrote, on the CPU and in evaluation mode.
 
     Of a training that has not ended, the weights of its last checkpoint.
@@ -160,7 +156,7 @@ def load_model(folder: str | Path) -> tuple[DecoderModel, Amortized, dict[str, A
     return model.eval(), q.eval(), config
 
 
-def shipped(name: str = "fashion-mnist") -> tuple[DecoderModel, Amortized]:
+def shipped(name: str = "fashion-mnist") -> tuple[DecoderModel, Any]:
     """(model, q) of a model that comes with the package."""
     assets = resources.files("elbowroom") / "assets"
     names = sorted(entry.name for entry in assets.iterdir() if (entry / WEIGHTS).is_file())
@@ -170,7 +166,7 @@ def shipped(name: str = "fashion-mnist") -> tuple[DecoderModel, Amortized]:
         return load_model(folder)[:2]
 
 
-def demo_model() -> tuple[DecoderModel, Amortized]:
+def demo_model() -> tuple[DecoderModel, Any]:
     """(model, q) of the demo: the paper's VAE on thresholded Fashion-MNIST, for `data.demo_images`."""
     return shipped("fashion-mnist")
 

@@ -29,9 +29,10 @@ from .model import as_shape
 from .posteriors import context_of
 from .rng import forked
 
-__all__ = ["KINDS", "ZukoPosterior", "zuko_posterior"]
+__all__ = ["KINDS", "N_FEATURES", "ZukoPosterior", "zuko_posterior"]
 
 KINDS = ("iaf", "nsf", "maf")
+N_FEATURES = 32
 LOG_2PI = math.log(2 * math.pi)
 
 
@@ -105,7 +106,7 @@ def zuko_posterior(
     kind: str,
     net: nn.Module | Callable[..., Any],
     latent_shape: int | Sequence[int],
-    n_features: int = 32,
+    n_features: int = N_FEATURES,
     n_transforms: int = 3,
     hidden: Sequence[int] = (64, 64),
     condition: Sequence[str] = (),

@@ -24,7 +24,7 @@ from .terminal import UserError, bars, columns, duration, say
 __all__ = ["data_", "repair_", "train_"]
 
 Binarize = Literal["threshold", "stochastic", "grey", "grey256", "none"]
-FamilyName = Literal["diagonal", "full", "flow", "auxiliary", "auxiliary-sigmoid"]
+FamilyName = Literal["diagonal", "full", "flow", "auxiliary", "auxiliary-sigmoid", "iaf", "nsf", "maf"]
 LikelihoodName = Literal["bernoulli", "continuous_bernoulli", "gaussian", "laplace", "discretized_logistic"]
 Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 Hidden = Parameter(show=False)
@@ -76,13 +76,14 @@ def train_(
         seed: Of the weights, the order of the data and the noise.
         out: Folder of the model; models/DATASET by default. One that holds a finished model is refused.
         data_dir: Folder of the data set's files, looked in before the usual places.
-        binarize: Pixels become 0 or 1, by default at one half (threshold), or stay grey: pixel / 255 or / 256, of which a
-            Bernoulli is not normalized. An array of floats is left as it is.
+        binarize: Pixels become 0 or 1, by default at one half (threshold), or stay grey: pixel / 255 or / 256, of which
+            a Bernoulli is not normalized. An array of floats is left as it is.
         networks: mlp, or conv for 32 x 32 images.
         encoder: Widths of the encoder's hidden layers, or channels: 200-200 (conv: 64-128-256); linear for none.
         decoder: The same of the decoder: 200-200 (conv: 256-128-64).
         latents: Number of latents.
-        family: Of q(z|x). auxiliary-sigmoid is the paper's q_AF, auxiliary one whose scales may also expand.
+        family: Of q(z|x). auxiliary-sigmoid is the paper's q_AF, auxiliary one whose scales may also expand; iaf, nsf
+            and maf are flows of the package zuko (pip install elbowroom[flows]).
         likelihood: Of x given the decoder's output.
         scale: Of a likelihood with one: a number, learned, or decoder.
         frozen: Folder of a trained model whose decoder is kept; only an encoder is trained.

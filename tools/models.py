@@ -22,10 +22,10 @@ FROZEN = f"{BRIEF} --encoder linear --frozen models/fashion-ffg"
 CIFAR = "cifar10 --half --threads 1 --networks conv --heldout 5000 --epochs 20"
 RECIPES = {
     "fashion-ffg": f"fashion-mnist {LONGER}",
-    "fashion-af": f"fashion-mnist {LONGER} --family auxiliary",
-    "mnist-grey256-ffg": f"mnist {LONG} --binarize grey256",
+    "fashion-af": f"fashion-mnist {LONGER} --family auxiliary --compile",
+    "mnist-grey256-ffg": f"mnist {LONG} --binarize grey256 --heldout 5000 --patience 400",
     "mnist-ffg": f"mnist {LONG}",
-    "mnist-af": f"mnist {LONG} --family auxiliary",
+    "mnist-af": f"mnist {LONG} --family auxiliary --compile",
     "fashion-large-encoder": f"{BRIEF} --encoder 500-500",
     "fashion-no-annealing": f"{BRIEF} --annealing none",
     "fashion-decoder-0": f"{BRIEF} --decoder linear",

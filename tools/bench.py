@@ -180,19 +180,21 @@ def training(folder: Path) -> dict[str, Any]:
     sizes = [(784, 200), (200, 200), (200, 100), (50, 200), (200, 200), (200, 784)]
     flops = 2 * BATCH * (3 * sum(a * b for a, b in sizes) - 784 * 200)  # no gradient in the images
     square = torch.randn(2048, 2048)
-    thunks: dict[str, Callable[[], Any]] = {
-        "the products alone": _repeated(_training_products(sizes)),
-        "elbowroom train": _steps(x, compiled=False),
-        "elbowroom train --compile": _steps(x, compiled=True),
-        "DataLoader and a plain loop": _plain_steps(x),
-    }
-    seconds = {name: taken / N_STEPS for name, taken in _interleaved(thunks, 15).items()}
-    large = 2 * 2048.0**3 / _interleaved({"product": lambda: square @ square}, 15)["product"]
-    floor = seconds["the products alone"]
-    rows = [
-        [name, f"{1000 * t:.2f}", f"{BATCH / t:,.0f}", f"{t / floor:.2f}", f"{flops / t / large:.2f}"]
-        for name, t in seconds.items()
-    ]
+    rows = []
+    for threads, words in ((1, "one thread"), (THREADS, f"{THREADS} threads")):
+        torch.set_num_threads(threads)
+        thunks: dict[str, Callable[[], Any]] = {
+            "the products alone": _repeated(_training_products(sizes)),
+            "elbowroom train": _steps(x, compiled=False),
+            "elbowroom train --compile": _steps(x, compiled=True),
+            "DataLoader and a plain loop": _plain_steps(x),
+        }
+        seconds = {name: taken / N_STEPS for name, taken in _interleaved(thunks, 15).items()}
+        large = 2 * 2048.0**3 / _interleaved({"product": lambda: square @ square}, 15)["product"]
+        floor = seconds["the products alone"]
+        for name, t in seconds.items():
+            shares = (f"{t / floor:.2f}", f"{flops / t / large:.2f}")
+            rows.append([f"{name}, {words}", f"{1000 * t:.2f}", f"{BATCH / t:,.0f}", *shares])
     model, q = build(Architecture(), 0)
     start = time.perf_counter()
     fit(model, q, x, Settings(20, schedule="stepped", compiled=True))

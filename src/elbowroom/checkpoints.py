@@ -110,7 +110,7 @@ class Folder:
         if metrics.epoch == 1:
             self._write_config()
         with (self.path / EPOCHS).open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(asdict(metrics)) + "\n")
+            lines.write(_line(metrics))
 
     def checkpoint(self) -> None:
         epochs = json.dumps([asdict(epoch) for epoch in self.run.done])
@@ -144,8 +144,13 @@ class Folder:
         self.run.go_back(held, self.path / CHECKPOINT)
         self.run.done = [Epoch(**entries) for entries in json.loads(notes["epochs"])]
         self.run.best_epoch = int(notes["best_epoch"])
-        lines = [json.dumps(asdict(epoch)) + "\n" for epoch in self.run.done]
-        write_whole(self.path / EPOCHS, "".join(lines).encode())
+        write_whole(self.path / EPOCHS, "".join(map(_line, self.run.done)).encode())
+
+
+def _line(epoch: Epoch) -> str:
+    """An epoch as a line of the log, numbers to six figures."""
+    entries = asdict(epoch).items()
+    return json.dumps({key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in entries}) + "\n"
 
 
 def _digest(x: Any) -> str:

@@ -98,7 +98,7 @@ def train_(
         patience: Stop when the ELBO of held-out data has not risen for so many epochs, and keep the best epoch.
         heldout: Training data to hold out, the last ones; 5,000 by default with --patience. cifar10 has its own.
         compile: Compile the step: half a minute, then about a tenth faster.
-        half: Save the weights in half precision: half the size, and an ELBO about 0.01 nats off.
+        half: Save the weights in half precision: half the size; the ELBO moves by less than 0.001 nats.
         threads: CPU threads; two runs of one thread each get more done than one run of two.
         device: Torch device to train on.
         checkpoint_seconds: Least time between two checkpoints: what a killed run can lose.

@@ -386,6 +386,7 @@ def test_a_run_that_was_broken_off_goes_on_to_the_same_parameters(tmp_path: Path
     assert names == ["checkpoint.safetensors", "config.json", "epochs.jsonl"]
     with (tmp_path / "run" / "epochs.jsonl").open("a") as lines:
         lines.write('{"epoch": 3, "obj')  # a line that the kill cut
+    (tmp_path / "run" / ".checkpoint.safetensors.part").write_bytes(b"cut")
     again, record = fresh(out=tmp_path / "run", **LONGER)
     whole, expected = fresh(out=tmp_path / "whole", **LONGER)
     assert same(again, whole)
@@ -395,7 +396,8 @@ def test_a_run_that_was_broken_off_goes_on_to_the_same_parameters(tmp_path: Path
     lines_of = [(tmp_path / run / "epochs.jsonl").read_text().splitlines() for run in ("run", "whole")]
     for lines in lines_of:
         assert [json.loads(line)["elbo"] for line in lines] == pytest.approx([e.elbo for e in record], rel=1e-5)
-    assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
+    left = sorted(path.name for path in (tmp_path / "run").iterdir())
+    assert left == ["config.json", "epochs.jsonl", "model.safetensors"]
 
 
 def test_adam_s_moments_are_part_of_a_checkpoint(tmp_path: Path) -> None:

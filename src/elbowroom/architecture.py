@@ -29,12 +29,13 @@ from .posteriors import Amortized
 from .rng import forked, seeded
 
 __all__ = [
-    "CHECKPOINT", "CONFIG", "FAMILIES", "WEIGHTS", "Architecture", "architecture_of", "build", "demo_model",
+    "CHECKPOINT", "CONFIG", "FAMILIES", "PART", "WEIGHTS", "Architecture", "architecture_of", "build", "demo_model",
     "load_model", "parts", "read_tensors", "restore", "save_model", "shipped", "state_of", "write_config",
     "write_tensors", "write_whole",
 ]  # fmt: skip
 
 WEIGHTS, CHECKPOINT, CONFIG = "model.safetensors", "checkpoint.safetensors", "config.json"
+PART = ".part"  # the end of a temporary name
 NETWORKS = ("mlp", "conv")
 
 
@@ -256,7 +257,7 @@ def _networks(a: Architecture, n_context: int) -> tuple[nn.Module, nn.Module]:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write under a temporary name, sync, rename: a reader sees the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}{PART}")
     try:
         with temporary.open("wb") as file:
             file.write(content)

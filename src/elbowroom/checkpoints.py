@@ -100,6 +100,8 @@ class Folder:
         if (path / WEIGHTS).exists():
             raise ValueError(f"{path}: holds a model already; train into a new folder, or remove this one")
         self.config = {**config, "training": run.settings.said()}
+        for cut in path.glob(f".*{PART}"):  # by a kill in the middle of a write
+            cut.unlink()
         if (path / CHECKPOINT).exists():
             self._resume()
         else:
@@ -149,8 +151,9 @@ class Folder:
 
 def _line(epoch: Epoch) -> str:
     """An epoch as a line of the log, numbers to six figures."""
-    entries = asdict(epoch).items()
-    return json.dumps({key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in entries}) + "\n"
+    entries = asdict(epoch)
+    rounded = {key: float(f"{value:.6g}") for key, value in entries.items() if isinstance(value, float)}
+    return json.dumps(entries | rounded) + "\n"
 
 
 def _digest(x: Any) -> str:

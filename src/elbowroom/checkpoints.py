@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from .architecture import (
     CHECKPOINT,
+    PART,
     WEIGHTS,
     read_tensors,
     restore,

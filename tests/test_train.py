@@ -394,8 +394,8 @@ def test_a_run_that_was_broken_off_goes_on_to_the_same_parameters(tmp_path: Path
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     lines_of = [(tmp_path / run / "epochs.jsonl").read_text().splitlines() for run in ("run", "whole")]
-    for lines in lines_of:
-        assert [json.loads(line)["elbo"] for line in lines] == pytest.approx([e.elbo for e in record], rel=1e-5)
+    for found in lines_of:
+        assert [json.loads(line)["elbo"] for line in found] == pytest.approx([e.elbo for e in record], rel=1e-5)
     left = sorted(path.name for path in (tmp_path / "run").iterdir())
     assert left == ["config.json", "epochs.jsonl", "model.safetensors"]
 

@@ -88,7 +88,8 @@ def fit(
                     folder.checkpoint()
                 raise FloatingPointError(_stopped(metrics, settings, folder if run.done else None))
             if heldout is not None:
-                metrics = replace(metrics, heldout_elbo=_heldout_elbo(model, q, heldout, n_noise, settings, parameters[0]))
+                found = _heldout_elbo(model, q, heldout, n_noise, settings, parameters[0])
+                metrics = replace(metrics, heldout_elbo=found)
             run.note(metrics)
             if folder is not None:
                 folder.append(metrics)

@@ -144,8 +144,10 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "a density not summed": (["check", "--model", "models.py:sums_wrongly", "--data", "x.npy"], "must return (S, N)"),
     "no run to report": (["report", "busy"], "holds no run"),
     "nothing to report": (["report"], "needs the folder of a run"),
-    "a dry run that takes hours": ([*GAPS, "--dry-run", "--plan", "published"], "plan published takes an hour"),
-    "no such data set": (["train", "letters"], "there are fashion-mnist, mnist"),
+    "a dry run that takes hours": (
+        [*GAPS, "--dry-run", "--refine-on", "10", "--refine-plan", "published"], "takes an hour or more"
+    ),
+    "no such data set": (["train", "letters"], "there are cifar10, fashion-mnist, mnist"),
     "no epochs": (["train", "mnist", "--epochs", "none"], "epochs"),
     "a demo of too many": (["demo", "--n", "251"], "expected 1 to 250"),
     "a demo in another's folder": (["demo", "--out", "x.npy"], "a file in its place"),

@@ -24,7 +24,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     images = {name: (255 * x).to(torch.uint8) for name, x in data.demo_images().items()}
     small = {"train": images["train"], "test": images["heldout"][:60]}
     monkeypatch.setattr(
-        sources, "dataset", lambda name, split, folder, how, seed: data.binarize(small[split], how, seed)
+        sources, "dataset", lambda name, split, folder, binarize, seed: data.binarize(small[split], binarize, seed)
     )
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -140,6 +140,7 @@ def test_repair_with_an_encoder_of_another_size_and_family(place: Path, capsys: 
     assert main(["repair", "poor", *options]) == 0
     a = config_of("other")["architecture"]
     assert (a["encoder_hidden"], a["family"]) == ([20, 20], "flow")
+    assert "The new q is flow" in capsys.readouterr().out
 
 
 def test_the_options_that_a_command_leaves_out_exist() -> None:

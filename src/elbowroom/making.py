@@ -5,6 +5,7 @@ import shlex
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -114,8 +115,8 @@ def train_(
         compile,
     )  # fmt: skip
     rule = binarize or ("threshold" if dataset in datasets.DATASETS else None)
-    images = sources.dataset(dataset, "train", data_dir, rule, seed)[:n]
-    images, held = _held_out(dataset, images, heldout or (N_HELDOUT if patience else 0), data_dir, rule, seed)
+    read = partial(sources.dataset, dataset, folder=data_dir, binarize=rule, seed=seed)
+    images, held = _held_out(dataset, read, n, heldout or (N_HELDOUT if patience else 0))
     shape = tuple(images.shape[1:])
     usual = LAYERS[networks]
     architecture = Architecture(
@@ -144,7 +145,8 @@ def train_(
     say(f"{folder}: {len(done)} epochs in {took}; ELBO over the last one, on training data: {done[-1].elbo:.2f} nats")
     if half:
         save_model(folder, source.q, source.model, load_model(folder)[2], half)
-    _report_test(dataset, folder, data_dir, rule, seed)
+    if dataset in datasets.DATASETS:
+        _report_test(read(split="test"), folder, seed)
     beta = f" --kl-weight {kl_weight:g}" if kl_weight != 1 else ""
     say(f"measure it: elbowroom gaps --model {folder} --n 250{beta}")
 
@@ -177,17 +179,16 @@ def _number(scale: str | None) -> float | str | None:
         return scale
 
 
-def _held_out(
-    dataset: str, images: Any, n: int, data_dir: Path | None, binarize: str | None, seed: int
-) -> tuple[Any, Any]:
+def _held_out(dataset: str, read: Callable[..., Any], n: int | None, n_held: int) -> tuple[Any, Any]:
     """Training data, and data held out of them."""
-    if n == 0:
+    images = read(split="train")[:n]
+    if n_held == 0:
         return images, None
     if dataset == "cifar10":
-        return images, sources.dataset(dataset, "valid", data_dir, binarize, seed)
-    if not n < len(images):
-        raise UserError(f"--heldout {n}: expected fewer than the {len(images)} training data")
-    return images[:-n], images[-n:]
+        return images, read(split="valid")
+    if not n_held < len(images):
+        raise UserError(f"--heldout {n_held}: expected fewer than the {len(images)} training data")
+    return images[:-n_held], images[-n_held:]
 
 
 def _networks(architecture: Architecture, frozen: Path | None, seed: int) -> tuple[sources.Source, Architecture]:
@@ -202,11 +203,8 @@ def _networks(architecture: Architecture, frozen: Path | None, seed: int) -> tup
     return sources.Source(model.requires_grad_(False), q, {}), architecture
 
 
-def _report_test(dataset: str, folder: Path, data_dir: Path | None, binarize: str | None, seed: int) -> None:
-    """The ELBO of the test set, of the model as it was saved, into config.json, where the data set has one."""
-    if Path(dataset).suffix:
-        return
-    images = sources.dataset(dataset, "test", data_dir, binarize, seed)
+def _report_test(images: Any, folder: Path, seed: int) -> None:
+    """The ELBO of the test set, of the model as it was saved, into config.json."""
     model, q, config = load_model(folder)
     found = bounds.elbo(model, q, images, n_samples=N_SAMPLES, seed=seed)
     numbers = {"mean": found.mean, "se": found.se, "mc_se": found.mc_se}
@@ -285,7 +283,10 @@ def repair_(
             config=said, stop_by=stop_by,
             progress=lambda epoch: advance(epoch.epoch, epochs, f"ELBO {epoch.elbo:.2f}"),
         )  # fmt: skip
-    say(f"{found}\n\nsaved in {target}, to be used in place of {folder}")
+    say(str(found))
+    if new.family != old.family:
+        say(f"The new q is {new.family}: part of what it recovers may be what the old family cost, not the old encoder.")
+    say(f"\nsaved in {target}, to be used in place of {folder}")
 
 
 def _with_its_data(folder: Path, data_dir: Path | None) -> tuple[sources.Source, dict[str, Any]]:

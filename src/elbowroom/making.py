@@ -285,7 +285,7 @@ def repair_(
         )  # fmt: skip
     say(str(found))
     if new.family != old.family:
-        say(f"The new q is {new.family}: part of what it recovers may be what the old family cost, not the old encoder.")
+        say(f"The new q is {new.family}: part of what it recovers may be the old family's loss, not the old encoder's.")
     say(f"\nsaved in {target}, to be used in place of {folder}")
 
 

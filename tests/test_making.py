@@ -1,6 +1,7 @@
 """The commands that make models, as a user says them."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,15 @@ def test_linear_networks_and_a_frozen_decoder(place: Path) -> None:
     assert config["architecture"]["decoder_hidden"] == config["architecture"]["encoder_hidden"] == []
     assert q.family.name == "flow"
     assert "--frozen whole" in config["command"]
+
+
+def test_eight_bit_images_are_reported_in_bits(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--epochs", "1", "--likelihood", "discretized_logistic", "--scale", "decoder", "--binarize", "grey"]
+    assert main(["train", "mnist", *QUICK, *options]) == 0
+    nats = config_of("models/mnist")["test_elbo"]["mean"]
+    said = capsys.readouterr().out
+    bits = float(said.split(" bits per dimension")[0].split()[-1])
+    assert bits == pytest.approx(-nats / math.log(2) / 784, abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from . import data as datasets
 from .architecture import WEIGHTS, Architecture, architecture_of, build, load_model, save_model, write_config
 from .blocks import n_data
 from .fetch import SOURCES, fetch
+from .likelihoods import bits_per_dim
 from .readers import times
 from .repair import repair
 from .settings import Epoch, Settings
@@ -210,7 +211,10 @@ def _report_test(images: Any, folder: Path, seed: int) -> None:
     numbers = {"mean": found.mean, "se": found.se, "mc_se": found.mc_se}
     config["test_elbo"] = numbers | {"n": n_data(images), "n_samples": N_SAMPLES, "seed": seed}
     write_config(folder, config)
-    say(f"ELBO of the {n_data(images):,} test data: {found.mean:.2f} nats (se {found.se:.2f})")
+    bits = ""
+    if config["architecture"]["likelihood"] == "discretized_logistic":
+        bits = f", {bits_per_dim(found.mean, images[0].numel()):.3f} bits per dimension"
+    say(f"ELBO of the {n_data(images):,} test data: {found.mean:.2f} nats (se {found.se:.2f}){bits}")
 
 
 def repair_(

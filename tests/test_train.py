@@ -56,7 +56,7 @@ def fresh(out: Path | None = None, progress: Any = None, **settings: Any) -> tup
 
 
 def written_out(
-    x: Tensor, epochs: int, seed: int, warmup: int, kl_weight: float, rate: float
+    x: Tensor, epochs: int, seed: int, warmup: int, kl_weight: float, rate: float, clip: float = math.inf
 ) -> list[Tensor]:
     """Networks, objective and Adam by their formulas: nothing of train, families or model but the start."""
     model, q = architecture.build(SMALL, seed=3)
@@ -79,7 +79,9 @@ def written_out(
             log_prior = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(1)
             log_q = torch.distributions.Normal(mean, (0.5 * log_var).exp()).log_prob(z).sum(1)
             loss = -(log_likelihood + kl_weight * (log_prior - w * log_q)).mean()
-            gradients = torch.autograd.grad(loss, weights)
+            gradients = list(torch.autograd.grad(loss, weights))
+            norm = sum(g.square().sum().item() for g in gradients) ** 0.5
+            gradients = [g * min(1.0, clip / norm) for g in gradients]
             t += 1
             for i, g in enumerate(gradients):
                 first[i] = 0.9 * first[i] + 0.1 * g
@@ -95,6 +97,15 @@ def test_fit_takes_the_steps_of_a_loop_written_out(warmup: int, kl_weight: float
     expected = written_out(bits(), 3, 0, warmup, kl_weight, 0.01)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("clip", [0.5, 1e6])
+def test_a_gradient_is_clipped_to_its_norm(clip: float) -> None:
+    """At 0.5 every step is; at a million none, and the answer is that without a limit."""
+    found, _ = fresh(learning_rate=0.01, clip_norm=clip)
+    for a, b in zip(found, written_out(bits(), 3, 0, 0, 1.0, 0.01, clip), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    assert same(found, fresh(learning_rate=0.01)[0]) is (clip == 1e6)
 
 
 def test_warmup_and_kl_weight_change_the_answer() -> None:
@@ -312,6 +323,7 @@ def test_kinds_of_data_give_one_answer(kind: str) -> None:
         ({"objective": "vae"}, "objective must be one of elbo, iwae; got 'vae'"),
         ({"annealing": "beta"}, "annealing must be one of entropy, kl, none; got 'beta'"),
         ({"objective": "iwae", "warmup": 3}, "objective iwae has no terms to weigh"),
+        ({"clip_norm": -1.0}, "clip_norm must be finite and not negative; got -1.0"),
         ({"patience": -1}, "patience must be at least 0; got -1"),
         ({"patience": 2}, "patience 2 needs heldout data to stop by"),
     ],

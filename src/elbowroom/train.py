@@ -126,6 +126,8 @@ def run_epoch(
             optimizer.zero_grad(set_to_none=True)
             loss, terms = step(batch, noise, weight)
             loss.backward()
+            if settings.clip_norm:
+                nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], settings.clip_norm)
             optimizer.step()
             sums += terms
     objective, bound, log_likelihood = (sums / n_data(x)).tolist()

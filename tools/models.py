@@ -22,10 +22,10 @@ FROZEN = f"{BRIEF} --encoder linear --frozen models/fashion-ffg"
 CIFAR = "cifar10 --half --threads 1 --networks conv --heldout 5000 --epochs 20"
 RECIPES = {
     "fashion-ffg": f"fashion-mnist {LONGER}",
-    "fashion-af": f"fashion-mnist {LONGER} --family auxiliary --compile",
+    "fashion-af": f"fashion-mnist {LONGER} --family auxiliary --compile --clip-norm 150",
     "mnist-grey256-ffg": f"mnist {LONG} --binarize grey256 --heldout 5000 --patience 400",
     "mnist-ffg": f"mnist {LONG}",
-    "mnist-af": f"mnist {LONG} --family auxiliary --compile",
+    "mnist-af": f"mnist {LONG} --family auxiliary --compile --clip-norm 150",
     "fashion-large-encoder": f"{BRIEF} --encoder 500-500",
     "fashion-no-annealing": f"{BRIEF} --annealing none",
     "fashion-decoder-0": f"{BRIEF} --decoder linear",
@@ -33,9 +33,9 @@ RECIPES = {
     "mnist-2d": f"mnist {SHORT} --latents 2",
     "fashion-linear-ffg": FROZEN,
     "fashion-linear-flow": f"{FROZEN} --family flow",
-    "fashion-linear-af": f"{FROZEN} --family auxiliary",
+    "fashion-linear-af": f"{FROZEN} --family auxiliary --clip-norm 150",
     "cifar-ffg": CIFAR,
-    "cifar-af": f"{CIFAR} --family auxiliary",
+    "cifar-af": f"{CIFAR} --family auxiliary --clip-norm 150",
     "cifar-wide-encoder": f"{CIFAR} --encoder 128-256-512",
 }
 

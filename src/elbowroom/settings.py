@@ -41,8 +41,8 @@ class Settings:
         kl_weight: b.
         patience: stop when the held-out ELBO has not risen for so many epochs after the warm-up, and keep the best
             parameters; 0 trains to the end and keeps the last.
-        clip_norm: the largest norm of a step's gradient, which is scaled down to it; 0 for no limit. Two to four times the
-            usual norm spares ordinary steps, and keeps a rare spike from throwing off a flow.
+        clip_norm: the largest norm of a step's gradient, which is scaled down to it; 0 for no limit. Two to four times
+            the usual norm spares ordinary steps, and keeps a rare spike from throwing off a flow.
         compiled: compile the step with torch.compile: some 30 s, then a tenth faster; rounds otherwise.
     """
 

@@ -106,6 +106,16 @@ def test_what_cannot_be_trained_is_said_in_one_line(
     assert not list(place.iterdir())
 
 
+@pytest.mark.parametrize("out", ["taken", "taken/model"])
+def test_a_file_in_the_place_of_the_folder_is_refused_at_once(
+    place: Path, capsys: pytest.CaptureFixture[str], out: str
+) -> None:
+    (place / "taken").write_text("mine")
+    assert main(["train", "mnist", *QUICK, "--epochs", "1", "--out", out]) == 2
+    assert "a model is saved as a folder, and this is a file: taken" in capsys.readouterr().err
+    assert (place / "taken").read_text() == "mine"
+
+
 def test_a_run_that_was_broken_off_is_gone_on_with(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

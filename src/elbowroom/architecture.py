@@ -30,8 +30,8 @@ from .rng import forked, seeded
 
 __all__ = [
     "CHECKPOINT", "CONFIG", "FAMILIES", "PART", "WEIGHTS", "Architecture", "architecture_of", "build", "demo_model",
-    "load_model", "parts", "read_tensors", "restore", "save_model", "shipped", "state_of", "write_config",
-    "write_tensors", "write_whole",
+    "load_model", "parts", "read_tensors", "refuse_file", "restore", "save_model", "shipped", "state_of",
+    "write_config", "write_tensors", "write_whole",
 ]  # fmt: skip
 
 WEIGHTS, CHECKPOINT, CONFIG = "model.safetensors", "checkpoint.safetensors", "config.json"
@@ -226,13 +226,18 @@ def write_config(folder: str | Path, config: Mapping[str, Any]) -> None:
     write_whole(made(folder) / CONFIG, text.encode())
 
 
+def refuse_file(folder: Path) -> None:
+    """ValueError where a file stands in the place of a model's folder, or of one above it."""
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{folder}: a model is saved as a folder, and this is a file: {path}")
+
+
 def made(folder: str | Path) -> Path:
     """The folder, made where there is none; ValueError where a file has its name."""
     folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise ValueError(f"{folder}: a model is saved as a folder, and this is a file") from None
+    refuse_file(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 

@@ -27,6 +27,7 @@ from .architecture import (
     PART,
     WEIGHTS,
     read_tensors,
+    refuse_file,
     restore,
     state_of,
     write_config,
@@ -98,6 +99,7 @@ class Folder:
     def __init__(self, path: Path, run: Run, x: Any, config: Mapping[str, Any]) -> None:
         self.path, self.run = path, run
         self.identity = {"settings": json.dumps(run.settings.said(), sort_keys=True), "data": _digest(x)}
+        refuse_file(path)
         if (path / WEIGHTS).exists():
             raise ValueError(f"{path}: holds a model already; train into a new folder, or remove this one")
         self.config = {**config, "training": run.settings.said()}

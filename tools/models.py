@@ -19,7 +19,7 @@ LONGER = "--half --threads 1 --epochs 600"  # where 400 are not enough
 SHORT = "--half --threads 1 --epochs 150"
 BRIEF = f"fashion-mnist {SHORT}"
 FROZEN = f"{BRIEF} --encoder linear --frozen models/fashion-ffg"
-CIFAR = "cifar10 --half --threads 1 --networks conv --heldout 5000 --epochs 20"
+CIFAR = "cifar10 --half --threads 1 --networks conv --heldout 5000 --epochs 20 --compile"
 RECIPES = {
     "fashion-ffg": f"fashion-mnist {LONGER}",
     "fashion-af": f"fashion-mnist {LONGER} --family auxiliary --compile --clip-norm 150",

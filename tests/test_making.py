@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from elbowroom import architecture, data, sources
+from elbowroom import architecture, data, making, sources
 from elbowroom.cli import main
 from elbowroom.making import train_
 
@@ -161,6 +162,25 @@ def test_repair_with_an_encoder_of_another_size_and_family(place: Path, capsys: 
     a = config_of("other")["architecture"]
     assert (a["encoder_hidden"], a["family"]) == ([20, 20], "flow")
     assert "The new q is flow" in capsys.readouterr().out
+
+
+def test_a_run_broken_off_before_its_test_is_measured(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same command then only measures; another one, or a third time, finds a finished model."""
+    words = ["train", "mnist", *QUICK, "--epochs", "2", "--clip-norm", "150", "--half", "--out", "m"]
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(making, "_report_test", lambda *_: sys.exit(9))
+        main(words)
+    assert "test_elbo" not in config_of("m")
+    weights = Path("m/model.safetensors").read_bytes()
+    assert main([*words, "--seed", "1"]) == 2
+    assert "holds a model already" in capsys.readouterr().err
+    assert main(words) == 0
+    assert config_of("m")["test_elbo"]["n"] == 60
+    assert "--clip-norm 150 " in config_of("m")["command"]
+    assert Path("m/model.safetensors").read_bytes() == weights
+    assert main(words) == 2
 
 
 def test_the_options_that_a_command_leaves_out_exist() -> None:

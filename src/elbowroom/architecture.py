@@ -30,7 +30,7 @@ from .rng import forked, seeded
 
 __all__ = [
     "CHECKPOINT", "CONFIG", "FAMILIES", "PART", "WEIGHTS", "Architecture", "architecture_of", "build", "demo_model",
-    "load_model", "parts", "read_tensors", "refuse_file", "restore", "save_model", "shipped", "state_of",
+    "halved", "load_model", "parts", "read_tensors", "refuse_file", "restore", "save_model", "shipped", "state_of",
     "write_config", "write_tensors", "write_whole",
 ]  # fmt: skip
 
@@ -121,9 +121,7 @@ def save_model(
     """
     folder = made(folder)
     state = state_of(parts(q, model))
-    if half:
-        state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
-    write_tensors(folder / WEIGHTS, state)
+    write_tensors(folder / WEIGHTS, halved(state) if half else state)
     write_config(folder, config)
 
 
@@ -183,6 +181,11 @@ def parts(q: Any, model: Any) -> dict[str, nn.Module]:
 def state_of(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     """Parameters and buffers by their names in a file; not copies."""
     return {f"{part}.{name}": value for part, m in modules.items() for name, value in m.state_dict().items()}
+
+
+def halved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Floating-point numbers in float16."""
+    return {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
 
 
 def restore(modules: Mapping[str, nn.Module], state: Mapping[str, Tensor], path: Path | None = None) -> None:

@@ -26,6 +26,7 @@ from .architecture import (
     CHECKPOINT,
     PART,
     WEIGHTS,
+    halved,
     read_tensors,
     refuse_file,
     restore,
@@ -123,10 +124,11 @@ class Folder:
         write_tensors(self.path / CHECKPOINT, self.run.tensors(), notes)
         self._write_config()
 
-    def finish(self) -> None:
-        """The model in place of the checkpoint."""
-        write_tensors(self.path / WEIGHTS, state_of(self.run.modules))
+    def finish(self, half: bool = False) -> None:
+        """The model in place of the checkpoint, its config before it; `half`: in float16."""
         self._write_config()
+        state = state_of(self.run.modules)
+        write_tensors(self.path / WEIGHTS, halved(state) if half else state)
         (self.path / CHECKPOINT).unlink(missing_ok=True)
 
     def _write_config(self) -> None:

@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from . import bounds, sources, train
 from . import data as datasets
-from .architecture import WEIGHTS, Architecture, architecture_of, build, load_model, save_model, write_config
+from .architecture import WEIGHTS, Architecture, architecture_of, build, load_model, write_config
 from .blocks import n_data
 from .fetch import SOURCES, fetch
 from .likelihoods import bits_per_dim
@@ -130,28 +130,45 @@ def train_(
     if device is not None:
         sources.put_on(source, device)
     said = {"name": dataset, "split": "train", "n": len(images), "binarize": rule, "seed": seed}
-    config = {"command": f"{command} --out {folder}", "data": said, "architecture": asdict(architecture)}
+    command = f"{command} --out {folder}"
+    config = {"command": command, "data": said, "architecture": asdict(architecture)}
+    measured = dataset in datasets.DATASETS
+    if not (measured and _to_be_measured(folder, command)):
+        _fit(source, images, held, settings, folder, config, checkpoint_seconds, half)
+    if measured:
+        _report_test(read(split="test"), folder, seed)
+    beta = f" --kl-weight {kl_weight:g}" if kl_weight != 1 else ""
+    say(f"measure it: elbowroom gaps --model {folder} --n 250{beta}")
+
+
+def _fit(
+    source: sources.Source, images: Any, held: Any, settings: Settings, folder: Path, config: dict[str, Any],
+    checkpoint_seconds: float, half: bool,
+) -> None:  # fmt: skip
+    """`train.fit` with a bar, and a line on what came of it."""
     start = time.perf_counter()
     with bars("epochs") as add:
-        advance = add(f"training on {dataset}", epochs)
+        advance = add(f"training on {config['data']['name']}", settings.epochs)
 
         def progress(epoch: Epoch) -> None:
             held_out = "" if epoch.heldout_elbo is None else f", held out {epoch.heldout_elbo:.2f}"
             rate = f"{len(images) / epoch.seconds:,.0f} images/s"
-            advance(epoch.epoch, epochs, f"ELBO {epoch.elbo:.2f}{held_out}, {rate}")
+            advance(epoch.epoch, settings.epochs, f"ELBO {epoch.elbo:.2f}{held_out}, {rate}")
 
         done = train.fit(
             source.model, source.q, images, settings, heldout=held, out=folder, config=config,
-            checkpoint_seconds=checkpoint_seconds, progress=progress,
+            checkpoint_seconds=checkpoint_seconds, half=half, progress=progress,
         )  # fmt: skip
     took = duration(time.perf_counter() - start)
     say(f"{folder}: {len(done)} epochs in {took}; ELBO over the last one, on training data: {done[-1].elbo:.2f} nats")
-    if half:
-        save_model(folder, source.q, source.model, load_model(folder)[2], half)
-    if dataset in datasets.DATASETS:
-        _report_test(read(split="test"), folder, seed)
-    beta = f" --kl-weight {kl_weight:g}" if kl_weight != 1 else ""
-    say(f"measure it: elbowroom gaps --model {folder} --n 250{beta}")
+
+
+def _to_be_measured(folder: Path, command: str) -> bool:
+    """Whether the folder holds this command's model, and the run was broken off between its last epoch and its test."""
+    if not (folder / WEIGHTS).exists():
+        return False
+    config = load_model(folder)[2]
+    return config.get("command") == command and "test_elbo" not in config
 
 
 def _command(given: dict[str, Any]) -> str:
@@ -161,7 +178,8 @@ def _command(given: dict[str, Any]) -> str:
         value = given[name]
         if name in {"dataset", *NOT_SAID} or value == parameter.default:
             continue
-        words += [f"--{name.replace('_', '-')}", *([] if value is True else [f"{value}"])]
+        said = str(value).removesuffix(".0") if isinstance(value, float) else str(value)
+        words += [f"--{name.replace('_', '-')}", *([] if value is True else [said])]
     return shlex.join(words)
 
 

@@ -45,6 +45,7 @@ def fit(
     out: str | Path | None = None,
     config: Mapping[str, Any] | None = None,
     checkpoint_seconds: float = 30.0,
+    half: bool = False,
     progress: Callable[[Epoch], None] | None = None,
 ) -> tuple[Epoch, ...]:
     """Train, in place, the parameters of the modules `q` and `model` that require a gradient -> their epochs.
@@ -58,6 +59,7 @@ def fit(
             `checkpoint.safetensors` while the run goes on and `model.safetensors` at its end. A folder that holds a
             checkpoint of the same run is gone on with, to the same parameters as without the break.
         checkpoint_seconds: least time between two checkpoints, which are written between epochs.
+        half: write the model in float16; the parameters in memory stay what they are.
         progress: called with each `Epoch`.
     Raises:
         FloatingPointError: an epoch ended with a value that is not finite. The parameters, here and in the checkpoint,
@@ -100,7 +102,7 @@ def fit(
                 progress(metrics)
         run.keep_best()
     if folder is not None:
-        folder.finish()
+        folder.finish(half)
     return tuple(run.done)
 
 

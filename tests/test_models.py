@@ -12,6 +12,7 @@ import torch
 
 from elbowroom import bounds, sources
 from elbowroom.architecture import load_model
+from elbowroom.checks import check
 from elbowroom.cli import main
 from tools.models import RECIPES, page
 
@@ -51,14 +52,11 @@ def single_precision() -> None:
     torch.set_default_dtype(torch.float32)
 
 
-def recomputed(name: str, folder: Path) -> bounds.Estimate:
-    """L[q] of the model's own test images, with the samples and the seed of its config."""
-    config = config_of(name)
-    said, claimed = config["data"], config["test_elbo"]
+def opened(name: str, folder: Path) -> tuple[Any, Any, Any]:
+    """(model, q, the test images it was trained for)"""
+    said = config_of(name)["data"]
     x = sources.dataset(said["name"], "test", folder, said["binarize"], said["seed"])
-    model, q, _ = load_model(MODELS / name)
-    return bounds.elbo(model, q, x, n_samples=claimed["n_samples"], seed=claimed["seed"])
-
+    return *load_model(MODELS / name)[:2], x
 
 
 @pytest.mark.slow
@@ -67,7 +65,19 @@ def recomputed(name: str, folder: Path) -> bounds.Estimate:
 @each_model
 def test_the_recorded_elbo_is_its_elbo(name: str, external_data: Path, single_precision: None) -> None:
     """The same noise: up to rounding the same number."""
-    assert recomputed(name, external_data).mean == pytest.approx(config_of(name)["test_elbo"]["mean"], abs=2e-3)
+    claimed = config_of(name)["test_elbo"]
+    model, q, x = opened(name, external_data)
+    found = bounds.elbo(model, q, x, n_samples=claimed["n_samples"], seed=claimed["seed"])
+    assert found.mean == pytest.approx(claimed["mean"], abs=2e-3)
+
+
+@pytest.mark.external
+@pytest.mark.filterwarnings("ignore:grey values")
+@each_model
+def test_a_trained_model_passes_the_checks(name: str, external_data: Path, single_precision: None) -> None:
+    """A well-trained BatchNorm too, whose ELBO differs by some 2 nats between train and eval mode."""
+    model, q, x = opened(name, external_data)
+    check(model, q, x[:256])
 
 
 @pytest.mark.parametrize(("name", "published"), [("mnist-grey256-ffg", -95.27 - 1.5), ("fashion-ffg", -111.7 - 2.0)])

@@ -43,7 +43,7 @@ LAYERS = [
     ["model", "nets", "data", "banks"],
     ["likelihoods", "readers"],
     ["blocks"],
-    ["estimate", "rng", "settings"],
+    ["estimate", "rng", "settings", "files"],
 ]
 LEVEL = {name: len(LAYERS) - i for i, layer in enumerate(LAYERS) for name in layer}
 

@@ -133,7 +133,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "a KL weight of nothing": ([*GAPS, "--kl-weight", "0"], "kl_weight must be positive"),
     "an unknown device": ([*GAPS, "--device", "abacus"], "--device abacus"),
     "no such weights": ([*GAPS, "--weights", "w.safetensors"], "w.safetensors: no such file"),
-    "damaged weights": ([*GAPS, "--weights", "text.safetensors"], "cannot be read as safetensors"),
+    "damaged weights": ([*GAPS, "--weights", "text.safetensors"], "damaged, or not a safetensors file"),
     "a folder of other files": ([*GAPS, "--out", "busy"], "not empty and holds no run"),
     "a file in the way": ([*GAPS, "--out", "x.npy"], "a file in its place"),
     "a file above": ([*GAPS, "--out", "x.npy/run"], "a file in its place"),
@@ -319,7 +319,7 @@ def test_weights_are_read_into_the_factorys_networks(place: Path, capsys: pytest
     assert np.array_equal(er.load_gaps("run").elbo.values, direct.elbo.values)
     architecture.save_model("part", source.q.net, None, {})
     assert main([*GAPS, "--weights", "part/model.safetensors"]) == 2
-    assert "is missing; expected model." in capsys.readouterr().err or "not a weight of this model"
+    assert "is missing; expected model." in capsys.readouterr().err
 
 
 def test_kl_weight_and_objective_reach_the_table(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from elbowroom import store
+from elbowroom import files, store
 from elbowroom.store import RunError, read_run, write_run
 
 META = {"identity": {"model": "m", "seed": 3}, "extent": {"rungs": ["diagonal", "full"]}, "note": "Ünïcode"}
@@ -64,7 +64,7 @@ def test_nothing_is_pickled(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         with pytest.raises(RunError, match="holds no run"):
             read_run(tmp_path / folder)
-        assert not [path for path in (tmp_path / folder).rglob(".part-*")]
+        assert not [path for path in (tmp_path / folder).rglob("*.part")]
     source = Path(store.__file__).read_text()
     assert "pickle" not in source
     assert "torch.load" not in source
@@ -157,13 +157,13 @@ def test_an_error_while_writing_leaves_no_run(tmp_path: Path, monkeypatch: pytes
 
         return call
 
-    monkeypatch.setattr(store.os, "replace", counting(os.replace))
-    monkeypatch.setattr(store.os, "fsync", counting(os.fsync))
+    monkeypatch.setattr(files.os, "replace", counting(os.replace))
+    monkeypatch.setattr(files.os, "fsync", counting(os.fsync))
     with pytest.raises(OSError, match="No space left"):
         write_run(tmp_path / "run", META, columns())
     with pytest.raises(RunError, match="holds no run"):
         read_run(tmp_path / "run")
-    assert not list((tmp_path / "run").rglob(".part-*"))
+    assert not list((tmp_path / "run").rglob("*.part"))
 
 
 KILLED = """
@@ -176,7 +176,7 @@ def dying(*arguments):
     if len(calls) == int(sys.argv[2]):
         os.kill(os.getpid(), signal.SIGKILL)
     return true(*arguments)
-store.os.replace = dying
+os.replace = dying
 store.write_run(sys.argv[1], {"note": "new"}, {"id": np.arange(5)}, overwrite=True)
 """
 

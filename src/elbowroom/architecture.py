@@ -8,7 +8,6 @@ is pickled; files are written under a temporary name, synced and renamed.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib import resources
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from . import likelihoods
 from .families import as_family
+from .files import write_whole
 from .flows import KINDS, N_FEATURES, zuko_posterior
 from .model import DecoderModel
 from .nets import conv_decoder, conv_encoder, mlp_decoder, mlp_encoder
@@ -29,16 +29,13 @@ from .posteriors import Amortized
 from .rng import forked, seeded
 
 __all__ = [
-    "CHECKPOINT", "CONFIG", "FAMILIES", "PART", "WEIGHTS", "Architecture", "architecture_of", "build", "demo_model",
-    "halved", "load_model", "parts", "read_tensors", "refuse_file", "restore", "save_model", "shipped", "state_of",
-    "write_config", "write_tensors", "write_whole",
+    "CHECKPOINT", "CONFIG", "FAMILIES", "WEIGHTS", "Architecture", "architecture_of", "build", "demo_model", "halved",
+    "load_model", "parts", "read_tensors", "refuse_file", "restore", "save_model", "shipped", "state_of",
+    "write_config", "write_tensors",
 ]  # fmt: skip
 
 WEIGHTS, CHECKPOINT, CONFIG = "model.safetensors", "checkpoint.safetensors", "config.json"
-PART = ".part"  # the end of a temporary name
 NETWORKS = ("mlp", "conv")
-
-
 FAMILIES = ("diagonal", "full", "flow", "auxiliary", "auxiliary-sigmoid", *KINDS)  # the last of zuko
 LOCATED = ("gaussian", "laplace", "discretized_logistic")  # likelihoods that need a scale
 
@@ -194,12 +191,13 @@ def restore(modules: Mapping[str, nn.Module], state: Mapping[str, Tensor], path:
     where = f"{path}: " if path else ""
     if own.keys() != state.keys():
         name = min(own.keys() ^ state.keys())
-        fault = "not expected" if name in state else "missing"
-        raise ValueError(f"{where}does not fit the architecture: {name} is {fault}")
+        fault = "not a weight of it" if name in state else "missing"
+        expected = f"expected {', '.join(sorted(own)[:3])}, ... ({len(own)} in all)"
+        raise ValueError(f"{where}does not fit the networks: {name} is {fault}; {expected}")
     for name, value in own.items():
         if state[name].shape != value.shape:
             raise ValueError(
-                f"{where}does not fit the architecture: {name} should have shape {tuple(value.shape)}; "
+                f"{where}does not fit the networks: {name} should have shape {tuple(value.shape)}; "
                 f"got {tuple(state[name].shape)}"
             )
     with torch.no_grad():
@@ -261,16 +259,3 @@ def _networks(a: Architecture, n_context: int) -> tuple[nn.Module, nn.Module]:
     if len(event) > 1:
         decoder.append(nn.Unflatten(1, (first, *event[1:])))
     return encoder, decoder
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write under a temporary name, sync, rename: a reader sees the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}{PART}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from .architecture import (
     CHECKPOINT,
-    PART,
     WEIGHTS,
     halved,
     read_tensors,
@@ -33,9 +32,9 @@ from .architecture import (
     state_of,
     write_config,
     write_tensors,
-    write_whole,
 )  # fmt: skip
 from .blocks import n_data
+from .files import PART, write_whole
 from .settings import Epoch, Settings
 
 __all__ = ["Folder", "Run"]

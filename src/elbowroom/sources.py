@@ -18,9 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
 
 from . import architecture, data
 from .blocks import as_data, n_data, take
@@ -111,26 +108,13 @@ def samples(sets: Mapping[str, Any], n: int | None, first: int | None, seed: int
 
 def read_weights(source: Source, path: Path) -> None:
     """Load a .safetensors file into the networks of `source`, in place; every name and shape must fit."""
-    modules = {name: part for name, part in (("q", source.q), ("model", source.model)) if isinstance(part, nn.Module)}
-    own = {f"{part}.{name}": value for part, module in modules.items() for name, value in module.state_dict().items()}
+    if not path.exists():
+        raise UserError(f"--weights {path}: no such file")
     try:
-        held = load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"--weights {path}: no such file") from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"--weights {path}: cannot be read as safetensors: {error}") from None
-    for name in sorted(held.keys() ^ own.keys()):
-        fault = "is not a weight of this model" if name in held else "is missing"
-        expected = f"expected {', '.join(sorted(own)[:3])}, ... ({len(own)} in all)"
-        raise UserError(f"--weights {path}: {name} {fault}; {expected}")
-    for name, value in own.items():
-        if held[name].shape != value.shape:
-            raise UserError(
-                f"--weights {path}: {name} must have shape {tuple(value.shape)}; got {tuple(held[name].shape)}"
-            )
-    with torch.no_grad():
-        for name, value in own.items():
-            value.copy_(held[name])
+        held, _ = architecture.read_tensors(path)
+        architecture.restore(architecture.parts(source.q, source.model), held, path)
+    except (ValueError, OSError) as error:
+        raise UserError(f"--weights {error}") from None
 
 
 def put_on(source: Source, device: str) -> None:

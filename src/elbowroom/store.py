@@ -5,10 +5,9 @@ part, so a folder either is a whole run or is none.
 """
 
 import hashlib
+import io
 import json
-import os
 import platform
-import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from .files import write_whole
 
 __all__ = ["SCHEMA", "RunError", "read_run", "write_run"]
 
@@ -50,7 +51,9 @@ def write_run(
     (folder / "data").mkdir(parents=True, exist_ok=True)
     arrays = {name: _arrow(pa, np.asarray(values)) for name, values in columns.items()}
     part = folder / "data" / f"part-{_free_number(folder):05d}.parquet"
-    _atomically(part, lambda path: pq.write_table(pa.table(arrays), path))
+    table = io.BytesIO()
+    pq.write_table(pa.table(arrays), table)
+    write_whole(part, table.getvalue())
     record = {
         "schema": SCHEMA,
         **meta,
@@ -59,7 +62,7 @@ def write_run(
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
     }
-    _atomically(folder / "run.json", lambda path: path.write_text(json.dumps(record, indent=1)))
+    write_whole(folder / "run.json", json.dumps(record, indent=1).encode())
     for stale in (folder / "data").glob("part-*.parquet"):
         if stale != part:
             stale.unlink()
@@ -114,20 +117,6 @@ def _numpy(column: Any) -> NDArray[Any]:
     if hasattr(chunk.type, "list_size"):
         return chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, chunk.type.list_size)
     return np.array(chunk.to_numpy(zero_copy_only=False))  # a copy: Arrow's own memory is read-only
-
-
-def _atomically(path: Path, write: Any) -> None:
-    """Write under a temporary name in the same folder, sync, rename; on failure the temporary file goes."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")
-    os.close(handle)
-    try:
-        write(Path(name))
-        with open(name, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _sha256(path: Path) -> str:

@@ -1,12 +1,12 @@
 """Repair: a planted fault of the encoder comes back, and only that."""
 
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 from elbowroom.families import DiagonalGaussian
-from elbowroom.model import LinearGaussian
+from elbowroom.likelihoods import gaussian
+from elbowroom.model import DecoderModel, LinearGaussian
 from elbowroom.posteriors import Amortized
 from elbowroom.repair import repair
 from elbowroom.rng import normal, seeded
@@ -59,7 +59,20 @@ def test_what_was_planted_comes_back(model: LinearGaussian) -> None:
     assert f"{found.share:.0%} of that part" in str(found)
     after = (*old.state_dict().values(), *model.state_dict().values())
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    assert all(not p.requires_grad for p in model.parameters()) or all(p.requires_grad for p in model.parameters())
+
+
+def test_a_decoder_with_parameters_is_frozen_and_given_back(model: LinearGaussian) -> None:
+    decoder = nn.Linear(3, 6)
+    with torch.no_grad():
+        decoder.weight.copy_(model.weight)
+        decoder.bias.copy_(model.bias)
+    trainable = DecoderModel(decoder, gaussian(scale=model.scale), 3)
+    old, new = encoder(model, shift=0.6), encoder(model, shift=0.6)
+    repair(trainable, old, new, drawn(model, 100, "train"), drawn(model, 50, "heldout"), Settings(2), n=20)
+    assert not torch.equal(new.state_dict()["net.bias"], old.state_dict()["net.bias"])
+    assert torch.equal(decoder.weight, model.weight)
+    assert torch.equal(decoder.bias, model.bias)
+    assert all(p.requires_grad and p.grad is None for p in decoder.parameters())
 
 
 def test_an_encoder_that_is_as_good_as_can_be_has_nothing_to_recover(model: LinearGaussian) -> None:

@@ -479,6 +479,17 @@ def test_patience_keeps_the_best_epoch_of_the_held_out_data(tmp_path: Path) -> N
     assert (training["epochs_done"], training["epoch_kept"]) == (best + 3, best)
 
 
+def test_patience_waits_for_the_end_of_the_warm_up() -> None:
+    """The best epoch lies in the warm-up, which is no reason to stop in it."""
+    settings = Settings(
+        30, batch_size=10, schedule=lambda epoch, epochs: 1.0 if epoch <= 4 else 3000.0, patience=3, warmup=9
+    )
+    model, q = architecture.build(SMALL, seed=3)
+    held = [e.heldout_elbo or 0.0 for e in train.fit(model, q, bits(60), settings, heldout=bits(40, seed=1))]
+    assert held.index(max(held)) < 6
+    assert len(held) == 9 + 3
+
+
 @pytest.mark.parametrize("after", [3, 6])
 def test_patience_survives_a_break(tmp_path: Path, after: int) -> None:
     x, heldout = bits(60), bits(40, seed=1)

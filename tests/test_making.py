@@ -157,10 +157,10 @@ def test_repair_makes_a_drop_in_and_says_what_came_back(place: Path, capsys: pyt
 
 def test_repair_with_an_encoder_of_another_size_and_family(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "mnist", *QUICK, "--epochs", "1", "--out", "poor"]) == 0
-    options = ["--encoder", "20-20", "--family", "flow", "--epochs", "1", "--n", "10", "--out", "other"]
-    assert main(["repair", "poor", *options]) == 0
-    a = config_of("other")["architecture"]
-    assert (a["encoder_hidden"], a["family"]) == ([20, 20], "flow")
+    options = ["--encoder", "20-20", "--family", "flow", "--clip-norm", "50", "--epochs", "1", "--n", "10"]
+    assert main(["repair", "poor", *options, "--out", "other"]) == 0
+    a, training = config_of("other")["architecture"], config_of("other")["training"]
+    assert (a["encoder_hidden"], a["family"], training["clip_norm"]) == ([20, 20], "flow", 50)
     assert "The new q is flow" in capsys.readouterr().out
 
 

@@ -37,7 +37,7 @@ app = App(
     help="Inference gaps of a trained VAE: which assumption about q(z|x) loses how many nats.",
     version=__version__,
     version_flags=["--version"],
-    help_format="plaintext",
+    help_format="markdown",
     suppress_keyboard_interrupt=False,
 )
 

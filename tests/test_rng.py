@@ -81,6 +81,12 @@ def test_forked_seeds_inside_and_restores_after_an_error() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_forked_leaves_devices_alone_that_it_was_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("seeded every CUDA device"))
+    with forked(5):
+        assert torch.rand(1).item() == torch.rand(1, generator=torch.Generator().manual_seed(5)).item()
+
+
 @pytest.mark.parametrize("precision", [torch.float32, torch.float64])
 def test_seeds_from_noise_differ_in_their_low_bits(precision: torch.dtype) -> None:
     """torch's CPU generator seeds from 32 bits: 1,000 noises give 1,000 seeds (false alarms: 1e-4)."""

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -458,6 +458,50 @@ def test_another_run_s_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
         fresh(out=out, **LONGER)
     (out / "checkpoint.safetensors").write_bytes(before["checkpoint.safetensors"])
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize("change", ["nothing", "likelihood", "frozen", "another decoder"])
+def test_a_run_of_other_networks_is_not_gone_on_with(tmp_path: Path, change: str) -> None:
+    """Of the same names and shapes, but another meaning."""
+
+    def begun(change: str) -> tuple[Any, Any, dict[str, Any]]:
+        model, q = architecture.build(SMALL, seed=3)
+        if change == "another decoder":
+            model, _ = architecture.build(SMALL, seed=4)
+        if change != "frozen":
+            model.requires_grad_(False)
+        likelihood = "continuous_bernoulli" if change == "likelihood" else SMALL.likelihood
+        return model, q, {"architecture": asdict(replace(SMALL, likelihood=likelihood))}
+
+    def stop(epoch: Epoch) -> None:
+        raise KeyboardInterrupt
+
+    model, q, config = begun("nothing")
+    with pytest.raises(KeyboardInterrupt):
+        train.fit(model, q, bits(), Settings(2), out=tmp_path, config=config, checkpoint_seconds=0, progress=stop)
+    model, q, config = begun(change)
+    if change == "nothing":
+        assert len(train.fit(model, q, bits(), Settings(2), out=tmp_path, config=config)) == 2
+        return
+    with pytest.raises(ValueError, match="holds a run of other networks, or of another frozen part"):
+        train.fit(model, q, bits(), Settings(2), out=tmp_path, config=config)
+
+
+def test_frozen_statistics_stay(tmp_path: Path) -> None:
+    """A model that is frozen while it is in training mode: its BatchNorm does not move, and its mode comes back."""
+    batchnorm = nn.Sequential(nn.Linear(2, 6), nn.BatchNorm1d(6))
+    model = DecoderModel(batchnorm.requires_grad_(False), "bernoulli", 2).train()
+    _, q = architecture.build(SMALL, seed=3)
+    before = [value.clone() for value in model.state_dict().values()]
+    train.fit(model, q, bits(), Settings(2))
+    assert all(torch.equal(a, b) for a, b in zip(before, model.state_dict().values(), strict=True))
+    assert all(module.training for module in model.modules())
+
+
+def test_half_precision_networks_are_kept(tmp_path: Path) -> None:
+    model, q = architecture.build(SMALL, seed=3)
+    train.fit(model.bfloat16(), q.bfloat16(), bits(), Settings(1), out=tmp_path)
+    assert (tmp_path / "model.safetensors").exists()
 
 
 def test_patience_keeps_the_best_epoch_of_the_held_out_data(tmp_path: Path) -> None:

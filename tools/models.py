@@ -83,6 +83,9 @@ def page(into: Path) -> str:
         lines.append(
             f"| {path.parent.name} | {sizes} | {a['family']} | {t['epochs_done']} ({t['epoch_kept']}) | {elbo} |"
         )
+    absent = [f"`{name}`" for name in RECIPES if not (into / name).is_dir()]
+    if absent:
+        lines += ["", f"Not kept here, for their size: {', '.join(absent)}. `python -m tools.models NAME` makes one."]
     return "\n".join(lines) + "\n"
 
 

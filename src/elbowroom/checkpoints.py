@@ -98,7 +98,11 @@ class Folder:
 
     def __init__(self, path: Path, run: Run, x: Any, config: Mapping[str, Any]) -> None:
         self.path, self.run = path, run
-        self.identity = {"settings": json.dumps(run.settings.said(), sort_keys=True), "data": _digest(x)}
+        self.identity = {
+            "settings": json.dumps(run.settings.said(), sort_keys=True),
+            "data": _digest(x),
+            "networks": _networks(run.modules, config.get("architecture")),
+        }
         refuse_file(path)
         if (path / WEIGHTS).exists():
             raise ValueError(f"{path}: holds a model already; train into a new folder, or remove this one")
@@ -140,6 +144,11 @@ class Folder:
         held, notes = read_tensors(self.path / CHECKPOINT)
         if notes.get("data") != self.identity["data"]:
             raise ValueError(f"{self.path}: holds a run on other data; train into a new folder, or remove this one")
+        if notes.get("networks") != self.identity["networks"]:
+            raise ValueError(
+                f"{self.path}: holds a run of other networks, or of another frozen part; train into a new folder, or "
+                "remove this one"
+            )
         before, now = json.loads(notes["settings"]), self.run.settings.said()
         for name in now:
             if before.get(name) != now[name]:
@@ -160,10 +169,23 @@ def _line(epoch: Epoch) -> str:
     return json.dumps(entries | rounded) + "\n"
 
 
+def _networks(modules: Mapping[str, nn.Module], architecture: Any) -> str:
+    """SHA-256 of the names of what a run trains, of what it keeps frozen, and of the caller's architecture."""
+    trained: list[str] = []
+    kept: dict[str, Tensor] = {}
+    for part, module in modules.items():
+        own = {name for name, p in module.named_parameters() if p.requires_grad}
+        trained += sorted(f"{part}.{name}" for name in own)
+        held = module.named_parameters() if own else module.state_dict().items()  # the buffers of a trained part move
+        kept |= {f"{part}.{name}": value.detach() for name, value in held if name not in own}
+    said = json.dumps(architecture, sort_keys=True, default=str)
+    return hashlib.sha256(repr((trained, _digest(kept), said)).encode()).hexdigest()
+
+
 def _digest(x: Any) -> str:
     """SHA-256 of the data; of a dataset that is read row by row, its length alone."""
     if isinstance(x, Mapping):
         return hashlib.sha256(repr({key: _digest(value) for key, value in x.items()}).encode()).hexdigest()
     if not isinstance(x, Tensor):
         return str(n_data(x))
-    return hashlib.sha256(x.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+    return hashlib.sha256(x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()

@@ -67,8 +67,15 @@ def uniform(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) ->
 
 @contextmanager
 def forked(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Run foreign code that draws from the global generators: seeded inside, restored outside."""
+    """Run foreign code that draws from the global generators: seeded inside, restored outside.
+
+    Those of the CPU and of `device`: torch.manual_seed would also seed every other device, for good.
+    """
     device = torch.device(device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    on_cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_cuda else []):
+        torch.default_generator.manual_seed(seed)
+        if on_cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield

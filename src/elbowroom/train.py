@@ -50,7 +50,7 @@ def fit(
 ) -> tuple[Epoch, ...]:
     """Train, in place, the parameters of the modules `q` and `model` that require a gradient -> their epochs.
 
-    To train q alone, freeze the model (`requires_grad_(False)`): it then also stays in its own mode.
+    To train q alone, freeze the model (`requires_grad_(False)`): it is then in evaluation mode meanwhile.
 
     Args:
         model, q: a `LatentModel` and a posterior. x: N data (tensor, mapping, map-style dataset).
@@ -80,7 +80,9 @@ def fit(
     step = step_of(model, q, settings)
     n_noise = _noise_size(q, x, parameters[0])
     written = time.monotonic()
-    with _training(part for part in modules.values() if _trainable(part)):
+    trained = [part for part in modules.values() if _trainable(part)]
+    frozen = [part for part in (q, model) if not any(part is other for other in trained)]
+    with evaluating(*frozen), _training(trained):
         while not run.ended:
             good = run.tensors(copy=True)
             metrics = run_epoch(step, x, run.optimizer, n_noise, len(run.done) + 1, settings)

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import os
 from collections.abc import Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -77,7 +78,7 @@ def remote(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Remote]:
         size = sum(map(len, there.held.values()))
         address = f"http://127.0.0.1:{server.server_address[1]}/mnist/"
         monkeypatch.setattr(fetch, "SOURCES", {"mnist": fetch.Source(address, sums, size)})
-        monkeypatch.setattr("elbowroom.making.SOURCES", fetch.SOURCES)
+        monkeypatch.setattr("elbowroom.listing.SOURCES", fetch.SOURCES)
         yield there
         server.shutdown()
 
@@ -101,6 +102,17 @@ def test_a_data_set_is_fetched_once_and_then_found(remote: Remote, tmp_path: Pat
     assert len(remote.asked) == 4
     assert fetch.fetch("mnist") == folder
     assert len(remote.asked) == 4
+
+
+def test_what_a_killed_download_left_goes_with_the_next(remote: Remote, tmp_path: Path) -> None:
+    """Unless it is of today: another process may be at it."""
+    old, new = (tmp_path / "cache/elbowroom" / f".mnist-{name}" for name in ("old", "new"))
+    for left in (old, new):
+        left.mkdir(parents=True)
+        (left / "half").write_bytes(b"half")
+    os.utime(old, (0, 0))
+    folder = fetch.fetch("mnist")
+    assert sorted(folder.parent.iterdir()) == [new, folder]
 
 
 def test_what_is_here_is_not_fetched(remote: Remote, tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ by, and move when the last one is right. `pooch` does the transfer and is import
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from . import data
 __all__ = ["SOURCES", "Source", "fetch"]
 
 TIMEOUT = 30  # seconds without a byte
+A_DAY = 86_400  # seconds
 CHUNK = 2**16  # bytes at a time
 AS_IT_IS = {"Accept-Encoding": "identity"}  # a .gz is not to be unpacked on the way
 Advance = Callable[[int, int], None]  # (bytes that are here, bytes in all)
@@ -87,6 +90,9 @@ def fetch(name: str, directory: str | Path | None = None, progress: Advance | No
 def _download(source: Source, folder: Path, progress: Advance | None) -> None:
     """Every file of a source, whole and right, into `folder`; or none of them."""
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f".{folder.name}-*"):  # by a download that was killed
+        if time.time() - left.stat().st_mtime > A_DAY:
+            shutil.rmtree(left, ignore_errors=True)
     here = 0
 
     def arrived(n: int) -> None:

@@ -22,7 +22,7 @@ import tarfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -32,6 +32,10 @@ from torch import Tensor
 __all__ = ["SUFFIXES", "array_names", "load_array", "read_cifar10", "read_idx", "times"]
 
 SUFFIXES = (".npz", ".npy", ".safetensors", ".pt", ".pth")
+NUMBERS = {
+    torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool,
+    torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
+}  # fmt: skip
 GZIP_MAGIC = b"\x1f\x8b"
 MOST_DEFLATED = 1032  # bytes that one byte of gzip can stand for
 CIFAR_SHAPE = (3, 32, 32)
@@ -99,8 +103,6 @@ def load_array(path: str | Path, dtype: torch.dtype | None = None, name: str = "
     array = _pick(_read(path), path, name)
     if array.ndim == 0 or array.numel() == 0:
         raise ValueError(f"{path}: expected an array with one datum per row; got shape {tuple(array.shape)}")
-    if array.is_complex():
-        raise ValueError(f"{path}: expected real numbers; got {array.dtype}")
     if pixels and array.dtype == torch.uint8:
         return array
     array = array.to(dtype or torch.get_default_dtype())
@@ -160,7 +162,7 @@ def _files_of_archive(path: Path, files: Sequence[str]) -> dict[str, bytes]:
     held: dict[str, bytes] = {}
     fault = None
     try:
-        with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+        with gzip.open(path) as stream, tarfile.open(fileobj=cast(Any, _Bounded(stream)), mode="r|") as archive:
             for member in archive:
                 fault = _fault(member, held)
                 if fault:
@@ -176,6 +178,21 @@ def _files_of_archive(path: Path, files: Sequence[str]) -> dict[str, bytes]:
     if fault:
         raise ValueError(f"{path}: {fault}; not read, fetch the official archive")
     return held
+
+
+class _Bounded:
+    """A stream that ends in an error where it unpacks to more than an archive of CIFAR-10 can: tarfile reads the
+    headers of long names whole, before anyone can look at their size.
+    """
+
+    def __init__(self, stream: gzip.GzipFile) -> None:
+        self.stream, self.left = stream, 7 * CIFAR_RECORDS * RECORD + TAIL
+
+    def read(self, n: int) -> bytes:
+        self.left -= n
+        if self.left < 0:
+            raise ValueError("it unpacks to more than CIFAR-10's files")
+        return self.stream.read(n)
 
 
 def _fault(member: tarfile.TarInfo, held: dict[str, bytes]) -> str | None:
@@ -238,9 +255,10 @@ def _pick(held: Any, path: Path, name: str) -> Tensor:
         held = held[name] if name in held else next(iter(held.values()))
     if isinstance(held, np.ndarray) and held.dtype.kind in "biuf" and held.dtype.itemsize <= 8:
         return torch.from_numpy(held.astype(held.dtype.newbyteorder("="), copy=False))
-    if isinstance(held, Tensor) and held.layout == torch.strided and not held.is_quantized:
+    plain = isinstance(held, Tensor) and held.layout == torch.strided and not (held.is_meta or held.is_nested)
+    if plain and held.dtype in NUMBERS:
         return held.detach()
-    kind = held.dtype if isinstance(held, np.ndarray) else type(held).__name__
+    kind = getattr(held, "dtype", type(held).__name__)
     raise ValueError(f"{path}: expected an array of real numbers; got {kind}")
 
 

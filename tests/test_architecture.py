@@ -20,7 +20,7 @@ SRC = Path(__file__).resolve().parent.parent / "src" / "elbowroom"
 LAYERS = [
     ["__main__"],
     ["cli"],
-    ["making"],
+    ["making", "listing"],
     ["sources", "demo"],
     ["terminal", "selftest"],
     ["experiments", "adapters", "cluster", "repair"],
@@ -56,7 +56,7 @@ ONLY = {
 # Measurement does not know how a model was made: a foreign one is a first-class citizen.
 MAKERS = {"train", "checkpoints", "architecture", "settings", "data", "fetch", "readers", "nets"}
 MAY_MAKE = {
-    *("cli", "__main__", "making", "sources", "demo", "experiments", "adapters", "cluster", "repair"),
+    *("cli", "__main__", "making", "listing", "sources", "demo", "experiments", "adapters", "cluster", "repair"),
     *("train", "checkpoints", "architecture", "fetch", "data"),
 }
 # (module, function) -> what it may import in spite of its layer: drawing is asked for on what is

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -76,9 +77,88 @@ def test_linear_networks_and_a_frozen_decoder(place: Path) -> None:
     assert "--frozen whole" in config["command"]
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--latents", "7"], "its n_latent is 3; leave out the option that asks for 7"),
+        (["--decoder", "11"], r"its decoder_hidden is (12,); leave out the option that asks for (11,)"),
+        (["--likelihood", "gaussian", "--scale", "0.3"], "its likelihood is bernoulli; leave out"),
+        (["--networks", "conv"], "its networks is mlp; leave out"),
+    ],
+)
+def test_an_option_against_the_frozen_decoder_is_refused(
+    place: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    few = ["train", "mnist", "--epochs", "1", "--threads", "1"]
+    assert main([*few, "--latents", "3", "--decoder", "12", "--out", "whole"]) == 0
+    assert main([*few, "--frozen", "whole", "--out", "encoder", *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("encoder").exists()
+    assert main([*few, "--frozen", "whole", "--out", "encoder", "--latents", "3", "--decoder", "12"]) == 0
+
+
+def test_a_frozen_decoder_brings_its_kind_of_networks(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.rand(60, 3, 32, 32).round()
+    monkeypatch.setattr(sources, "dataset", lambda *_, **__: images)
+    few = ["train", "cifar10", "--epochs", "1", "--threads", "1"]
+    assert main([*few, "--networks", "conv", "--decoder", "4-4-4", "--encoder", "4-4-4", "--out", "whole"]) == 0
+    assert main([*few, "--frozen", "whole", "--out", "encoder"]) == 0
+    a = config_of("encoder")["architecture"]
+    assert (a["networks"], a["encoder_hidden"], a["decoder_hidden"]) == ("conv", [64, 128, 256], [4, 4, 4])
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.rand(50, 9) * 255, 'likelihood "bernoulli" takes values from 0 to 1; got values from'),
+        (torch.rand(50), "expected one datum per row, (N, P); got shape (50,)"),
+    ],
+)
+def test_an_array_that_does_not_suit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], x: torch.Tensor, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", x.numpy())
+    assert main(["train", "x.npy", "--epochs", "1", "--out", "m"]) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("m").exists()
+
+
+def test_grey_images_under_a_bernoulli_are_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "mnist", *QUICK, "--epochs", "1", "--binarize", "grey256"]) == 0
+    assert "grey values under a Bernoulli likelihood: an unnormalised quantity" in capsys.readouterr().out
+
+
+def test_a_repair_broken_off_before_its_measurement_is_measured(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "mnist", *QUICK, "--epochs", "1", "--out", "poor"]) == 0
+    words = ["repair", "poor", "--epochs", "2", "--n", "10", "--threads", "1"]
+    assert main([*words, "--out", "whole"]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(making, "write_config", lambda *_: sys.exit(9))
+        with pytest.raises(SystemExit):
+            main(words)
+    weights = Path("poor-repaired/model.safetensors").read_bytes()
+    assert main([*words, "--seed", "1"]) == 2
+    assert "holds a model already" in capsys.readouterr().err
+    assert main(words) == 0
+    assert Path("poor-repaired/model.safetensors").read_bytes() == weights
+    assert config_of("poor-repaired")["repair"] == config_of("whole")["repair"]
+    assert main(words) == 2
+
+
+def test_repair_of_the_folder_one_stands_in(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["train", "mnist", *QUICK, "--epochs", "1", "--out", "poor"]) == 0
+    monkeypatch.chdir("poor")
+    assert main(["repair", ".", "--epochs", "1", "--n", "10", "--threads", "1"]) == 0
+    assert (place / "poor-repaired/model.safetensors").exists()
+
+
 def test_eight_bit_images_are_reported_in_bits(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--epochs", "1", "--likelihood", "discretized_logistic", "--scale", "decoder", "--binarize", "grey"]
+    options = ["--epochs", "1", "--likelihood", "discretized_logistic", "--scale", "decoder"]
     assert main(["train", "mnist", *QUICK, *options]) == 0
+    assert config_of("models/mnist")["data"]["binarize"] == "grey"
     nats = config_of("models/mnist")["test_elbo"]["mean"]
     said = capsys.readouterr().out
     bits = float(said.split(" bits per dimension")[0].split()[-1])
@@ -93,6 +173,13 @@ def test_eight_bit_images_are_reported_in_bits(place: Path, capsys: pytest.Captu
         (["--networks", "conv"], "convolutional networks take images of"),
         (["--likelihood", "gaussian"], "gaussian needs scale"),
         (["--heldout", "250"], "--heldout 250: expected fewer than the 250 training data"),
+        (["--heldout", "-1"], "Must be >= 0"),
+        (["--threads", "0"], "Must be > 0"),
+        (["--scale", "0.1"], "bernoulli has no scale; got 0.1, leave it out"),
+        (
+            ["--likelihood", "discretized_logistic", "--scale", "learned", "--binarize", "threshold"],
+            "--binarize threshold: discretized_logistic takes pixels k / 255, so --binarize grey",
+        ),
         (["--frozen", "nowhere"], "nowhere: expected a model's folder"),
         (["--objective", "iwae", "--warmup", "3"], "objective iwae has no terms to weigh"),
     ],

@@ -76,6 +76,8 @@ class Architecture:
                 "architecture: convolutional networks take images of (channels, 32, 32) and three decoder channels; "
                 f"got n_in {list(event)} and decoder_hidden {list(self.decoder_hidden)}"
             )
+        if self.likelihood not in LOCATED and self.scale is not None:
+            raise ValueError(f"architecture: {self.likelihood} has no scale; got {self.scale!r}, leave it out")
         if self.likelihood in LOCATED and self.scale is None:
             raise ValueError(f'architecture: {self.likelihood} needs scale: a number, "learned" or "decoder"')
 

@@ -37,7 +37,7 @@ from .blocks import n_data
 from .files import PART, write_whole
 from .settings import Epoch, Settings
 
-__all__ = ["Folder", "Run"]
+__all__ = ["Folder", "Run", "read_epochs"]
 
 EPOCHS = "epochs.jsonl"
 
@@ -160,6 +160,11 @@ class Folder:
         self.run.done = [Epoch(**entries) for entries in json.loads(notes["epochs"])]
         self.run.best_epoch = int(notes["best_epoch"])
         write_whole(self.path / EPOCHS, "".join(map(_line, self.run.done)).encode())
+
+
+def read_epochs(path: Path) -> tuple[Epoch, ...]:
+    """The log of a run, numbers to six figures."""
+    return tuple(Epoch(**json.loads(line)) for line in (path / EPOCHS).read_text(encoding="utf-8").splitlines())
 
 
 def _line(epoch: Epoch) -> str:

@@ -18,9 +18,15 @@ from .model import latent_size, log_joint, modules_of
 from .posteriors import Local
 from .rng import forked, normal, seeded
 
-__all__ = ["CheckError", "check", "data_notes"]
+__all__ = ["CheckError", "check", "check_range", "data_notes"]
 
 N_SAMPLES = 4
+UNIT = {  # likelihoods of data from 0 to 1
+    "discretized_logistic": "pixels k / 255, k = 0..255",
+    "continuous_bernoulli": "values from 0 to 1",
+    "bernoulli": "values from 0 to 1",
+    "bernoulli_probs": "values from 0 to 1",
+}
 MODE_TOLERANCE = 1.0  # nats by which the ELBO may differ between train and eval mode, or this share of it: the batch
 MODE_SHARE = 0.005  # statistics of 256 images cost a well-trained convolutional VAE some 2 of 890 nats
 CROWD = 256  # rows on which the modes are compared: batch statistics of fewer are noise
@@ -103,7 +109,7 @@ def _check_model(model: Any, x: Any, z: Tensor) -> None:
             value = log_joint(model, x, point)
             likelihood = model.log_likelihood(x, point)
     _check_probabilities(model, x, z)
-    _check_levels(model, x)
+    check_range(model, x)
     if not torch.isfinite(value).all():
         raise CheckError(
             f"log p(x, z) must be finite at draws from N(0, I); got {_bad(value)} of {value.numel()} that are not"
@@ -144,15 +150,16 @@ def _check_probabilities(model: Any, x: Any, z: Tensor) -> None:
         )
 
 
-def _check_levels(model: Any, x: Any) -> None:
-    """A mass of 8-bit levels, k / 255, given pixels on another scale."""
-    if getattr(getattr(model, "likelihood", None), "name", None) != "discretized_logistic":
+def check_range(model: Any, x: Any) -> None:
+    """CheckError for data on another scale than the model's likelihood: 0 to 255 where it takes 0 to 1."""
+    takes = UNIT.get(getattr(getattr(model, "likelihood", None), "name", ""))
+    if takes is None:
         return
     data = x["x"] if isinstance(x, Mapping) else x
     low, high = data.min().item(), data.max().item()
     if low < 0 or high > 1:
         raise CheckError(
-            f'likelihood "discretized_logistic" takes pixels k / 255, k = 0..255; got values from {low:g} to {high:g}. '
+            f'likelihood "{model.likelihood.name}" takes {takes}; got values from {low:g} to {high:g}. '
             'Divide 8-bit images by 255, as data.binarize(images, "grey") does.'
         )
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from cyclopts import App, CycloptsError, Parameter
 
-from . import __version__, data, making, selftest, sources
+from . import __version__, data, listing, making, selftest, sources
 from . import demo as demo_runs
 from .blocks import BLOCK, n_data, take
 from .checks import check as check_model
@@ -208,7 +208,7 @@ def gaps(
 
 app.command(making.train_, name="train")
 app.command(making.repair_, name="repair")
-app.command(making.data_, name="data")
+app.command(listing.data_, name="data")
 
 
 @app.command

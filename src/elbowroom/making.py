@@ -1,6 +1,7 @@
 """The commands that make what is measured: each reads its arguments, calls one function and prints what came back."""
 
 import inspect
+import json
 import shlex
 import time
 from collections.abc import Callable
@@ -11,19 +12,20 @@ from typing import Annotated, Any, Literal
 
 import torch
 from cyclopts import Parameter
+from cyclopts.types import NonNegativeInt, PositiveInt
 
 from . import bounds, sources, train
 from . import data as datasets
 from .architecture import WEIGHTS, Architecture, architecture_of, build, load_model, write_config
 from .blocks import n_data
-from .fetch import SOURCES, fetch
+from .checkpoints import read_epochs
+from .checks import check_range, data_notes
 from .likelihoods import bits_per_dim
-from .readers import times
 from .repair import repair
 from .settings import Epoch, Settings
-from .terminal import UserError, bars, columns, duration, say
+from .terminal import UserError, bars, duration, say
 
-__all__ = ["data_", "repair_", "train_"]
+__all__ = ["repair_", "train_"]
 
 Binarize = Literal["threshold", "stochastic", "grey", "grey256", "none"]
 FamilyName = Literal["diagonal", "full", "flow", "auxiliary", "auxiliary-sigmoid", "iaf", "nsf", "maf"]
@@ -62,11 +64,11 @@ def train_(
     warmup: int | None = None,
     kl_weight: float = 1.0,
     patience: int = 0,
-    heldout: int = 0,
+    heldout: NonNegativeInt = 0,
     clip_norm: float = 0.0,
     compile: Flag = False,
     half: Flag = False,
-    threads: int | None = None,
+    threads: PositiveInt | None = None,
     device: str | None = None,
     checkpoint_seconds: float = 30.0,
     n: Annotated[int | None, Hidden] = None,
@@ -79,8 +81,8 @@ def train_(
         seed: Of the weights, the order of the data and the noise.
         out: Folder of the model; models/DATASET by default. One that holds a finished model is refused.
         data_dir: Folder of the data set's files, looked in before the usual places.
-        binarize: Pixels become 0 or 1, by default at one half (threshold), or stay grey: pixel / 255 or / 256, of which
-            a Bernoulli is not normalized. An array of floats is left as it is.
+        binarize: Pixels become 0 or 1, for a bernoulli at one half by default (threshold), or stay grey: pixel / 255,
+            the default of the others, or / 256. Of grey ones a bernoulli is not normalized. Floats stay as they are.
         networks: mlp, or conv for 32 x 32 images.
         encoder: Widths of the encoder's hidden layers, or channels: 200-200 (conv: 64-128-256); linear for none.
         decoder: The same of the decoder: 200-200 (conv: 256-128-64).
@@ -89,7 +91,7 @@ def train_(
             want --clip-norm. iaf, nsf and maf are flows of the package zuko (pip install elbowroom[flows]).
         likelihood: Of x given the decoder's output.
         scale: Of a likelihood with one: a number, learned, or decoder.
-        frozen: Folder of a trained model whose decoder is kept; only an encoder is trained.
+        frozen: Folder of a trained model whose decoder is kept, and all that belongs to it; only an encoder is trained.
         batch_size: Images per step.
         learning_rate: Of Adam, at the start.
         schedule: How the learning rate falls. stepped is the paper's, fitted to the number of epochs.
@@ -117,16 +119,29 @@ def train_(
         epochs, seed, batch_size, learning_rate, schedule, objective, samples, annealing, warmup, kl_weight, patience,
         clip_norm, compile,
     )  # fmt: skip
-    rule = binarize or ("threshold" if dataset in datasets.DATASETS else None)
+    asked: dict[str, Any] = {
+        "networks": networks, "n_latent": latents, "likelihood": likelihood, "scale": _number(scale),
+        "decoder_hidden": None if decoder is None else _sizes(decoder),
+    }  # fmt: skip
+    kept = None if frozen is None else load_model(frozen)
+    if kept is not None:
+        asked = _kept(asked, frozen, architecture_of(kept[2]["architecture"]))
+    rule = _rule(binarize, dataset, asked["likelihood"])
     read = partial(sources.dataset, dataset, folder=data_dir, binarize=rule, seed=seed)
     images, held = _held_out(dataset, read, n, heldout or (N_HELDOUT if patience else 0))
     shape = tuple(images.shape[1:])
-    usual = LAYERS[networks]
+    if not shape:
+        raise UserError(f"{dataset}: expected one datum per row, (N, P); got shape {tuple(images.shape)}")
+    usual = LAYERS[asked["networks"]]
+    asked["decoder_hidden"] = _sizes(usual[1]) if asked["decoder_hidden"] is None else asked["decoder_hidden"]
     architecture = Architecture(
-        shape[0] if len(shape) == 1 else shape, latents, _sizes(encoder or usual[0]), _sizes(decoder or usual[1]),
-        family, likelihood, _number(scale), networks,
-    )  # fmt: skip
-    source, architecture = _networks(architecture, frozen, seed)
+        shape[0] if len(shape) == 1 else shape, encoder_hidden=_sizes(encoder or usual[0]), family=family, **asked
+    )
+    model, q = build(architecture, seed)
+    source = sources.Source(model if kept is None else kept[0].requires_grad_(False), q, {})
+    check_range(source.model, images)
+    for note in data_notes(source.model, images):
+        say(note)
     if device is not None:
         sources.put_on(source, device)
     said = {"name": dataset, "split": "train", "n": len(images), "binarize": rule, "seed": seed}
@@ -212,16 +227,22 @@ def _held_out(dataset: str, read: Callable[..., Any], n: int | None, n_held: int
     return images[:-n_held], images[-n_held:]
 
 
-def _networks(architecture: Architecture, frozen: Path | None, seed: int) -> tuple[sources.Source, Architecture]:
-    """New networks; with `frozen`, the decoder of that folder, which then stays, and what it fixes."""
-    if frozen is None:
-        return sources.Source(*build(architecture, seed), {}), architecture
-    model, _, config = load_model(frozen)
-    names = ("n_latent", "decoder_hidden", "likelihood", "scale", "networks")
-    kept = {name: getattr(architecture_of(config["architecture"]), name) for name in names}
-    architecture = replace(architecture, **kept)
-    _, q = build(architecture, seed)
-    return sources.Source(model.requires_grad_(False), q, {}), architecture
+def _kept(asked: dict[str, Any], folder: Path | None, kept: Architecture) -> dict[str, Any]:
+    """What a frozen decoder fixes; UserError where an option asks for something else."""
+    usual = asdict(Architecture()) | {"decoder_hidden": None}
+    own = {name: getattr(kept, name) for name in asked}
+    for name, value in asked.items():
+        if value not in (usual[name], own[name]):
+            raise UserError(f"--frozen {folder}: its {name} is {own[name]}; leave out the option that asks for {value}")
+    return own
+
+
+def _rule(binarize: str | None, dataset: str, likelihood: str) -> str | None:
+    """What pixels become: the rule that was named, or else the one that suits the likelihood."""
+    if likelihood == "discretized_logistic" and binarize not in (None, "none", "grey"):
+        raise UserError(f"--binarize {binarize}: discretized_logistic takes pixels k / 255, so --binarize grey")
+    usual = "threshold" if likelihood == "bernoulli" else "grey"
+    return binarize or (usual if dataset in datasets.DATASETS else None)
 
 
 def _report_test(images: Any, folder: Path, seed: int) -> None:
@@ -255,7 +276,7 @@ def repair_(
     clip_norm: float = 0.0,
     n: int = 250,
     plan: Literal["quick", "standard"] = "quick",
-    threads: int | None = None,
+    threads: PositiveInt | None = None,
     device: str | None = None,
 ) -> None:
     """Retrain the encoder of a model on its frozen decoder, and say how much of its amortization gap comes back.
@@ -283,9 +304,8 @@ def repair_(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    target = out or folder.with_name(folder.name + "-repaired")
-    if (target / WEIGHTS).exists():
-        raise UserError(f"{target}: holds a model already; name another folder with --out")
+    home = folder if folder.name not in ("", "..") else folder.resolve()
+    target = out or home.with_name(f"{home.name}-repaired")
     source, config = _with_its_data(folder, data_dir)
     old = architecture_of(config["architecture"])
     new = replace(
@@ -302,17 +322,31 @@ def repair_(
     if patience:
         data, stop_by = data[:-N_HELDOUT], data[-N_HELDOUT:]
     said = {"data": config["data"], "architecture": asdict(new), "repaired": str(folder)}
+    done = _repaired(target, said, settings, new_q)
     with bars("epochs") as add:
         advance = add(f"repairing {folder}", epochs)
         found = repair(
             source.model, source.q, new_q, data, source.sets["test"], settings, n=n, plan=plan, out=target,
-            config=said, stop_by=stop_by,
+            config=said, stop_by=stop_by, done=done,
             progress=lambda epoch: advance(epoch.epoch, epochs, f"ELBO {epoch.elbo:.2f}"),
         )  # fmt: skip
+    write_config(target, load_model(target)[2] | {"repair": found.said()})
     say(str(found))
     if new.family != old.family:
         say(f"The new q is {new.family}: part of what it recovers may be the old family's loss, not the old encoder's.")
     say(f"\nsaved in {target}, to be used in place of {folder}")
+
+
+def _repaired(target: Path, said: dict[str, Any], settings: Settings, new_q: Any) -> tuple[Epoch, ...]:
+    """The epochs of this very repair, and its weights in new_q, where it was broken off before its measurement."""
+    if not (target / WEIGHTS).exists():
+        return ()
+    _, q, config = load_model(target)
+    now = json.loads(json.dumps({**said, "training": {**config.get("training", {}), **settings.said()}}))
+    if config != now:  # another one, or one with its measurement
+        raise UserError(f"{target}: holds a model already; name another folder with --out")
+    new_q.load_state_dict(q.state_dict())
+    return read_epochs(target)
 
 
 def _with_its_data(folder: Path, data_dir: Path | None) -> tuple[sources.Source, dict[str, Any]]:
@@ -324,54 +358,3 @@ def _with_its_data(folder: Path, data_dir: Path | None) -> tuple[sources.Source,
     rule = (data_dir, said.get("binarize", "threshold"), said.get("seed", 0))
     sets = {split: sources.dataset(said["name"], split, *rule) for split in ("train", "test")}
     return sources.Source(model, q, sets), config
-
-
-def data_(*names: Annotated[str, Parameter(name="NAME")], data_dir: Path | None = None) -> None:
-    """List the data sets that have names, and where they lie; with names, fetch those that are not here.
-
-    Looked for in --data-dir, $ELBOWROOM_DATA, the user's cache and /usr/share/datasets; downloaded into the cache, and
-    kept only where every SHA-256 is that of the official files.
-
-    Args:
-        names: Data sets to fetch: cifar10, fashion-mnist, mnist.
-        data_dir: Folder looked in first.
-    """
-    unknown = [name for name in names if name not in SOURCES]
-    if unknown:
-        raise UserError(f"no data set is named {unknown[0]}; there are {', '.join(SOURCES)}")
-    if not names:
-        table = [("data set", "images", "shape", "where"), *(_listed(name, data_dir) for name in SOURCES)]
-        for line in columns(table, 4):
-            say(line)
-    for name in names:
-        say(f"{name}: {_fetched(name, data_dir)}")
-
-
-def _listed(name: str, folder: Path | None) -> tuple[str, ...]:
-    """A line of the list: the splits, the shape of an image, and where the images lie or what is wrong with them."""
-    splits = ", ".join(f"{split} {n:,}" for split, n in datasets.SPLITS[name].items())
-    try:
-        found = datasets.find(name, folder)
-    except ValueError as error:
-        where = f"damaged: {error}"
-    else:
-        where = f"not here; elbowroom data {name} fetches it, {SOURCES[name].n_bytes / 1e6:.0f} MB"
-        if found:
-            where = str(found.path) + (f" ({found.note})" if found.note else "")
-    return name, splits, times(datasets.SHAPES[name]), where
-
-
-def _fetched(name: str, folder: Path | None) -> Path:
-    """Where a data set lies, fetched first if need be."""
-    advance: Callable[..., None] | None = None
-    with bars("MB") as add:
-
-        def progress(done: int, total: int) -> None:
-            nonlocal advance
-            advance = advance or add(f"fetching {name}", total // 10**6)
-            advance(done // 10**6, total // 10**6)
-
-        try:
-            return fetch(name, folder, progress)
-        except OSError as error:
-            raise UserError(f"{name}: {error}") from None

@@ -59,6 +59,15 @@ class Repair:
         part = self.capacity[0]
         return self.recovered["heldout"].mean / part if part > 0 else float("nan")
 
+    def said(self) -> dict[str, Any]:
+        """The figures as JSON can hold them, in nats: (mean, se) of each."""
+        before = {name: gaps.amortization for name, gaps in self.before.items()}
+        return {
+            "amortization_before": {name: (e.mean, e.se) for name, e in before.items()},
+            "capacity": self.capacity,
+            "recovered": {name: (e.mean, e.se) for name, e in self.recovered.items()},
+        }
+
     def __str__(self) -> str:
         part, error = self.capacity
         lines = [f"{'':20}{'held out':>20}{'training':>20}"]
@@ -91,6 +100,7 @@ def repair(
     out: str | Path | None = None,
     config: Mapping[str, Any] | None = None,
     stop_by: Any = None,
+    done: tuple[Epoch, ...] = (),
     progress: Callable[[Epoch], None] | None = None,
 ) -> Repair:
     """Train `new_q` in place on the frozen `model`, and compare it with `q` on a random sample of each set.
@@ -99,6 +109,7 @@ def repair(
         q: the posterior to repair, not touched. new_q: its successor: a copy, or an encoder of another size or family.
         train: data to train on. heldout: data to report on; they decide nothing.
         settings, out, config, progress: as of `train.fit`. stop_by: its `heldout`, for `settings.patience`.
+        done: the epochs of a new_q that is trained already; it is then only measured.
         n: how many of each set are measured. plan: by which plan the ladder is.
     Raises:
         TypeError: q has no known family, so no amortization can be told. What `fit` raises.
@@ -111,7 +122,7 @@ def repair(
     if not all(gaps.ladder for gaps in before.values()):
         raise TypeError("repair needs a q of a known family: of this one the amortization cannot be told")
     with _frozen(model):
-        epochs = fit(model, new_q, train, settings, heldout=stop_by, out=out, config=config, progress=progress)
+        epochs = done or fit(model, new_q, train, settings, heldout=stop_by, out=out, config=config, progress=progress)
     recovered = {name: _elbo(model, new_q, x, settings) - _elbo(model, q, x, settings) for name, x in samples.items()}
     return Repair(before, {name: gain.named("recovered") for name, gain in recovered.items()}, epochs)
 

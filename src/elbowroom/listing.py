@@ -1,0 +1,65 @@
+"""The command that lists data sets and fetches them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from . import data as datasets
+from .fetch import SOURCES, fetch
+from .readers import times
+from .terminal import UserError, bars, columns, say
+
+__all__ = ["data_"]
+
+
+def data_(*names: Annotated[str, Parameter(name="NAME")], data_dir: Path | None = None) -> None:
+    """List the data sets that have names, and where they lie; with names, fetch those that are not here.
+
+    Looked for in --data-dir, $ELBOWROOM_DATA, the user's cache and /usr/share/datasets; downloaded into the cache, and
+    kept only where every SHA-256 is that of the official files.
+
+    Args:
+        names: Data sets to fetch: cifar10, fashion-mnist, mnist.
+        data_dir: Folder looked in first.
+    """
+    unknown = [name for name in names if name not in SOURCES]
+    if unknown:
+        raise UserError(f"no data set is named {unknown[0]}; there are {', '.join(SOURCES)}")
+    if not names:
+        table = [("data set", "images", "shape", "where"), *(_listed(name, data_dir) for name in SOURCES)]
+        for line in columns(table, 4):
+            say(line)
+    for name in names:
+        say(f"{name}: {_fetched(name, data_dir)}")
+
+
+def _listed(name: str, folder: Path | None) -> tuple[str, ...]:
+    """A line of the list: the splits, the shape of an image, and where the images lie or what is wrong with them."""
+    splits = ", ".join(f"{split} {n:,}" for split, n in datasets.SPLITS[name].items())
+    try:
+        found = datasets.find(name, folder)
+    except ValueError as error:
+        where = f"damaged: {error}"
+    else:
+        where = f"not here; elbowroom data {name} fetches it, {SOURCES[name].n_bytes / 1e6:.0f} MB"
+        if found:
+            where = str(found.path) + (f" ({found.note})" if found.note else "")
+    return name, splits, times(datasets.SHAPES[name]), where
+
+
+def _fetched(name: str, folder: Path | None) -> Path:
+    """Where a data set lies, fetched first if need be."""
+    advance: Callable[..., None] | None = None
+    with bars("MB") as add:
+
+        def progress(done: int, total: int) -> None:
+            nonlocal advance
+            advance = advance or add(f"fetching {name}", total // 10**6)
+            advance(done // 10**6, total // 10**6)
+
+        try:
+            return fetch(name, folder, progress)
+        except OSError as error:
+            raise UserError(f"{name}: {error}") from None

@@ -309,6 +309,11 @@ def test_bad_arrays_are_refused_in_one_line(tmp_path: Path, case: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_are_refused(tmp_path: Path) -> None:
+    torch.save(torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]), tmp_path / "odd.pt")
+    refused(tmp_path / "odd.pt", readers.load_array, "got a sparse, nested or meta tensor|cannot be read")
+
+
 @pytest.mark.parametrize(
     "tensor",
     [

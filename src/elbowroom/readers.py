@@ -259,6 +259,8 @@ def _pick(held: Any, path: Path, name: str) -> Tensor:
     if plain and held.dtype in NUMBERS:
         return held.detach()
     kind = getattr(held, "dtype", type(held).__name__)
+    if isinstance(held, Tensor) and not plain:
+        kind = "a sparse, nested or meta tensor"
     raise ValueError(f"{path}: expected an array of real numbers; got {kind}")
 
 

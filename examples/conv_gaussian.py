@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import elbowroom as er
-from elbowroom import train
+from elbowroom.training import Settings, fit
 
 N_LATENT, SIDE, NOISE = 6, 16, 0.2
 
@@ -49,6 +49,6 @@ def factory(epochs: int = 12) -> tuple[er.DecoderModel, er.Amortized, dict[str, 
     model = er.DecoderModel(decoder(), er.likelihoods.gaussian(scale="learned"), N_LATENT)
     q = er.Amortized(encoder(), er.DiagonalGaussian(N_LATENT))
     images = {"train": spots(2000, seed=1), "test": spots(500, seed=2)}
-    settings = train.Settings(epochs, batch_size=50, learning_rate=3e-3, schedule="cosine")
-    train.fit(model, q, images["train"], settings)
+    settings = Settings(epochs=epochs, batch_size=50, learning_rate=3e-3, schedule="cosine")
+    fit(model, q, images["train"], settings)
     return model, q, images

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import elbowroom as er
-from elbowroom.data import mnist
+from elbowroom.datasets import mnist
 
 __all__ = ["bdmc_mnist", "jax_mnist", "mnist_images", "torch_mnist100"]
 

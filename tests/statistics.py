@@ -92,25 +92,19 @@ def assert_at_least_z(
     assert_at_most_z(-_array(estimate), -_array(bound), error, n_comparisons, false_alarm, dof)
 
 
-def assert_mean_is(
-    samples: Any, truth: Any, n_comparisons: int = 1, false_alarm: float = FALSE_ALARM
-) -> None:
+def assert_mean_is(samples: Any, truth: Any, n_comparisons: int = 1, false_alarm: float = FALSE_ALARM) -> None:
     """Fail unless independent samples, along the first axis, have the mean `truth` (Student's t)."""
     mean, error, dof = _moments(samples)
     assert_close_z(mean, truth, error, n_comparisons, false_alarm, dof)
 
 
-def assert_mean_at_most(
-    samples: Any, bound: Any, n_comparisons: int = 1, false_alarm: float = FALSE_ALARM
-) -> None:
+def assert_mean_at_most(samples: Any, bound: Any, n_comparisons: int = 1, false_alarm: float = FALSE_ALARM) -> None:
     """Fail if the mean of independent samples, along the first axis, is evidently above `bound`."""
     mean, error, dof = _moments(samples)
     assert_at_most_z(mean, bound, error, n_comparisons, false_alarm, dof)
 
 
-def assert_mean_at_least(
-    samples: Any, bound: Any, n_comparisons: int = 1, false_alarm: float = FALSE_ALARM
-) -> None:
+def assert_mean_at_least(samples: Any, bound: Any, n_comparisons: int = 1, false_alarm: float = FALSE_ALARM) -> None:
     """Fail if the mean of independent samples, along the first axis, is evidently below `bound`."""
     mean, error, dof = _moments(samples)
     assert_at_least_z(mean, bound, error, n_comparisons, false_alarm, dof)
@@ -221,9 +215,7 @@ def _report(
     if not bad.any():
         return
     worst = int(np.argmax(np.where(np.isnan(z), np.inf, np.abs(z)) * bad))
-    one, other, unit = (
-        np.broadcast_to(_array(part), z.shape).flat[worst] for part in (estimate, truth, error)
-    )
+    one, other, unit = (np.broadcast_to(_array(part), z.shape).flat[worst] for part in (estimate, truth, error))
     raise AssertionError(
         f"{bad.sum()} of {z.size} entries; the worst, entry {worst}: {one:.6g} {what} {other:.6g} "
         f"by {z.flat[worst]:.2f} standard errors of {unit:.2g} (limit {limit:.2f})"

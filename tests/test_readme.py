@@ -9,10 +9,14 @@ import pytest
 import torch
 
 import elbowroom as er
-from elbowroom import architecture, cli, data, gaps, local
+from elbowroom.cli import main
+from elbowroom.cli.app import app
+from elbowroom.datasets import demo_images
 from elbowroom.evidence import EvidencePlan
+from elbowroom.training import demo_model
 
 ROOT = Path(__file__).resolve().parent.parent
+SRC = ROOT / "src" / "elbowroom"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHOWN = README.split("<!-- demo -->")[1].split("<!-- /demo -->")[0].strip().strip("`").strip()
 
@@ -49,15 +53,17 @@ def test_the_commands_parse() -> None:
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("elbowroom ")]
     assert len(commands) >= 5
     for line in commands:
-        cli.app.parse_args(shlex.split(line, comments=True)[1:], exit_on_error=False, print_error=False)
+        app.parse_args(shlex.split(line, comments=True)[1:], exit_on_error=False, print_error=False)
 
 
 def test_the_ladder_shown_is_the_one_that_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Header, labels, sides and columns; the numbers are those of a whole demo and are not made again here."""
-    budgets = {name: replace(local.BUDGETS[name], n_steps=5, max_rounds=1) for name in ("diagonal", "full")}
-    plan = gaps.Plan("standard", n_elbo=16, budgets=budgets, evidence=EvidencePlan(64, 32, None))
-    model, q = architecture.demo_model()
-    printed = str(er.decompose(model, q, data.demo_images()["heldout"][:2], plan=plan))
+    families = (er.DiagonalGaussian, er.FullGaussian)
+    budgets = {family.name: replace(family.budget, n_steps=5, max_rounds=1) for family in families}
+    evidence = EvidencePlan(n_importance=64, n_pilot=32, annealing=None)
+    plan = er.Plan(name="standard", n_elbo=16, budgets=budgets, evidence=evidence)
+    model, q = demo_model()
+    printed = str(er.decompose(model, q, demo_images()["heldout"][:2], plan=plan))
     assert printed.splitlines()[0] in SHOWN.splitlines()
     ours, theirs = rung_rows(printed), rung_rows(SHOWN)
     assert [row[:2] for row in ours] == [row[:2] for row in theirs]
@@ -73,8 +79,10 @@ def test_the_ladder_shown_adds_up() -> None:
 
 
 def test_the_map_names_every_module() -> None:
-    modules = {path.name for path in (ROOT / "src" / "elbowroom").glob("*.py")} - {"__init__.py", "__main__.py"}
-    named = set(re.findall(r"`(\w+\.py)`", README.split("## Map")[1]))
+    """Each file under its own room."""
+    lines = re.findall(r"^- `(\w+)/`: ((?:.|\n  )+)$", README.split("## Map")[1], re.MULTILINE)
+    named = {f"{room}/{file}" for room, text in lines for file in re.findall(r"`(\w+\.py)`", text)}
+    modules = {path.relative_to(SRC).as_posix() for path in SRC.glob("*/*.py") if path.name != "__init__.py"}
     assert modules == named
 
 
@@ -85,7 +93,7 @@ def test_an_example_is_measured(
     """As the README says, on few data; two steps of the ladder are evident in any trained VAE of this kind."""
     monkeypatch.chdir(tmp_path)
     arguments = ["gaps", "--model", f"{path}:factory", "--n", "20", "--plan", "quick", "--out", "run"]
-    assert cli.main(arguments) == 0
+    assert main(arguments) == 0
     assert "verdict" in capsys.readouterr().out
     for name in ("train", "test"):
         found = er.load_gaps(tmp_path / "run" / name)

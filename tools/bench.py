@@ -26,20 +26,25 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 from torch.utils.data import DataLoader, TensorDataset
 
 import elbowroom as er
-from elbowroom.ais import Path as Kernels
-from elbowroom.ais import Schedule, anneal, schedule, tune
-from elbowroom.architecture import Architecture, build
-from elbowroom.bases import PriorBase, base_of
-from elbowroom.blocks import blocks
-from elbowroom.bounds import GROUP
-from elbowroom.compiled import compiled
-from elbowroom.data import binarize, mnist
-from elbowroom.evidence import EvidencePlan, block_evidence
-from elbowroom.gaps import PLANS, fit_rungs
-from elbowroom.local import BUDGETS, fit_block, start_of
-from elbowroom.model import log_joint_and_grad
+from elbowroom.core import iterate_blocks
+from elbowroom.datasets import binarize, mnist
+from elbowroom.evidence import (
+    GROUP,
+    AnnealingPath,
+    AnnealingSchedule,
+    EvidencePlan,
+    PriorBase,
+    anneal,
+    block_evidence,
+    gaussian_base,
+    inverse_temperatures,
+    tune,
+)
+from elbowroom.fits import fit_block, start_of
+from elbowroom.measure import PLANS, fit_rungs
+from elbowroom.models import CompiledModel, log_joint_and_grad
 from elbowroom.posteriors import Local
-from elbowroom.train import Settings, adam, fit, run_epoch, step_of
+from elbowroom.training import Architecture, Settings, adam, build, fit, run_epoch, step_of
 from tests.external import bdmc_mnist, mnist_images
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -81,7 +86,8 @@ def arithmetic(folder: Path) -> dict[str, Any]:
     """Fractions of the float32 matmul rate: matmul operations alone, against a large product measured between them."""
     model, q, block = _setting(folder)
     base, kernels = _annealing(model, q, block)
-    fast = base_of(compiled(model), block.x, _params(base))
+    compiled = CompiledModel(model)
+    fast = gaussian_base(compiled, block.x, _params(base))
     z = torch.randn(GROUP, N, 50)
     square = torch.randn(2048, 2048)
     rows, sizes = GROUP * N, [(50, 200), (200, 200), (200, 784)]
@@ -91,12 +97,12 @@ def arithmetic(folder: Path) -> dict[str, Any]:
         "large product": (2 * 2048.0**3, lambda: square @ square),
         "the decoder's products alone": (flops, _products(sizes, rows)),
         "gradient, eager": (flops, lambda: log_joint_and_grad(model, block.x, z)),
-        "gradient, compiled": (flops, lambda: fast.model.joint_and_grad(block.x, z)),
+        "gradient, compiled": (flops, lambda: compiled.joint_and_grad(block.x, z)),
         "inner loop of AIS, eager": (flops * steps, lambda: anneal(base, kernels, GROUP, 0, ("bench",))),
         "inner loop of AIS, compiled": (flops * steps, lambda: anneal(fast, kernels, GROUP, 0, ("bench",))),
     }
     start = time.perf_counter()
-    fast.model.joint_and_grad(block.x, z)
+    compiled.joint_and_grad(block.x, z)
     compilation = time.perf_counter() - start
     seconds = _interleaved({name: thunk for name, (_, thunk) in work.items()}, 15)
     rates = {name: work[name][0] / seconds[name] / 1e9 for name in work}
@@ -127,13 +133,15 @@ def evidence(folder: Path) -> dict[str, Any]:
     per_temperature = _prior_cost(prior, 10)
     points: dict[str, list[list[float]]] = {"prior": [], "q*": []}
     for n_temperatures in (10, 30, 100):
-        path, _ = tune(prior, Schedule(n_temperatures, 10, 16, "linear", 4), N, block.like.new_empty(N, 50), ("bench",))
+        schedule = AnnealingSchedule(n_temperatures=n_temperatures, n_leapfrog=10, kind="linear", n_pilots=4)
+        path, _ = tune(prior, schedule, N, block.like.new_empty(N, 50), ("bench",))
         found = _value(anneal(prior, path, 16, 1, ("bench", "prior")).log_w)
         points["prior"].append([16 * 10 * n_temperatures, float(np.abs(found - truth).mean())])
     for scale in (0.125, 0.5, 1, 4):
-        evidence_plan = EvidencePlan(int(2000 * scale), 512, Schedule(max(3, int(10 * scale)), 2, 16))
-        _, params = fit_rungs(model, q, block, plan, 5, q.family)
-        made = block_evidence(model, block, params["full"], evidence_plan, 5)
+        schedule = AnnealingSchedule(n_temperatures=max(3, int(10 * scale)))
+        evidence_plan = EvidencePlan(n_importance=int(2000 * scale), annealing=schedule)
+        rungs = fit_rungs(model, q, block, plan, 5, q.family)
+        made = block_evidence(model, block, rungs["full"].params, evidence_plan, 5)
         spent = sum(made.work.values()) + gaps.work["fit full"]
         points["q*"].append([spent, float(np.abs(made.estimate.values - truth).mean())])
     spent = sum(gaps.work.values())
@@ -151,24 +159,24 @@ def evidence(folder: Path) -> dict[str, Any]:
 
 
 def fits(folder: Path) -> dict[str, Any]:
-    """Local fits against the published optimiser on this engine: Adam at 1e-3, 100 samples, 10 checks without gain."""
+    """Local fits against the published optimizer on this engine: Adam at 1e-3, 100 samples, 10 checks without gain."""
     model, q, whole = _setting(folder)
-    (block,) = blocks(whole.x[:5], 5)
+    (block,) = iterate_blocks(whole.x[:5], 5)
     settings = PLANS["published"].budgets["diagonal"]
     rows: Rows = []
     diagonal, full = er.DiagonalGaussian(50), er.FullGaussian(50)
     for family in (diagonal, full):
         zero = start_of(family, None, model, block, 0)
         encoder = start_of(family, q, model, block, 0)
-        for label, begin, budget in (("elbowroom", encoder, BUDGETS[family.name]), ("published", zero, settings)):
+        for label, begin, budget in (("elbowroom", encoder, family.budget), ("published", zero, settings)):
             start = time.perf_counter()
-            params, outcome, _, work = fit_block(family, model, block, dict(begin), 0, budget)
+            params, report = fit_block(family, model, block, dict(begin), 0, budget)
             seconds = (time.perf_counter() - start) / 5
             reached = er.elbo(model, Local(family, 5, params), block.x, 4000, seed=9)
             rows.append(
                 [
-                    f"{family.name}, {label}", f"{work.mean():,.0f}", f"{seconds:.2f}", f"{reached.mean:.3f}",
-                    f"{int((outcome == 0).sum())} of 5",
+                    f"{family.name}, {label}", f"{report.work.mean():,.0f}", f"{seconds:.2f}", f"{reached.mean:.3f}",
+                    f"{int((report.outcome == 0).sum())} of 5",
                 ]
             )  # fmt: skip
     return {"rows": rows}
@@ -196,7 +204,7 @@ def training(folder: Path) -> dict[str, Any]:
             shares = (f"{t / floor:.2f}", f"{flops / t / large:.2f}")
             rows.append([f"{name}, {words}", f"{1000 * t:.2f}", f"{BATCH / t:,.0f}", *shares])
     model, q = build(Architecture(), 0)
-    first, *others = [e.seconds for e in fit(model, q, x, Settings(21, schedule="stepped", compiled=True))]
+    first, *others = [e.seconds for e in fit(model, q, x, Settings(epochs=21, schedule="stepped", compiled=True))]
     epoch = statistics.mean(others)
     hours = (first + epoch * 3279) / 3600
     notes = [
@@ -225,7 +233,7 @@ def _setting(folder: Path) -> tuple[Any, Any, Any]:
     model, q = bdmc_mnist(folder)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    (block,) = blocks(mnist_images(folder, "test", FIRST + N, 255)[FIRST:], N)
+    (block,) = iterate_blocks(mnist_images(folder, "test", FIRST + N, 255)[FIRST:], N)
     return model.eval(), q.eval(), block
 
 
@@ -239,17 +247,17 @@ def _measure(folder: Path, n: int) -> dict[str, Any]:
     return {"seconds": seconds, "peak": peak, "log_p": f"{gaps.log_evidence.mean:.3f}"}
 
 
-def _annealing(model: Any, q: Any, block: Any) -> tuple[Any, Kernels]:
-    _, params = fit_rungs(model, q, block, PLANS["standard"], 0, q.family)
-    base = base_of(model, block.x, params["full"])
-    kernels, _ = tune(base, Schedule(), N, base.whitening.center, ("bench",))
+def _annealing(model: Any, q: Any, block: Any) -> tuple[Any, AnnealingPath]:
+    rungs = fit_rungs(model, q, block, PLANS["standard"], 0, q.family)
+    base = gaussian_base(model, block.x, rungs["full"].params)
+    kernels, _ = tune(base, AnnealingSchedule(), N, base.coordinates.center, ("bench",))
     return base, kernels
 
 
 def _params(base: Any) -> dict[str, Tensor]:
-    scale = base.whitening.scale
+    scale = base.coordinates.scale
     log_scale = scale.diagonal(dim1=-2, dim2=-1).log()
-    return {"mean": base.whitening.center, "log_scale": log_scale, "lower": scale.tril(-1)}
+    return {"mean": base.coordinates.center, "log_scale": log_scale, "lower": scale.tril(-1)}
 
 
 def _products(sizes: list[tuple[int, int]], rows: int) -> Callable[[], None]:
@@ -289,7 +297,7 @@ def _repeated(step: Callable[[], Any]) -> Callable[[], None]:
 def _steps(x: Tensor, compiled: bool) -> Callable[[], Any]:
     """N_STEPS steps of `train.fit`, its own start left out: the loop of an epoch."""
     model, q = build(Architecture(), 0)
-    settings = Settings(1, compiled=compiled)
+    settings = Settings(epochs=1, compiled=compiled)
     parameters = [*q.parameters(), *model.parameters()]
     optimizer, step = adam(parameters, settings), step_of(model, q, settings)
     few = x[: N_STEPS * BATCH]
@@ -330,16 +338,16 @@ def _bfloat16_gain(model: Any, block: Any, z: Tensor) -> float:
 def _prior_cost(prior: PriorBase, n_temperatures: int) -> float:
     """Seconds per datum, temperature and group of chains, with 10 leapfrog steps."""
     like = torch.empty(N, 50)
-    betas = schedule("linear", n_temperatures, N, like)
-    kernels = Kernels(betas, torch.full(betas.shape, 0.05, dtype=torch.float64), 10)
+    betas = inverse_temperatures("linear", n_temperatures, N, like)
+    kernels = AnnealingPath(betas, torch.full(betas.shape, 0.05, dtype=torch.float64), 10)
     seconds = _interleaved({"prior": lambda: anneal(prior, kernels, GROUP, 0, ("bench",))}, 5)["prior"]
     return seconds / N / (n_temperatures - 1)
 
 
 def _reference(model: Any, q: Any, block: Any) -> Any:
     """IWAE_20000 and AIS from the full Gaussian of another seed, weighted by their errors."""
-    _, params = fit_rungs(model, q, block, replace(PLANS["precise"], rungs=("diagonal", "full")), 99, q.family)
-    full = Local(er.FullGaussian(50), N, params["full"])
+    rungs = fit_rungs(model, q, block, replace(PLANS["precise"], rungs=("diagonal", "full")), 99, q.family)
+    full = Local(er.FullGaussian(50), N, rungs["full"].params)
     several = [er.iwae(model, full, block.x, 20_000, seed=98), er.ais(model, block.x, full, 60, 2, 64, seed=97)]
     weights = np.stack([1 / made.mc_errors**2 for made in several])
     return (weights * np.stack([made.values for made in several])).sum(0) / weights.sum(0)
@@ -379,7 +387,7 @@ TITLES = {
         "another fit.",
     ),
     "fits": (
-        "Local fits, against the published optimiser",
+        "Local fits, against the published optimizer",
         ["", "gradients per datum", "seconds per datum", "ELBO reached, nats", "converged"],
         "Five images. Published: Adam at 1e-3 from the prior, 100 samples a step, until 10 checks of 100 steps bring "
         "nothing (100 checks at most).",

@@ -3,7 +3,7 @@
     python tools/make_demo_assets.py src/elbowroom/assets/fashion-mnist
 
 About a quarter of an hour on one core. The same command on the same machine and torch gives the same weights.
-It reads the official IDX files where `elbowroom.data` looks for them, and writes config.json,
+It reads the official IDX files where `elbowroom.datasets` looks for them, and writes config.json,
 model.safetensors, images.npz (bits, and each image's index in its split) and the data's license.
 """
 
@@ -16,8 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from elbowroom import architecture, bounds, data, train
-from elbowroom.rng import seeded
+from elbowroom.core import seeded
+from elbowroom.datasets import binarize, fashion_mnist
+from elbowroom.evidence import elbo
+from elbowroom.training import Architecture, Settings, build, fit, load_model, save_model
 
 COMMAND = "python tools/make_demo_assets.py src/elbowroom/assets/fashion-mnist"
 SEED, EPOCHS, WARMUP, BATCH_SIZE, SCHEDULE = 0, 200, 25, 100, "cosine"
@@ -55,7 +57,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # one core, and sums in one order
-    images = {split: data.binarize(data.fashion_mnist(split, arguments.data)) for split in ("train", "test")}
+    images = {split: binarize(fashion_mnist(split, arguments.data)) for split in ("train", "test")}
     arguments.out.mkdir(parents=True, exist_ok=True)
     pack(images, arguments.out)
     make_model(images, arguments.out, arguments.epochs)
@@ -75,10 +77,10 @@ def pack(images: dict[str, Tensor], out: Path) -> None:
 
 def make_model(images: dict[str, Tensor], out: Path, epochs: int) -> None:
     """Train, save, read back, and record the ELBOs of what was read back."""
-    shape = architecture.Architecture()
-    model, q = architecture.build(shape, SEED)
-    settings = train.Settings(epochs, SEED, BATCH_SIZE, schedule=SCHEDULE, warmup=WARMUP)
-    record = train.fit(model, q, images["train"], settings, progress=lambda epoch: print(epoch, flush=True))
+    shape = Architecture()
+    model, q = build(shape, SEED)
+    settings = Settings(epochs=epochs, seed=SEED, batch_size=BATCH_SIZE, schedule=SCHEDULE, warmup=WARMUP)
+    record = fit(model, q, images["train"], settings, progress=lambda epoch: print(epoch, flush=True))
     config = {
         "name": "Fashion-MNIST VAE, 784-200-200-(50 + 50), 50-200-200-784, ELU, Bernoulli logits",
         "command": COMMAND + ("" if epochs == EPOCHS else f" --epochs {epochs}"),
@@ -89,20 +91,18 @@ def make_model(images: dict[str, Tensor], out: Path, epochs: int) -> None:
             "binarize": "threshold",
         },
         "architecture": asdict(shape),
-        "training": settings.said() | {"last_epoch_elbo": record[-1].elbo},
+        "training": settings.to_json() | {"last_epoch_elbo": record[-1].elbo},
         "versions": {"torch": torch.__version__},
     }
-    architecture.save_model(out, q, model, config)
-    model, q, _ = architecture.load_model(out)
-    architecture.save_model(
-        out, q, model, config | {"elbo": {name: evaluate(model, q, x) for name, x in images.items()}}
-    )
+    save_model(out, q, model, config)
+    model, q, _ = load_model(out)
+    save_model(out, q, model, config | {"elbo": {name: evaluate(model, q, x) for name, x in images.items()}})
     print((out / "config.json").read_text())
 
 
 def evaluate(model: Any, q: Any, x: Tensor) -> dict[str, float]:
     """L[q] on the first images of a split, in nats."""
-    estimate = bounds.elbo(model, q, x[:N_EVALUATED], n_samples=N_SAMPLES, seed=SEED)
+    estimate = elbo(model, q, x[:N_EVALUATED], n_samples=N_SAMPLES, seed=SEED)
     return {"mean": estimate.mean, "se": estimate.se, "n": N_EVALUATED, "n_samples": N_SAMPLES, "seed": SEED}
 
 

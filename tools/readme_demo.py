@@ -1,6 +1,6 @@
 """Put the output of the demo into README.md, between its markers: the held-out ladder and the verdict.
 
-    elbowroom demo > demo.txt && python tools/readme_demo.py demo.txt
+elbowroom demo > demo.txt && python tools/readme_demo.py demo.txt
 """
 
 import sys

@@ -1,43 +1,9 @@
-"""A posterior is a module that returns a distribution; an inference gap is what changes when you swap two of them."""
+"""A posterior is a module that returns a distribution; an inference gap is what changes when you swap two of them.
 
-from . import likelihoods
-from .ais import ais
-from .bounds import elbo, iwae
-from .checks import check
-from .estimate import Estimate
-from .families import AuxiliaryFlow, CouplingFlow, DiagonalGaussian, FullGaussian
-from .gaps import Plan, decompose
-from .ladder import Gaps, compare, load_gaps
-from .local import Fit, fit_local, refine
-from .model import DecoderModel, FunctionModel, LinearGaussian
-from .posteriors import Amortized, Local
-from .sandwich import Sandwich, sandwich
+What is here is loaded when it is first used: `__init__.pyi` says where each name lives.
+"""
+
+import lazy_loader
 
 __version__ = "0.1.0"
-__all__ = [
-    "Amortized",
-    "AuxiliaryFlow",
-    "CouplingFlow",
-    "DecoderModel",
-    "DiagonalGaussian",
-    "Estimate",
-    "Fit",
-    "FullGaussian",
-    "FunctionModel",
-    "Gaps",
-    "LinearGaussian",
-    "Local",
-    "Plan",
-    "Sandwich",
-    "ais",
-    "check",
-    "compare",
-    "decompose",
-    "elbo",
-    "fit_local",
-    "iwae",
-    "likelihoods",
-    "load_gaps",
-    "refine",
-    "sandwich",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,63 @@
+"""`elbowroom data`: data sets listed, and fetched."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ..datasets import SHAPES, SOURCES, SPLITS, fetch, find_dataset, times
+from .terminal import UserError, bars, columns, say
+
+__all__ = ["data_command"]
+
+
+def data_command(*names: Annotated[str, Parameter(name="NAME")], data_dir: Path | None = None) -> None:
+    """List the data sets that have names, and where they lie; with names, fetch those that are not here.
+
+    Looked for in --data-dir, $ELBOWROOM_DATA, the user's cache and /usr/share/datasets; downloaded into the cache, and
+    kept only where every SHA-256 is that of the official files.
+
+    Args:
+        names: Data sets to fetch: cifar10, fashion-mnist, mnist.
+        data_dir: Folder looked in first.
+    """
+    unknown = [name for name in names if name not in SOURCES]
+    if unknown:
+        raise UserError(f"no data set is named {unknown[0]}; there are {', '.join(SOURCES)}")
+    if not names:
+        table = [("data set", "images", "shape", "where"), *(_listed(name, data_dir) for name in SOURCES)]
+        for line in columns(table, 4):
+            say(line)
+    for name in names:
+        say(f"{name}: {_fetched(name, data_dir)}")
+
+
+def _listed(name: str, folder: Path | None) -> tuple[str, ...]:
+    """A line of the list: the splits, the shape of an image, and where the images lie or what is wrong with them."""
+    splits = ", ".join(f"{split} {n:,}" for split, n in SPLITS[name].items())
+    try:
+        place = find_dataset(name, folder)
+    except ValueError as error:
+        where = f"damaged: {error}"
+    else:
+        where = f"not here; elbowroom data {name} fetches it, {SOURCES[name].n_bytes / 1e6:.0f} MB"
+        if place:
+            where = str(place.path) + (f" ({place.note})" if place.note else "")
+    return name, splits, times(SHAPES[name]), where
+
+
+def _fetched(name: str, folder: Path | None) -> Path:
+    """Where a data set lies, fetched first if need be."""
+    advance: Callable[..., None] | None = None
+    with bars("MB") as add:
+
+        def progress(done: int, total: int) -> None:
+            nonlocal advance
+            advance = advance or add(f"fetching {name}", total // 10**6)
+            advance(done // 10**6, total // 10**6)
+
+        try:
+            return fetch(name, folder, progress)
+        except OSError as error:
+            raise UserError(f"{name}: {error}") from None

@@ -1,0 +1,28 @@
+"""`elbowroom report`: saved runs, printed again."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ..results import load_gaps
+from .terminal import UserError, show
+
+__all__ = ["report_command"]
+
+
+def report_command(*folders: Annotated[Path, Parameter(name="FOLDER")]) -> None:
+    """Print the tables and the verdict of saved runs again.
+
+    Args:
+        folders: Run folders, or folders of run folders such as that of the demo.
+    """
+    if not folders:
+        raise UserError("report needs the folder of a run")
+    show({str(run): load_gaps(run) for folder in folders for run in _runs_in(folder)})
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    """The folder itself where it is a run or nothing better, else the runs directly in it."""
+    inside = sorted(path.parent for path in folder.glob("*/run.json"))
+    return [folder] if (folder / "run.json").exists() or not inside else inside

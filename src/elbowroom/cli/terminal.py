@@ -1,0 +1,117 @@
+"""What the command line shows, and how it fails.
+
+Results go to standard output, progress and errors to standard error, so that a table can be piped. An error that a user
+can mend is one line, "elbowroom: error: ...", and exit code 2. Anything else keeps its traceback.
+"""
+
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from textwrap import wrap
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ..results import Gaps, judge
+
+__all__ = ["Advance", "UserError", "bars", "columns", "duration", "fail", "is_message", "say", "show", "verdict_lines"]
+
+WIDTH = 100  # of running text
+PACKAGE = Path(__file__).resolve().parent.parent
+Advance = Callable[..., None]  # (done, total, note="")
+
+
+class UserError(Exception):
+    """Something the user asked for that cannot be done; its text is the whole message."""
+
+
+def say(text: str = "") -> None:
+    """A line of the result, on standard output, as it is."""
+    print(text, flush=True)
+
+
+def fail(message: object) -> int:
+    """Print one line on standard error -> exit code 2."""
+    print("elbowroom: error: " + " ".join(str(message).split()), file=sys.stderr, flush=True)
+    return 2
+
+
+def is_message(error: BaseException) -> bool:
+    """Whether elbowroom raised this, as a message to the user; an error inside torch or a user's model is not one."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and PACKAGE in Path(frames[-1].filename).resolve().parents
+
+
+@contextmanager
+def bars(unit: str) -> Iterator[Callable[[str, int], Advance]]:
+    """Progress bars with elapsed and remaining time: `add(label, total)` -> advance(done, total, note="").
+
+    Where standard error is no terminal there is a line when a bar is added, and nothing that moves.
+    """
+    console = Console(stderr=True)
+    parts = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(),
+        TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with Progress(*parts, console=console, transient=True, disable=not console.is_terminal) as progress:
+
+        def add(label: str, total: int) -> Advance:
+            if not console.is_terminal:
+                print(f"{label}: {total} {unit} ...", file=sys.stderr, flush=True)
+            task = progress.add_task(label, total=total, note="")
+
+            def advance(done: int, total: int, note: str = "") -> None:
+                progress.update(task, completed=done, total=total, note=note)
+
+            return advance
+
+        yield add
+
+
+def show(runs: Mapping[str, Gaps]) -> None:
+    """Each run's ladder under its name, then the verdict, on held-out against training data where both are there."""
+    for name, gaps in runs.items():
+        say(f"{name}: {len(gaps)} data, plan {gaps.plan}, seed {gaps.seed}\n")
+        say(f"{gaps}\n")
+    for line in verdict_lines(runs):
+        say(line)
+
+
+def verdict_lines(runs: Mapping[str, Gaps]) -> Iterator[str]:
+    """The verdict in words. A run named "train" is what the others are judged against."""
+    named = {Path(name).name: gaps for name, gaps in runs.items()}
+    train = named.get("train") if len(named) == len(runs) > 1 else None
+    for name, gaps in runs.items():
+        if gaps is not train:
+            yield "verdict" if len(runs) == 1 else f"verdict on {name}"
+            for finding in judge(gaps, train):
+                yield from wrap(finding.text, WIDTH, initial_indent="  - ", subsequent_indent="    ")
+
+
+def columns(rows: list[tuple[str, ...]], n_left: int = 1) -> Iterator[str]:
+    """Rows of text in columns, the first row the header: the first `n_left` flush left, the others flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (
+            cell.ljust(width) if i < n_left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        yield "  ".join(cells).rstrip()
+
+
+def duration(seconds: float) -> str:
+    """A time to two figures that matter.
+
+    >>> duration(0.42), duration(42), duration(150), duration(9000)
+    ('0.4 s', '42 s', '2 min 30 s', '2 h 30 min')
+    """
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,324 @@
+"""`elbowroom train`: a VAE trained on a data set, and kept as a folder for `elbowroom gaps --model`."""
+
+import inspect
+import shlex
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from cyclopts import Parameter
+from cyclopts.types import NonNegativeInt, PositiveInt
+from torch import Tensor
+
+from ..core import n_data
+from ..datasets import DATASETS
+from ..evidence import elbo
+from ..measure import check_range, data_notes
+from ..models import DecoderModel, likelihoods
+from ..training import (
+    WEIGHTS,
+    AmortizedPosterior,
+    Architecture,
+    Epoch,
+    Settings,
+    architecture_of,
+    build,
+    fit,
+    load_model,
+    write_config,
+)
+from .inputs import LoadedModel, read_data, to_device
+from .options import FamilyName, LearningRateName, Switch
+from .terminal import UserError, bars, duration, say
+
+__all__ = ["N_HELDOUT", "layer_sizes", "train_command"]
+
+Binarize = Literal["threshold", "stochastic", "grey", "grey256", "none"]
+LikelihoodName = Literal["bernoulli", "continuous_bernoulli", "gaussian", "laplace", "discretized_logistic"]
+LAYERS = {"mlp": ("200-200", "200-200"), "conv": ("64-128-256", "256-128-64")}
+N_HELDOUT = 5000
+TEST_SAMPLES = 16  # of the ELBO that is reported at the end
+flattened = Parameter(name="*")  # the fields of a group are options of the command
+
+
+@flattened
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """What is trained on.
+
+    Attributes:
+        binarize: Pixels become 0 or 1, for a bernoulli at one half by default (threshold), or stay grey: pixel / 255,
+            the default of the others, or / 256. Of grey ones a bernoulli is not normalized. Floats stay as they are.
+        n: Train on the first N data alone.
+        heldout: Training data to hold out, the last ones; 5,000 by default with --patience. cifar10 has its own.
+    """
+
+    binarize: Binarize | None = None
+    n: PositiveInt | None = None
+    heldout: NonNegativeInt = 0
+
+
+@flattened
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """What is trained.
+
+    Attributes:
+        networks: mlp, or conv for 32 x 32 images.
+        encoder: Widths of the encoder's hidden layers, or channels: 200-200 (conv: 64-128-256); linear for none.
+        decoder: The same of the decoder: 200-200 (conv: 256-128-64).
+        latents: Number of latents.
+        family: Of q(z|x). auxiliary-sigmoid is the paper's q_AF, auxiliary one whose scales may also expand; both
+            want --clip-norm. iaf, nsf and maf are flows of the package zuko (pip install elbowroom[flows]).
+        likelihood: Of x given the decoder's output.
+        scale: Of a likelihood with one: a number, learned, or decoder.
+        frozen: Folder of a trained model whose decoder is kept, and all that belongs to it; only an encoder is trained.
+    """
+
+    networks: Literal["mlp", "conv"] = "mlp"
+    encoder: str | None = None
+    decoder: str | None = None
+    latents: int = 50
+    family: FamilyName = "diagonal"
+    likelihood: LikelihoodName = "bernoulli"
+    scale: str | None = None
+    frozen: Path | None = None
+
+
+@flattened
+@dataclass(frozen=True, kw_only=True)
+class StepOptions:
+    """How it is trained.
+
+    Attributes:
+        batch_size: Images per step.
+        learning_rate: Of Adam, at the start.
+        schedule: How the learning rate falls. stepped is the paper's, fitted to the number of epochs.
+        objective: elbo, or iwae with --samples.
+        samples: Draws of z for each datum and step.
+        annealing: What the warm-up weighs: the entropy of q (the paper's), the whole kl, or none.
+        warmup: Epochs until that weight is 1; by default an eighth of the epochs, as in the paper.
+        kl_weight: The beta of a beta-VAE.
+        patience: Stop when the ELBO of held-out data has not risen for so many epochs, and keep the best epoch.
+        clip_norm: Largest norm of a step's gradient; 0 for no limit. 150 steadies flows on images of 28 x 28.
+        compile: Compile the step: half a minute, then about a tenth faster.
+    """
+
+    batch_size: int = 100
+    learning_rate: float = 1e-3
+    schedule: LearningRateName = "cosine"
+    objective: Literal["elbo", "iwae"] = "elbo"
+    samples: int = 1
+    annealing: Literal["entropy", "kl", "none"] = "entropy"
+    warmup: int | None = None
+    kl_weight: float = 1.0
+    patience: int = 0
+    clip_norm: float = 0.0
+    compile: Switch = False
+
+    def settings(self, epochs: int, seed: int) -> Settings:
+        """As `fit` takes them."""
+        named = asdict(self)
+        renamed = {"n_samples": named.pop("samples"), "compiled": named.pop("compile")}
+        if named["warmup"] is None:
+            named["warmup"] = 0 if self.annealing == "none" or self.objective == "iwae" else max(1, epochs // 8)
+        return Settings(epochs=epochs, seed=seed, **named, **renamed)
+
+
+def train_command(
+    dataset: str,
+    /,
+    *,
+    epochs: int = 200,
+    seed: int = 0,
+    out: Path | None = None,
+    data_dir: Path | None = None,
+    data: DataOptions = DataOptions(),
+    networks: NetworkOptions = NetworkOptions(),
+    steps: StepOptions = StepOptions(),
+    half: Switch = False,
+    threads: PositiveInt | None = None,
+    device: str | None = None,
+    checkpoint_seconds: float = 30.0,
+) -> None:
+    """Train a VAE, and save it as a folder for `elbowroom gaps --model`. Said again after a break, it goes on.
+
+    Args:
+        dataset: mnist, fashion-mnist, cifar10, or an array with one datum per row (.npy, .npz).
+        epochs: Passes over the training data. The paper's MLP on 60,000 images takes about 3 seconds each on one core.
+        seed: Of the weights, the order of the data and the noise.
+        out: Folder of the model; zoo/DATASET by default. One that holds a finished model is refused.
+        data_dir: Folder of the data set's files, looked in before the usual places.
+        half: Save the weights in half precision: half the size; the ELBO moves by less than 0.001 nats.
+        threads: CPU threads; two runs of one thread each get more done than one run of two.
+        device: Torch device to train on.
+        checkpoint_seconds: Least time between two checkpoints: what a killed run can lose.
+    """
+    folder = out or Path("zoo") / Path(dataset).stem
+    if threads is not None:
+        torch.set_num_threads(threads)
+    settings = steps.settings(epochs, seed)
+    fixed, entries = _fixed_by_frozen(networks)
+    rule = _rule(data.binarize, dataset, entries["likelihood"])
+    read = partial(read_data, dataset, folder=data_dir, binarization=rule, seed=seed)
+    n_held = data.heldout or (N_HELDOUT if settings.patience else 0)
+    images, held_out = _held_out(dataset, read, data.n, n_held)
+    if images.ndim < 2:
+        raise UserError(f"{dataset}: expected one datum per row, (N, P); got shape {tuple(images.shape)}")
+    architecture = _architecture(networks, entries, images)
+    model, q = build(architecture, seed)
+    if fixed is not None:
+        model = fixed.requires_grad_(False)
+    check_range(model, images)
+    for note in data_notes(model, images):
+        say(note)
+    if device is not None:
+        to_device(LoadedModel(model, q, {}), device)
+    command = _command(dataset, (epochs, seed, half, threads), (data, networks, steps)) + f" --out {folder}"
+    trained_on = {"name": dataset, "split": "train", "n": len(images), "binarize": rule, "seed": seed}
+    config = {"command": command, "data": trained_on, "architecture": asdict(architecture)}
+    if dataset not in DATASETS or not _to_be_measured(folder, command):
+        _fit(model, q, images, held_out, settings, folder, config, checkpoint_seconds, half)
+    if dataset in DATASETS:
+        _report_test(read(split="test"), folder, seed)
+    beta = f" --kl-weight {settings.kl_weight:g}" if settings.kl_weight != 1 else ""
+    say(f"measure it: elbowroom gaps --model {folder} --n 250{beta}")
+
+
+def layer_sizes(text: str) -> tuple[int, ...]:
+    """500-500 -> (500, 500); linear -> ()."""
+    if text == "linear":
+        return ()
+    try:
+        return tuple(int(part) for part in text.split("-"))
+    except ValueError:
+        raise UserError(f"{text}: expected widths such as 200-200, or linear") from None
+
+
+def _fit(
+    model: DecoderModel, q: AmortizedPosterior, images: Tensor, held_out: Tensor | None, settings: Settings,
+    folder: Path, config: dict[str, Any], checkpoint_seconds: float, half: bool,
+) -> None:  # fmt: skip
+    """`fit` with a bar, and a line on what came of it."""
+    start = time.perf_counter()
+    with bars("epochs") as add:
+        advance = add(f"training on {config['data']['name']}", settings.epochs)
+
+        def progress(epoch: Epoch) -> None:
+            suffix = "" if epoch.heldout_elbo is None else f", held out {epoch.heldout_elbo:.2f}"
+            rate = f"{len(images) / epoch.seconds:,.0f} images/s"
+            advance(epoch.epoch, settings.epochs, f"ELBO {epoch.elbo:.2f}{suffix}, {rate}")
+
+        done = fit(
+            model, q, images, settings, heldout=held_out, out=folder, config=config,
+            checkpoint_seconds=checkpoint_seconds, half=half, progress=progress,
+        )  # fmt: skip
+    took = duration(time.perf_counter() - start)
+    say(f"{folder}: {len(done)} epochs in {took}; ELBO over the last one, on training data: {done[-1].elbo:.2f} nats")
+
+
+def _to_be_measured(folder: Path, command: str) -> bool:
+    """Whether the folder holds this command's model, and the run was broken off between its last epoch and its test."""
+    if not (folder / WEIGHTS).exists():
+        return False
+    config = load_model(folder)[2]
+    return config.get("command") == command and "test_elbo" not in config
+
+
+def _command(
+    dataset: str,
+    common: tuple[int, int, bool, int | None],
+    groups: tuple[DataOptions, NetworkOptions, StepOptions],
+) -> str:
+    """The options that were given a value other than their default, as the command that gives them again; without those
+    that belong to the machine (folders, device, checkpoints).
+    """
+    given = {field.name: (getattr(group, field.name), field.default) for group in groups for field in fields(group)}
+    parameters = inspect.signature(train_command).parameters
+    names = ("epochs", "seed", "half", "threads")
+    given |= {name: (value, parameters[name].default) for name, value in zip(names, common, strict=True)}
+    words = ["elbowroom", "train", dataset]
+    for name, (value, default) in given.items():
+        if value != default:
+            text = str(value).removesuffix(".0") if isinstance(value, float) else str(value)
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else [text])]
+    return shlex.join(words)
+
+
+def _number(scale: str | None) -> float | str | None:
+    try:
+        return None if scale is None else float(scale)
+    except ValueError:
+        return scale
+
+
+def _held_out(dataset: str, read: Callable[..., Tensor], n: int | None, n_held: int) -> tuple[Tensor, Tensor | None]:
+    """Training data, and data held out of them."""
+    images = read(split="train")[:n]
+    if n_held == 0:
+        return images, None
+    if dataset == "cifar10":
+        return images, read(split="valid")
+    if not n_held < len(images):
+        raise UserError(f"--heldout {n_held}: expected fewer than the {len(images)} training data")
+    return images[:-n_held], images[-n_held:]
+
+
+def _fixed_by_frozen(networks: NetworkOptions) -> tuple[DecoderModel | None, dict[str, Any]]:
+    """The model whose decoder is kept, if one is, and the entries of the architecture that are not the encoder's;
+    UserError where an option asks for something else than the kept decoder has.
+    """
+    entries: dict[str, Any] = {
+        "networks": networks.networks, "n_latent": networks.latents, "likelihood": networks.likelihood,
+        "scale": _number(networks.scale),
+        "decoder_hidden": None if networks.decoder is None else layer_sizes(networks.decoder),
+    }  # fmt: skip
+    if networks.frozen is None:
+        return None, entries
+    model, _, config = load_model(networks.frozen)
+    frozen, usual = architecture_of(config["architecture"]), asdict(Architecture()) | {"decoder_hidden": None}
+    own = {name: getattr(frozen, name) for name in entries}
+    for name, value in entries.items():
+        if value not in (usual[name], own[name]):
+            raise UserError(
+                f"--frozen {networks.frozen}: its {name} is {own[name]}; leave out the option that asks for {value}"
+            )
+    return model, own
+
+
+def _architecture(networks: NetworkOptions, entries: dict[str, Any], images: Tensor) -> Architecture:
+    """Of networks for these images."""
+    shape = tuple(images.shape[1:])
+    encoder, decoder = LAYERS[entries["networks"]]
+    hidden = entries["decoder_hidden"]
+    return Architecture(
+        n_in=shape[0] if len(shape) == 1 else shape,
+        encoder_hidden=layer_sizes(networks.encoder or encoder),
+        family=networks.family,
+        **entries | {"decoder_hidden": layer_sizes(decoder) if hidden is None else hidden},
+    )
+
+
+def _rule(binarize: str | None, dataset: str, likelihood: str) -> str | None:
+    """What pixels become: the rule that was named, or else the one that suits the likelihood."""
+    if likelihood == "discretized_logistic" and binarize not in (None, "none", "grey"):
+        raise UserError(f"--binarize {binarize}: discretized_logistic takes pixels k / 255, so --binarize grey")
+    usual = "threshold" if likelihood == "bernoulli" else "grey"
+    return binarize or (usual if dataset in DATASETS else None)
+
+
+def _report_test(images: Tensor, folder: Path, seed: int) -> None:
+    """The ELBO of the test set, of the model as it was saved, into config.json."""
+    model, q, config = load_model(folder)
+    estimate = elbo(model, q, images, n_samples=TEST_SAMPLES, seed=seed)
+    numbers = {"mean": estimate.mean, "se": estimate.se, "mc_se": estimate.mc_se}
+    config["test_elbo"] = numbers | {"n": n_data(images), "n_samples": TEST_SAMPLES, "seed": seed}
+    write_config(folder, config)
+    bits = ""
+    if config["architecture"]["likelihood"] == "discretized_logistic":
+        bits = f", {likelihoods.bits_per_dim(estimate.mean, images[0].numel()):.3f} bits per dimension"
+    say(f"ELBO of the {n_data(images):,} test data: {estimate.mean:.2f} nats (se {estimate.se:.2f}){bits}")

@@ -1,0 +1,46 @@
+"""What everything stands on: seeds by meaning, data in blocks, whole files, the standard normal density."""
+
+from .blocks import (
+    BLOCK,
+    Block,
+    Data,
+    MapStyle,
+    Rows,
+    as_data,
+    covariates,
+    iterate_blocks,
+    move,
+    n_data,
+    observed,
+    read_rows,
+    select_rows,
+)
+from .densities import LOG_2PI, log_standard_normal
+from .files import PARTIAL_SUFFIX, write_atomically
+from .rng import forked, normal, orthogonal, seed_of, seeded, uniform
+
+__all__ = [
+    "BLOCK",
+    "Block",
+    "Data",
+    "LOG_2PI",
+    "MapStyle",
+    "PARTIAL_SUFFIX",
+    "Rows",
+    "as_data",
+    "covariates",
+    "forked",
+    "iterate_blocks",
+    "log_standard_normal",
+    "move",
+    "n_data",
+    "normal",
+    "observed",
+    "orthogonal",
+    "read_rows",
+    "seed_of",
+    "seeded",
+    "select_rows",
+    "uniform",
+    "write_atomically",
+]

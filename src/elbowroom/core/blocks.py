@@ -1,0 +1,163 @@
+"""Data in blocks: a fixed-size, globally indexed range of data is the unit of work, of seeding and of resumption.
+
+A short last block is padded with its last row, because the rows of a matmul differ bitwise with the batch size; the
+padding is dropped from every result. Data may be a tensor, a mapping of tensors, or a map-style dataset.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+__all__ = [
+    "BLOCK", "Block", "Data", "MapStyle", "Rows", "as_data", "covariates", "iterate_blocks", "move", "n_data",
+    "observed", "read_rows", "select_rows",
+]  # fmt: skip
+
+BLOCK = 50
+
+
+class MapStyle(Protocol):
+    """A data set that is read row by row: x[i], of i = 0..len(x) - 1."""
+
+    def __len__(self) -> int:
+        """The number of data N."""
+
+    def __getitem__(self, index: int, /) -> object:
+        """One datum: a tensor, a mapping of tensors, or a tuple that begins with either."""
+
+
+Rows: TypeAlias = Tensor | Mapping[str, Tensor]  # data that are in memory: first dimension N
+Data: TypeAlias = (  # what a user may pass
+    Tensor | NDArray[Any] | Mapping[str, Tensor | NDArray[Any]] | MapStyle | Dataset[Any] | DataLoader[Any]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """Rows `index` (B,) of the data; only the first `rows` are real, the others repeat the last one."""
+
+    number: int
+    index: Tensor
+    rows: int
+    x: Rows
+    like: Tensor  # empty, with the device and the floating dtype that latents and noise should have
+
+
+@overload
+def as_data(x: Tensor | NDArray[Any]) -> Tensor: ...
+@overload
+def as_data(x: Mapping[str, Tensor | NDArray[Any]]) -> Mapping[str, Tensor]: ...
+@overload
+def as_data(x: Data) -> Rows | MapStyle: ...
+def as_data(x: Data) -> Rows | MapStyle:
+    """The data behind what a user passed: arrays become tensors, a DataLoader lends its dataset.
+
+    Raises:
+        TypeError: iterable-only data, which cannot be read again in the same order.
+        ValueError: no data, or a mapping whose tensors differ in their first dimension.
+    """
+    data: object = x.dataset if isinstance(x, DataLoader) else x
+    if isinstance(data, np.ndarray):
+        data = torch.from_numpy(data)
+    if isinstance(data, IterableDataset) or not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+        raise TypeError(
+            f"data must be a tensor, a mapping of tensors or a map-style dataset; got {type(data).__name__}. "
+            "Every estimator reads the same rows again, so data that can only be iterated must be stacked first."
+        )
+    if isinstance(data, Mapping):
+        data = {key: torch.as_tensor(value) for key, value in data.items()}
+        sizes = {key: len(value) for key, value in data.items()}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"the tensors of a mapping must share their first dimension; got {sizes}")
+    if n_data(data) == 0:
+        raise ValueError("data must have at least one row; got none")
+    return data
+
+
+def n_data(x: Rows | MapStyle) -> int:
+    """The number of data N."""
+    return len(next(iter(x.values()))) if isinstance(x, Mapping) else len(x)
+
+
+def observed(x: Rows) -> Tensor:
+    """The data proper, without covariates: a mapping holds them under "x"."""
+    return x["x"] if isinstance(x, Mapping) else x
+
+
+def covariates(x: Rows | None, names: Sequence[str]) -> dict[str, Tensor]:
+    """The tensors of x with these names. TypeError where x is no mapping, ValueError where it lacks one of them."""
+    if not names:
+        return {}
+    if not isinstance(x, Mapping):
+        raise TypeError(f"a condition on {list(names)} needs x to be a mapping that holds them; got {type(x).__name__}")
+    missing = [name for name in names if name not in x]
+    if missing:
+        raise ValueError(f"a condition on {list(names)} needs them in x; got {list(x)}, without {missing}")
+    return {name: x[name] for name in names}
+
+
+@overload
+def read_rows(x: Tensor, index: Tensor) -> Tensor: ...
+@overload
+def read_rows(x: Mapping[str, Tensor], index: Tensor) -> Mapping[str, Tensor]: ...
+@overload
+def read_rows(x: Rows | MapStyle, index: Tensor) -> Rows: ...
+def read_rows(x: Rows | MapStyle, index: Tensor) -> Rows:
+    """Rows `index` (B,) of the data, stacked. Of a dataset's (input, label) tuples the input is taken."""
+    if isinstance(x, Tensor):
+        return x[index.to(x.device)]
+    if isinstance(x, Mapping):
+        return {key: value[index.to(value.device)] for key, value in x.items()}
+    items = [x[int(i)] for i in index]
+    items = [item[0] if isinstance(item, tuple | list) else item for item in items]
+    first = items[0]
+    if isinstance(first, Mapping):
+        mappings = [item for item in items if isinstance(item, Mapping)]
+        return {key: torch.stack([torch.as_tensor(item[key]) for item in mappings]) for key in first}
+    return torch.stack([torch.as_tensor(item) for item in items])
+
+
+def select_rows(x: Rows, index: Tensor) -> Rows:
+    """Rows `index` of data that are in memory and on the index's device, such as a block's."""
+    return {key: value[index] for key, value in x.items()} if isinstance(x, Mapping) else x[index]
+
+
+def move(x: Rows, device: torch.device | None, dtype: torch.dtype | None) -> Rows:
+    """`x` on `device`, its floating tensors in `dtype`: the data go to the model, never the model to the data."""
+    if isinstance(x, Mapping):
+        return {key: _moved(value, device, dtype) for key, value in x.items()}
+    return _moved(x, device, dtype)
+
+
+def iterate_blocks(
+    x: Data, size: int = BLOCK, device: torch.device | None = None, dtype: torch.dtype | None = None
+) -> Iterator[Block]:
+    """All blocks of the data in order, each padded to `size` rows.
+
+    >>> [(b.number, b.rows, len(b.x)) for b in iterate_blocks(torch.zeros(70, 3))]
+    [(0, 50, 50), (1, 20, 50)]
+    """
+    data = as_data(x)
+    n = n_data(data)
+    for number, start in enumerate(range(0, n, size)):
+        index = torch.arange(start, start + size).clamp(max=n - 1)
+        rows = move(read_rows(data, index), device, dtype)
+        yield Block(number=number, index=index, rows=min(size, n - start), x=rows, like=_noise_like(rows, dtype))
+
+
+def _moved(value: Tensor, device: torch.device | None, dtype: torch.dtype | None) -> Tensor:
+    return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+
+
+def _noise_like(x: Rows, dtype: torch.dtype | None) -> Tensor:
+    """Integer data say nothing of a floating dtype: the model's, or torch's default."""
+    data = x.get("x", next(iter(x.values()))) if isinstance(x, Mapping) else x
+    return torch.empty(
+        0, device=data.device, dtype=data.dtype if data.is_floating_point() else dtype or torch.get_default_dtype()
+    )

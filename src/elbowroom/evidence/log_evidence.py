@@ -1,0 +1,269 @@
+r"""Log evidence of each datum from several lower bounds, of which `selection` takes one, and the upper bound that
+certifies it on simulated data.
+
+    IWAE from a Student t around the best local Gaussian, AIS from that Gaussian, IWAE from the encoder's q and from a
+    local flow; in few dimensions half of the first one's draws come from the prior
+
+The estimator is chosen on a pilot's draws and reported on others.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..core import Block
+from ..models import LatentModel, can_sample_prior, latent_size
+from ..posteriors import Distribution, Params
+from ..results import Array, Estimate, Flag, concatenate
+from .ais import RELAX_LEAPFROG, AnnealingPath, AnnealingSchedule, ais_of, anneal, tune
+from .bases import Base, PriorBase, gaussian_base
+from .bounds import GROUP, block_log_weights, iwae_of
+from .importance_weights import effective_sample_size, grouped_noise, k_hat, k_hat_threshold, log_mean_exp
+from .proposals import DefensiveMixture, StudentT
+from .selection import Candidate, Estimator, choose, flags_of, picked
+
+__all__ = ["Evidence", "EvidencePlan", "block_evidence", "reverse_bound"]
+
+NEGLIGIBLE = 1e-3  # nats: an error this small needs no diagnosis, weights that are equal up to rounding have no tail
+BOUNDED = 0.2  # nats: the same for bounded weights, whose variance is finite whatever k-hat says: 25 effective draws
+N_RELAX = 20  # moves within the posterior before a reverse run; without, 1% of a MNIST VAE's widths are 1 to 18 nats
+MAX_CHAINS = 512  # for each datum, whatever its target
+MAX_PRIOR_SIZE = 20  # latents above which draws from the prior find nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvidencePlan:
+    """Budgets of the log-evidence estimators.
+
+    Attributes:
+        n_importance: importance samples reported, and n_pilot those in the pilot. annealing: the schedule of AIS.
+        n_others: samples of each further distribution, and as many in its pilot.
+        target: an error in nats. Pilots then give each datum 2, 4, ... times n_importance samples, up to
+            `max_importance`, as they foresee to need, and where those do not do, as many times the chains, up to
+            MAX_CHAINS; a datum whose run misses the target all the same is flagged.
+        base: where AIS starts: "local", the Gaussian fitted to each datum, or "prior", as in the literature.
+    """
+
+    n_importance: int = 2000
+    n_pilot: int = 512
+    annealing: AnnealingSchedule | None = field(default_factory=AnnealingSchedule)
+    n_others: int = 128
+    target: float | None = None
+    max_importance: int = 32_000
+    base: str = "local"
+
+    def __post_init__(self) -> None:
+        if self.base not in ("local", "prior"):
+            raise ValueError(f'base must be "local" or "prior"; got {self.base!r}')
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """Log evidence of a block.
+
+    `estimate` is what each datum's chosen estimator gave, `chosen` (B,) its name; `candidates` are all of them on the
+    reported draws; `k_hat` (B,) is that of the reported importance weights; `work` units per datum by stage; `base` and
+    `path` where annealing started and its frozen kernels.
+    """
+
+    estimate: Estimate
+    chosen: NDArray[np.str_]
+    candidates: dict[str, Estimate]
+    k_hat: Array
+    flags: NDArray[np.int64]
+    work: dict[str, float]
+    base: Base | None
+    path: AnnealingPath | None
+
+
+def block_evidence(
+    model: LatentModel,
+    block: Block,
+    base: Params,
+    plan: EvidencePlan,
+    seed: int,
+    others: Mapping[Estimator, Distribution] | None = None,
+) -> Evidence:
+    """Log p(x) of one block.
+
+    Args:
+        base: parameters (B, ...) of a local Gaussian. others: further distributions to draw from, by the estimator that
+            they make; those without a density take no part. plan: budgets.
+        seed: of the reported draws and of their pilots.
+    """
+    work: dict[str, float] = {}
+    candidates: dict[Estimator, Candidate] = {}
+    student = StudentT(base)
+    proposals: dict[Estimator, Distribution] = {Estimator.IWAE: student}
+    if can_sample_prior(model) and latent_size(model) <= MAX_PRIOR_SIZE:
+        proposals[Estimator.IWAE] = DefensiveMixture(student, model, block.x)
+    proposals |= {name: dist for name, dist in (others or {}).items() if dist.has_density}
+    defended = isinstance(proposals[Estimator.IWAE], DefensiveMixture)
+    for name, dist in proposals.items():
+        strata = 2 if isinstance(dist, DefensiveMixture) else 1
+        candidates[name], work[name.value] = _importance_candidate(model, block, name, dist, plan, seed, strata)
+    start, path = None, None
+    if plan.annealing is not None:
+        iwae = candidates[Estimator.IWAE]
+        poor = ~iwae.reliable | (iwae.estimate.mc_errors > (plan.target or np.inf))
+        candidates[Estimator.IWAE] = replace(iwae, replaceable=poor)
+        annealed, start, path, n_chains = _annealed_candidate(model, block, base, plan, seed, poor)
+        candidates[Estimator.AIS] = annealed
+        gradients = plan.annealing.n_leapfrog * (plan.annealing.n_temperatures - 1) + 1
+        work[Estimator.AIS.value] = gradients * (GROUP * (plan.annealing.n_pilots + 1.0) + n_chains)
+    chosen = choose(candidates, defended)
+    reported, flags = picked(candidates, chosen, block.index.numpy()), flags_of(candidates, chosen, defended)
+    if plan.target is not None:
+        flags |= np.where(reported.mc_errors > plan.target, int(Flag.TARGET_MISSED), 0)
+    return Evidence(
+        estimate=reported,
+        chosen=chosen,
+        candidates={name.value: candidate.estimate for name, candidate in candidates.items()},
+        k_hat=candidates[Estimator.IWAE].k_hat,
+        flags=flags,
+        work=work,
+        base=start,
+        path=path,
+    )
+
+
+def reverse_bound(
+    block: Block, base: Base, path: AnnealingPath, z: Tensor, n_chains: int, seed: int
+) -> tuple[Estimate, float]:
+    """An upper bound of log p(x) per datum from the z (B, D) that simulated x, on the forward run's frozen kernels; and
+    its work units per datum.
+
+    E[1/w] = 1/p(x), so -log mean(1/w) errs upward. Each chain first makes N_RELAX moves within the posterior. All of a
+    datum's chains start at its one exact draw: its single value has no error of its own (NaN); a mean over data does.
+    """
+    run = anneal(base, path, n_chains, seed, ("reverse", block.number), z, N_RELAX)
+    value, deviations = log_mean_exp(-run.log_w)
+    noise: dict[object, Array] = {("reverse", seed): np.full_like(grouped_noise(deviations), np.nan)}
+    gradients = path.n_leapfrog * (len(path.betas) - 2) + RELAX_LEAPFROG * N_RELAX + 2
+    estimate = Estimate(
+        "log p(x), reverse AIS", -value.cpu().numpy(), side="upper", noise=noise, ids=block.index.numpy()
+    )
+    return estimate, float(n_chains * gradients)
+
+
+def _budgets(error: Array, n_pilot: int, n_run: int, target: float, most: int) -> NDArray[np.int64]:
+    """(B,) draws, n_run times a power of 2, for half the target by the error that n_pilot draws had: they may have been
+    lucky.
+    """
+    needed = n_pilot * (2 * error / target) ** 2 / n_run
+    doublings = np.ceil(np.log2(np.nan_to_num(needed, nan=1.0, posinf=1e9).clip(1)))
+    return np.minimum(n_run * 2**doublings, max(most, n_run)).astype(np.int64)
+
+
+def _by(budget: NDArray[np.int64]) -> list[tuple[int, NDArray[np.int64]]]:
+    """The rows that have each budget."""
+    return [(int(n), np.flatnonzero(budget == n)) for n in np.unique(budget)]
+
+
+def _importance_candidate(
+    model: LatentModel, block: Block, name: Estimator, dist: Distribution, plan: EvidencePlan, seed: int, strata: int
+) -> tuple[Candidate, float]:
+    """Importance sampling from one distribution, and its work units per datum. Draws come in whole rounds of the
+    strata.
+    """
+    own = name is Estimator.IWAE
+    n_pilot, n_run = (plan.n_pilot, plan.n_importance) if own else (plan.n_others, plan.n_others)
+    n_pilot, n_run = (strata * -(-number // strata) for number in (n_pilot, n_run))
+    pilot = block_log_weights(model, dist, block, n_pilot, seed, f"{name}-pilot")
+    budget = np.full(len(block.index), n_run)
+    if own and plan.target is not None:
+        _, error = _value_and_error(pilot, strata)
+        budget = _budgets(error, n_pilot, n_run, plan.target, plan.max_importance)
+    runs = [
+        (rows, block_log_weights(model, dist, block, n, seed, f"{name}-run", _index(rows, block)))
+        for n, rows in _by(budget)
+    ]
+    candidate = _of_importance_runs(name, pilot, runs, block.index.numpy(), seed, strata)
+    return candidate, 0.5 * (n_pilot + float(budget.mean()))
+
+
+def _of_importance_runs(
+    name: Estimator,
+    pilot: Tensor,
+    runs: list[tuple[NDArray[np.int64], Tensor]],
+    ids: NDArray[np.int64],
+    seed: int,
+    strata: int,
+) -> Candidate:
+    """`runs` are log weights (K, R) of rows (R,) that together are all. A pilot whose tail is too heavy foresees
+    nothing unless the run says otherwise; a run's error is believed by its own k-hat, or where it is small enough to
+    need none.
+    """
+    value, error = _value_and_error(pilot, strata)
+    enough = BOUNDED if strata > 1 else NEGLIGIBLE
+    expected, tail, threshold = np.empty(len(ids)), np.empty(len(ids)), np.empty(len(ids))
+    for rows, run in runs:
+        expected[rows] = error[rows] * math.sqrt(len(pilot) / len(run))
+        tail[rows], threshold[rows] = k_hat(run), k_hat_threshold(len(run))
+    label = f"IWAE_{max(len(run) for _, run in runs)} ({name})"
+    estimate = _joined([(rows, iwae_of(run, ids[rows], label, (name.value, seed), strata)) for rows, run in runs])
+    reliable = (tail <= threshold) | (estimate.mc_errors < enough)
+    foreseen = (k_hat(pilot) <= threshold) | (expected < enough) | reliable
+    return Candidate(
+        pilot=value,
+        pilot_error=error,
+        expected=np.where(foreseen, expected, np.inf),
+        estimate=estimate,
+        reliable=reliable,
+        k_hat=tail,
+    )
+
+
+def _annealed_candidate(
+    model: LatentModel, block: Block, params: Params, plan: EvidencePlan, seed: int, wanted: NDArray[np.bool_]
+) -> tuple[Candidate, Base, AnnealingPath, float]:
+    """AIS, its base and path, and the chains that a datum had on average. Its error is believed where the chains still
+    share the weight: ESS of 40% or more. Under a target, data where it is `wanted` (B,) get as many chains as the pilot
+    foresees to need.
+    """
+    schedule, ids = plan.annealing, block.index.numpy()
+    assert schedule is not None
+    base: Base = gaussian_base(model, block.x, params)
+    if plan.base == "prior":
+        base = PriorBase(model, block.x, len(ids))
+    path, pilot = tune(base, schedule, len(ids), params["mean"], ("ais", block.number))
+    value, error = _value_and_error(pilot.log_w)
+    budget = np.full(len(ids), schedule.n_chains)
+    if plan.target is not None:
+        enough = _budgets(error, len(pilot.log_w), schedule.n_chains, plan.target, MAX_CHAINS)
+        budget = np.where(wanted, enough, budget)
+    parts, shared = [], np.zeros(len(ids), dtype=bool)
+    for n, rows in _by(budget):
+        run = anneal(base, path, n, seed, ("ais", "run", block.number), rows=_index(rows, block))
+        shared[rows] = (effective_sample_size(run.log_w) >= 0.4 * n).cpu().numpy()
+        parts.append((rows, ais_of(run, ids[rows], "AIS", ("ais", seed))))
+    expected = error * np.sqrt(len(pilot.log_w) / budget)
+    candidate = Candidate(
+        pilot=value,
+        pilot_error=error,
+        expected=expected,
+        estimate=_joined(parts),
+        reliable=shared,
+        k_hat=np.full(len(ids), np.nan),
+    )
+    return candidate, base, path, float(budget.mean())
+
+
+def _index(rows: NDArray[np.int64], block: Block) -> Tensor | None:
+    """`rows` on the block's device; None where they are all."""
+    return None if len(rows) == len(block.index) else torch.from_numpy(rows).to(block.like.device)
+
+
+def _joined(parts: list[tuple[NDArray[np.int64], Estimate]]) -> Estimate:
+    """Estimates of rows (R,) that together are all, in order."""
+    return concatenate([part for _, part in parts])[np.argsort(np.concatenate([rows for rows, _ in parts]))]
+
+
+def _value_and_error(log_w: Tensor, strata: int = 1) -> tuple[Array, Array]:
+    value, deviations = log_mean_exp(log_w, strata)
+    return value.cpu().numpy(), np.sqrt((grouped_noise(deviations) ** 2).sum(0))

@@ -1,0 +1,57 @@
+"""Where a local fit starts, datum by datum: at the encoder's answer, or at the prior where that is better."""
+
+import math
+
+import torch
+
+from ..core import Block, normal, seeded
+from ..evidence import GROUP, log_weights
+from ..models import LatentModel, can_sample_prior, latent_size
+from ..posteriors import WEIGHTS_KEY, DiagonalGaussian, Family, Params, Posterior, VariationalDistribution
+from .adam import broadcast_rows
+
+__all__ = ["prior_start", "start_of"]
+
+PRIOR_DRAWS = 64  # whose moments a model's own prior is started at
+
+
+def start_of(family: Family, posterior: Posterior | None, model: LatentModel, block: Block, seed: int) -> Params:
+    """Where the fits of a block start: the encoder's answer, or the prior for a datum where that is not finite or is
+    worse.
+
+    Everything of the encoder's answer that `family` can hold is taken: all of it in its own family, a full Gaussian's
+    scale for a flow, the marginal scales otherwise.
+    """
+    prior = prior_start(model, block, seed)
+    answer = None if posterior is None else _constant_answer(posterior, block)
+    if answer is None:
+        return prior
+    source, params = answer.family, dict(answer.params)
+    if not family.keeps(source):
+        source, params = DiagonalGaussian(source.size), source.marginals(params)
+    fallback = source.at(prior["mean"], prior["log_scale"], seeded(seed, WEIGHTS_KEY, source.name))
+    noise = normal((GROUP, len(block.index), source.noise_size), seeded(seed, "start", block.number), prior["mean"])
+    with torch.no_grad():
+        values = [log_weights(model, VariationalDistribution(source, p), block.x, noise) for p in (params, fallback)]
+    lead = values[1] - values[0]  # paired draws: the prior must be better beyond their noise
+    worse = lead.mean(0) > 2 * lead.std(0) / math.sqrt(GROUP)
+    better = torch.isfinite(values[0]).all(0) & ~worse
+    return {key: torch.where(broadcast_rows(better, params[key]), params[key], fallback[key]) for key in params}
+
+
+def prior_start(model: LatentModel, block: Block, seed: int) -> Params:
+    """Moments of the prior from draws where it can be sampled (exactly N(0, I) otherwise): mean, log_scale (B, D)."""
+    d = latent_size(model)
+    zeros = block.like.new_zeros(len(block.index), d)
+    if getattr(model, "prior", None) is None or not can_sample_prior(model):
+        return {"mean": zeros, "log_scale": zeros.clone()}
+    generator = seeded(seed, "prior-start", block.number)
+    z = model.sample_prior(PRIOR_DRAWS, block.x, generator).expand(PRIOR_DRAWS, len(zeros), d)
+    return {"mean": z.mean(0), "log_scale": z.std(0).log()}
+
+
+def _constant_answer(posterior: Posterior, block: Block) -> VariationalDistribution | None:
+    """The posterior's members as constants with a row per datum; None where its family is unknown."""
+    with torch.no_grad():
+        answer = posterior.rows(block.index)(block.x)
+    return answer.per_datum() if isinstance(answer, VariationalDistribution) else None

@@ -1,0 +1,39 @@
+"""Measuring: the ladder of a model on data, by a plan; the sandwich that certifies it; checks of what is brought."""
+
+from .check import CheckError, check, check_range, data_notes
+from .decompose import decompose
+from .double_sampling import combine, expected_se, refined_rows, second_phase_seed
+from .plan import PLANS, Plan, PlanLike, PlanName, as_plan
+from .rungs import FittedRung, fit_rungs, fitted_flow, widest_gaussian
+from .sandwich import Sandwich, sandwich
+from .selftest import FALSE_ALARM, N_MODELS, SHORTFALL, TruthRow, limit_of, off, run_selftest
+
+__all__ = [
+    "CheckError",
+    "FALSE_ALARM",
+    "FittedRung",
+    "N_MODELS",
+    "PLANS",
+    "Plan",
+    "PlanLike",
+    "PlanName",
+    "SHORTFALL",
+    "Sandwich",
+    "TruthRow",
+    "as_plan",
+    "check",
+    "check_range",
+    "combine",
+    "data_notes",
+    "decompose",
+    "expected_se",
+    "fit_rungs",
+    "fitted_flow",
+    "limit_of",
+    "off",
+    "refined_rows",
+    "run_selftest",
+    "sandwich",
+    "second_phase_seed",
+    "widest_gaussian",
+]

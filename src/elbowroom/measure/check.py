@@ -1,0 +1,248 @@
+"""`check`: what is wrong with a model or a posterior, found before a number is computed from it.
+
+Each check ends in one line that says what was expected, what came, and what to do.
+"""
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from ..core import Block, Data, MapStyle, Rows, as_data, forked, n_data, normal, observed, read_rows, seeded
+from ..evidence import prepared, prepared_pair
+from ..models import DecoderModel, LatentModel, latent_size, log_joint, modules_of
+from ..posteriors import Local, Posterior, PosteriorLike, VariationalDistribution
+
+__all__ = ["CheckError", "check", "check_range", "data_notes"]
+
+CHECK_SAMPLES = 4
+UNIT = {  # likelihoods of data from 0 to 1
+    "discretized_logistic": "pixels k / 255, k = 0..255",
+    "continuous_bernoulli": "values from 0 to 1",
+    "bernoulli": "values from 0 to 1",
+    "bernoulli_probs": "values from 0 to 1",
+}
+MODE_TOLERANCE = 1.0  # nats by which the ELBO may differ between train and eval mode, or this share of it: the batch
+MODE_SHARE = 0.005  # statistics of 256 images cost a well-trained convolutional VAE some 2 of 890 nats
+CROWD = 256  # rows on which the modes are compared: batch statistics of fewer are noise
+BATCH_TOLERANCE = 0.01  # nats by which a datum's terms may depend on its batch, beyond rounding
+
+
+class CheckError(ValueError):
+    """A model or posterior that cannot be measured as it is."""
+
+
+def check(model: LatentModel, q: PosteriorLike | None, x: Data, seed: int = 0) -> list[str]:
+    """Check shapes, finiteness, gradients, modes and batch independence on the first rows of x.
+
+    Args:
+        model: a `LatentModel`. q: a posterior, or None to check the model alone. x: N data.
+    Returns:
+        Notes: what is unusual but no error, also given as warnings.
+    Raises:
+        CheckError: what is wrong, in one line. The model and the global random state are left as they were.
+    """
+    data = as_data(x)
+    first = torch.arange(min(n_data(data), 8))
+    head = read_rows(data, first)
+    few = q.rows(first) if isinstance(q, Local) else q
+    with prepared(model, few, head, size=len(first)) as (posterior, blocks), forked(seed):
+        block = next(blocks)
+        _check_data(block.x)
+        noise = normal((CHECK_SAMPLES, len(block.index), latent_size(model)), seeded(seed, "check"), block.like)
+        _check_model(model, block.x, noise)
+        if posterior is not None:
+            _check_posterior(model, posterior, block, seed)
+    crowd = torch.arange(min(n_data(data), CROWD))
+    local = q.rows(crowd) if isinstance(q, Local) else q
+    if local is not None:
+        with prepared_pair(model, local, read_rows(data, crowd), size=len(crowd)) as (posterior, blocks), forked(seed):
+            _check_modes(model, local, posterior, next(blocks), seed)
+    notes = data_notes(model, data)
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    return notes
+
+
+def data_notes(model: LatentModel, x: Rows | MapStyle) -> list[str]:
+    """What is unusual about the data for this likelihood: grey values as Bernoulli, 8-bit data under a density, other
+    data under a mass of 8-bit levels.
+    """
+    likelihood = getattr(model, "likelihood", None)
+    name = getattr(likelihood, "name", None)
+    data = observed(read_rows(x, torch.arange(min(n_data(x), 256)))).double()
+    if name in ("bernoulli", "bernoulli_probs") and not bool(((data == 0) | (data == 1)).all()):
+        return ["grey values under a Bernoulli likelihood: an unnormalized quantity, not comparable with binary data"]
+    levels = (data * 255).round() / 255
+    eight_bit = bool((torch.isclose(data, levels, atol=1e-6)).all()) and bool(((data >= 0) & (data <= 1)).all())
+    if name == "discretized_logistic" and not eight_bit:
+        return ["values that are not k / 255: a discretized logistic scores the nearest level"]
+    fine = data.unique().numel() > 2
+    if name in ("gaussian", "laplace", "continuous_bernoulli") and eight_bit and fine:
+        return [
+            "a continuous density on 8-bit data: log p(x) can grow without bound; dequantize, or use a discrete one"
+        ]
+    return []
+
+
+def _check_data(x: Rows) -> None:
+    data = x["x"] if isinstance(x, Mapping) and "x" in x else x
+    if isinstance(data, Mapping):
+        raise CheckError(f'a mapping must hold the data under "x"; got keys {sorted(data)}')
+    if data.is_floating_point() and not torch.isfinite(data).all():
+        raise CheckError(
+            f"x must be finite; got {int((~torch.isfinite(data)).sum())} NaN or infinite values in its first rows"
+        )
+
+
+def _check_model(model: LatentModel, x: Rows, z: Tensor) -> None:
+    """Shapes, finiteness, determinism, gradient and batch independence of log p(x, z) at standard normal z."""
+    with _named("log_likelihood"):
+        point = z.clone().requires_grad_()
+        with torch.enable_grad():
+            value = log_joint(model, x, point)
+            likelihood = model.log_likelihood(x, point)
+    _check_probabilities(model, x, z)
+    check_range(model, x)
+    if not torch.isfinite(value).all():
+        raise CheckError(
+            f"log p(x, z) must be finite at draws from N(0, I); got {_bad(value)} of {value.numel()} that are not"
+        )
+    if not likelihood.requires_grad:
+        raise CheckError("log_likelihood must be differentiable in z; it does not depend on z, or detaches it")
+    (grad,) = torch.autograd.grad(value.sum(), point)
+    if not torch.isfinite(grad).all():
+        raise CheckError(
+            f"the gradient of log p(x, z) in z must be finite; got {_bad(grad)} of {grad.numel()} that are not"
+        )
+    with torch.no_grad():
+        if not torch.equal(model.log_likelihood(x, z), model.log_likelihood(x, z)):
+            raise CheckError(
+                "log_likelihood must be deterministic in eval mode; two calls with the same z differ (dropout?)"
+            )
+        first = read_rows(x, torch.arange(1))
+    with _named("log_likelihood"), torch.no_grad():
+        alone = log_joint(model, first, z[:, :1])[:, 0]
+    difference = (alone - value.detach()[:, 0]).abs().max().item()
+    if difference > BATCH_TOLERANCE + 1e-4 * value.detach().abs().max().item():
+        raise CheckError(
+            f"log p(x, z) of a datum must not depend on its batch; alone it differs by {difference:.3g} nats. "
+            "A normalisation over the batch is still active in eval mode: track its running statistics."
+        )
+
+
+def _check_probabilities(model: LatentModel, x: Rows, z: Tensor) -> None:
+    """A "bernoulli" decoder that ends in a sigmoid promised logits and gives probabilities."""
+    if not isinstance(model, DecoderModel) or model.likelihood.name != "bernoulli":
+        return
+    with torch.no_grad():
+        output = model.decode(z, x)
+    if isinstance(output, Tensor) and bool(((output >= 0) & (output <= 1)).all()):
+        raise CheckError(
+            'likelihood "bernoulli" takes logits; every output of the decoder lies in [0, 1], like probabilities. '
+            'Remove the final sigmoid, or use likelihood "bernoulli_probs".'
+        )
+
+
+def check_range(model: LatentModel, x: Rows) -> None:
+    """CheckError for data on another scale than the model's likelihood: 0 to 255 where it takes 0 to 1."""
+    name = getattr(getattr(model, "likelihood", None), "name", "")
+    takes = UNIT.get(name)
+    if takes is None:
+        return
+    data = observed(x)
+    low, high = data.min().item(), data.max().item()
+    if low < 0 or high > 1:
+        raise CheckError(
+            f'likelihood "{name}" takes {takes}; got values from {low:g} to {high:g}. '
+            'Divide 8-bit images by 255, as data.binarize(images, "grey") does.'
+        )
+
+
+def _check_posterior(model: LatentModel, q: Posterior, block: Block, seed: int) -> None:
+    """Shapes, finiteness, determinism and batch independence of q, and its log density against its own draws."""
+    x, n, d = block.x, len(block.index), latent_size(model)
+    with _named("q"), torch.no_grad():
+        dist = q(x)
+        noise = normal((CHECK_SAMPLES, n, dist.noise_size), seeded(seed, "check-q"), block.like)
+        z, log_q = dist.rsample_and_log_q(noise)
+        if z.shape != (CHECK_SAMPLES, n, d):
+            raise CheckError(f"q must give z of shape (S, N, D) = {(CHECK_SAMPLES, n, d)}; got {tuple(z.shape)}")
+        if log_q.shape != (CHECK_SAMPLES, n):
+            raise CheckError(
+                f"log q must have shape (S, N) = {(CHECK_SAMPLES, n)}; got {tuple(log_q.shape)}: sum over latents"
+            )
+        if not (torch.isfinite(z).all() and torch.isfinite(log_q).all()):
+            raise CheckError(f"q must give finite z and log q; got {_bad(z) + _bad(log_q)} values that are not")
+        again = q(x).rsample_and_log_q(noise)
+        if not torch.equal(again[0], z):
+            raise CheckError(
+                "q must be deterministic in eval mode given its noise; two calls differ (dropout in the encoder?)"
+            )
+        if not isinstance(dist, VariationalDistribution):
+            return
+        single = q.rows(torch.arange(1))(read_rows(x, torch.arange(1))).rsample_and_log_q(noise[:, :1])[0]
+        difference = (single[:, 0] - z[:, 0]).abs().max().item()
+        if difference > 1e-3 * (1 + z.abs().max().item()):
+            raise CheckError(
+                f"q of a datum must not depend on its batch; alone its z differs by {difference:.3g}. "
+                "A normalisation over the batch is still active in eval mode: track its running statistics."
+            )
+
+
+def _check_modes(model: LatentModel, q: PosteriorLike, posterior: Posterior, block: Block, seed: int) -> None:
+    """The ELBO in train mode against eval mode: stale running statistics show here. Buffers are restored."""
+    roots = list(modules_of(model, q))
+    buffers = {buffer: buffer.clone() for root in roots for buffer in root.buffers()}
+    try:
+        quiet = _rough_elbo(model, posterior, block, seed)
+        for root in roots:
+            for module in root.modules():
+                module.training = isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+        loud = _rough_elbo(model, posterior, block, seed)
+    except ValueError:  # a batch too small for train mode says nothing of eval mode
+        return
+    finally:
+        with torch.no_grad():
+            for buffer, value in buffers.items():
+                buffer.copy_(value)
+        for root in roots:
+            for module in root.modules():
+                module.training = False
+    n = len(block.index)
+    # the statistics of a small batch cost nats in train mode; that eval mode is the worse one needs another reason
+    difference = abs(loud - quiet) if n >= CROWD // 2 else loud - quiet
+    if difference > max(MODE_TOLERANCE, MODE_SHARE * abs(quiet)):
+        raise CheckError(
+            f"the ELBO must not change between train and eval mode; got {loud:.2f} and {quiet:.2f} nats. BatchNorm's "
+            "running statistics are stale: pass training batches through the model in train mode before measuring."
+        )
+
+
+def _rough_elbo(model: LatentModel, q: Posterior, block: Block, seed: int) -> float:
+    x = block.x
+    with torch.no_grad():
+        dist = q(x)
+        noise = normal((16, len(block.index), dist.noise_size), seeded(seed, "check-mode"), block.like)
+        z, log_q = dist.rsample_and_log_q(noise)
+        value = (log_joint(model, x, z) - log_q).mean().item()
+    return value if math.isfinite(value) else math.inf
+
+
+@contextmanager
+def _named(who: str) -> Iterator[None]:
+    """Errors of foreign code in one line that names whose they are."""
+    try:
+        yield
+    except CheckError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise CheckError(f"{who} failed on the first rows of x: {type(error).__name__}: {text}") from error
+
+
+def _bad(value: Tensor) -> int:
+    return int((~torch.isfinite(value)).sum())

@@ -1,0 +1,247 @@
+r"""`decompose`: measures the ladder of a model on data, block by block.
+
+    L[q] | amortization | L[q*_diagonal] | factorization | L[q*_full] | gaussianity | L[q*_flow] | remainder | log p(x)
+
+Each rung is an ELBO of a better q for the same datum and the same decoder (Cremer, Li and Duvenaud 2018). A rung that
+is not fitted merges its step into the next. Where q is not a diagonal Gaussian, amortization is measured against the
+best member of q's own family, and smaller families are shown beside the ladder. With `refine_on` a cheap plan measures
+all data, a costly one a random sample of them (`double_sampling`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..core import Block, Data, MapStyle, Rows, as_data, n_data, read_rows
+from ..evidence import ESTIMATOR_WORDS, Estimator, block_evidence, block_log_weights, elbo_of, prepared_pair
+from ..models import LatentModel, latent_size
+from ..posteriors import (
+    FAMILIES,
+    Distribution,
+    Local,
+    Posterior,
+    PosteriorLike,
+    VariationalDistribution,
+    ladder_rungs,
+)
+from ..results import TEMPERED, Estimate, FitReport, Flag, Gaps, Outcome, concatenate
+from .check import data_notes
+from .double_sampling import combine, refined_rows, second_phase_seed
+from .plan import Plan, PlanLike, as_plan
+from .rungs import FittedRung, fit_rungs, fitted_flow, widest_gaussian
+
+__all__ = ["decompose"]
+
+
+def decompose(
+    model: LatentModel,
+    q: PosteriorLike,
+    x: Data,
+    plan: PlanLike = "standard",
+    seed: int = 0,
+    kl_weight: float = 1.0,
+    objective: str | None = None,
+    groups: Sequence[object] | None = None,
+    ids: Sequence[int] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    refine_on: int | None = None,
+    refine_plan: PlanLike = "standard",
+) -> Gaps:
+    """Measure each datum's ladder.
+
+    Args:
+        model: a `LatentModel`, such as `DecoderModel`. q: a posterior, or a callable x -> torch Distribution.
+        x: N data. seed: of every draw.
+        plan: "quick" (screening: no full Gaussian, no annealing), "standard" (log p(x) within 0.03 nats of a datum on
+            average, where nothing is flagged), "flow" (and a local flow), "precise" (an error of log p(x) of at most
+            0.05 nats for each datum, or a flag), "published" (the paper's protocol: 10 million gradients per datum), or
+            a `Plan`.
+        kl_weight: the beta that q was trained with; other than 1, amortization is split into encoder and mismatch.
+        objective: a label for any other objective ("iwae", "free bits"), printed with the table.
+        groups: N labels, summed up apart in the table. ids: N integers; row numbers by default.
+        progress: called with (data done, data in all) after each block; data that are refined count twice.
+        refine_on: how many data, drawn at random, `refine_plan` measures too. The others are measured by `plan` alone
+            and corrected by the mean difference: means are those of `refine_plan`, single values predictions of it.
+    Raises:
+        ValueError: no data, an unknown plan, labels that do not match, a number to refine that is not between 2 and
+            that of the data, or a model without one finite number.
+    """
+    first_plan, second_plan = as_plan(plan), as_plan(refine_plan)
+    data = as_data(x)
+    n = n_data(data)
+    if kl_weight <= 0:
+        raise ValueError(f"kl_weight must be positive; got {kl_weight}")
+    for name, given in (("groups", groups), ("ids", ids)):
+        if given is not None and len(given) != n:
+            raise ValueError(f"{name} must have one entry per datum, {n}; got {len(given)}")
+    if refine_on is not None and not 2 <= refine_on <= n:
+        raise ValueError(f"refine_on must be between 2 and {n}, the number of data; got {refine_on}")
+    if refine_on == n:
+        first_plan, refine_on = second_plan, None
+    total = n + (refine_on or 0)
+
+    def report(done: int) -> None:
+        if progress is not None:
+            progress(done, total)
+
+    gaps = _with_ids(_measure(model, q, data, first_plan, seed, kl_weight, report), ids)
+    if refine_on is not None:
+        rows, first_plan = refined_rows(n, refine_on, seed), second_plan
+        own = q.rows(rows) if isinstance(q, Local) else q
+        draws, chosen = second_phase_seed(seed), read_rows(data, rows)
+        second = _measure(model, own, chosen, second_plan, draws, kl_weight, lambda done: report(n + done))
+        gaps = combine(gaps, second, rows.numpy())
+    notes = gaps.notes + _notes(model, data, kl_weight, objective, gaps, first_plan)
+    return replace(gaps, groups=None if groups is None else np.asarray(groups), notes=notes)
+
+
+def _measure(
+    model: LatentModel,
+    q: PosteriorLike,
+    x: Rows | MapStyle,
+    plan: Plan,
+    seed: int,
+    kl_weight: float,
+    report: Callable[[int], None],
+) -> Gaps:
+    """One plan on all of x, without notes; `report` is called with the number of data done."""
+    parts = []
+    with prepared_pair(model, q, x) as (posterior, blocks):
+        for block in blocks:
+            parts.append(_measure_block(model, posterior, block, plan, seed, kl_weight))
+            report(int(block.index[block.rows - 1]) + 1)
+    return _masked(_joined(parts))
+
+
+def _measure_block(
+    model: LatentModel, posterior: Posterior, block: Block, plan: Plan, seed: int, kl_weight: float
+) -> Gaps:
+    """The ladder of one block, cut to its real rows."""
+    with torch.no_grad():
+        encoder = posterior.rows(block.index)(block.x)
+    own = encoder.family if isinstance(encoder, VariationalDistribution) else None
+    ids, work = block.index.numpy(), {"elbo": 0.5 * plan.n_elbo}
+    log_w = block_log_weights(model, encoder, block, plan.n_elbo, seed, "elbo")
+    elbo = elbo_of(log_w, ids, "L[q]", key=("elbo", seed))
+    rungs = fit_rungs(model, posterior, block, plan, seed, own, kl_weight)
+    local: dict[str, Estimate] = {}
+    flags = np.zeros(len(ids), dtype=np.int64)
+    for name, rung in rungs.items():
+        local[name] = _rung_elbo(model, name, rung, block, plan, seed)
+        flags |= np.where(rung.report.outcome == Outcome.DIVERGED, int(Flag.FIT_DIVERGED), 0)
+        flags |= np.where(rung.report.outcome == Outcome.RAN_OUT, int(Flag.FIT_RAN_OUT), 0)
+        work[f"fit {name}"] = float(rung.report.work[: block.rows].mean()) + 0.5 * plan.n_elbo
+    others: dict[Estimator, Distribution] = {Estimator.ENCODER: encoder}
+    flow = fitted_flow(rungs)
+    if flow is not None:
+        others[Estimator.FLOW] = flow.distribution
+    base = rungs[widest_gaussian(rungs)].params
+    evidence = block_evidence(model, block, base, plan.evidence, seed, others)
+    for estimate in (elbo, *local.values(), evidence.estimate):
+        flags |= np.where(estimate.finite, 0, int(Flag.NOT_FINITE))
+    rows = slice(0, block.rows)
+    return Gaps(
+        elbo=elbo[rows],
+        local={name: estimate[rows] for name, estimate in local.items()},
+        log_evidence=evidence.estimate[rows],
+        fits={name: rung.report[rows] for name, rung in rungs.items()},
+        flags=(flags | evidence.flags)[rows],
+        chosen=evidence.chosen[rows],
+        estimators={name.value: words for name, words in ESTIMATOR_WORDS.items()},
+        candidates={name: estimate[rows] for name, estimate in evidence.candidates.items()},
+        k_hat=evidence.k_hat[rows],
+        rungs=ladder_rungs(own),
+        family=None if own is None else own.name,
+        work=work | {f"evidence {name}": units for name, units in evidence.work.items()},
+        plan=plan.name,
+        seed=seed,
+        kl_weight=kl_weight,
+        fingerprint=_fingerprint(block)[rows],
+    )
+
+
+def _rung_elbo(model: LatentModel, name: str, rung: FittedRung, block: Block, plan: Plan, seed: int) -> Estimate:
+    """The ELBO of a fitted rung on fresh draws; NaN where its fit diverged."""
+    log_w = block_log_weights(model, rung.distribution, block, plan.n_elbo, seed, f"final-{name}")
+    label = "L[q*_b]" if name == TEMPERED else f"L[q*_{name}]"
+    side = "neither" if name == TEMPERED else "lower"  # not the best q of its ELBO, and no bound of that
+    estimate = elbo_of(log_w, block.index.numpy(), label, side, key=("rung", name, seed))
+    return estimate.where(rung.report.outcome != Outcome.DIVERGED)
+
+
+def _joined(blocks: Sequence[Gaps]) -> Gaps:
+    """Blocks as one: all have estimates of the same names, so columns concatenate; work is averaged over data."""
+    first, rows = blocks[0], np.array([len(block) for block in blocks], dtype=np.float64)
+    return replace(
+        first,
+        elbo=concatenate([block.elbo for block in blocks]),
+        local={name: concatenate([block.local[name] for block in blocks]) for name in first.local},
+        log_evidence=concatenate([block.log_evidence for block in blocks]),
+        fits={name: FitReport.concatenated([block.fits[name] for block in blocks]) for name in first.fits},
+        flags=np.concatenate([block.flags for block in blocks]),
+        chosen=np.concatenate([block.chosen for block in blocks]),
+        candidates={name: concatenate([block.candidates[name] for block in blocks]) for name in first.candidates},
+        k_hat=np.concatenate([block.k_hat for block in blocks]),
+        work={name: float(np.average([block.work[name] for block in blocks], weights=rows)) for name in first.work},
+        fingerprint=np.concatenate([block.fingerprint for block in blocks if block.fingerprint is not None]),
+    )
+
+
+def _masked(gaps: Gaps) -> Gaps:
+    """One mask for the whole ladder, so that the steps add up; a model without one finite datum is an error."""
+    rungs = [gaps.elbo, gaps.log_evidence, *gaps.local.values()]
+    keep = np.logical_and.reduce([rung.finite for rung in rungs])
+    if not keep.any():
+        bad = [rung.name for rung in rungs if not rung.finite.any()] or ["one rung or another"]
+        raise ValueError(
+            f"none of the {len(keep)} data has a finite value of {', '.join(bad)}: nothing can be reported. "
+            "Run er.check(model, q, x) to find what is not finite."
+        )
+    local = {name: rung.where(keep) for name, rung in gaps.local.items()}
+    return replace(gaps, elbo=gaps.elbo.where(keep), local=local, log_evidence=gaps.log_evidence.where(keep))
+
+
+def _with_ids(gaps: Gaps, ids: Sequence[int] | None) -> Gaps:
+    if ids is None:
+        return gaps
+    named = np.asarray(ids, dtype=np.int64)
+    if len(np.unique(named)) != len(named):
+        raise ValueError("ids must be unique")
+
+    def put(estimates: Mapping[str, Estimate]) -> dict[str, Estimate]:
+        return {name: replace(estimate, ids=named) for name, estimate in estimates.items()}
+
+    elbo, log_evidence = replace(gaps.elbo, ids=named), replace(gaps.log_evidence, ids=named)
+    return replace(gaps, elbo=elbo, log_evidence=log_evidence, local=put(gaps.local), candidates=put(gaps.candidates))
+
+
+def _notes(
+    model: LatentModel, x: Rows | MapStyle, kl_weight: float, objective: str | None, gaps: Gaps, plan: Plan
+) -> tuple[str, ...]:
+    """What a reader of the table must know."""
+    notes = list(data_notes(model, x))
+    if objective is not None:
+        notes.append(f"q was trained on another objective ({objective}): amortization includes that mismatch")
+    elif kl_weight == 1.0:
+        notes.append("assumes training on the ELBO (declare kl_weight= or objective= otherwise)")
+    if gaps.family is None:
+        notes.append("the family of q is unknown: only its inference gap is a step, other families are shown beside it")
+    for kind in (FAMILIES[name] for name in plan.rungs if name not in gaps.local):
+        if kind.max_size is not None and latent_size(model) > kind.max_size:
+            notes.append(
+                f"{kind.members} is left out above {kind.max_size} latents: the steps on either side of it are one"
+            )
+    return tuple(notes)
+
+
+def _fingerprint(block: Block) -> NDArray[np.int64]:
+    """A hash of each row's numbers, covariates included and in single precision: did two runs with the same ids see the
+    same data?
+    """
+    parts = [block.x[key] for key in sorted(block.x)] if isinstance(block.x, Mapping) else [block.x]
+    flat = torch.cat([part.reshape(len(part), -1).float().double().cpu() for part in parts], dim=1)
+    weights = torch.linspace(1.0, 2.0, flat.shape[1], dtype=torch.float64)
+    return ((flat * weights).sum(1) * 2**20).round().to(torch.int64).numpy()

@@ -1,0 +1,96 @@
+"""Plans by name: which rungs of the ladder are fitted, and the samples and temperatures that bounds may spend.
+
+What a local fit may spend is its family's own (`posteriors`), unless a plan has a budget for it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeAlias
+
+from ..evidence import AnnealingSchedule, EvidencePlan
+from ..fits import MULTISTART
+from ..posteriors import Budget, CouplingFlow, DiagonalGaussian, Family, FullGaussian, rung_families
+from ..results import suggestion
+
+__all__ = ["PLANS", "Plan", "PlanLike", "PlanName", "as_plan"]
+
+PlanName: TypeAlias = Literal["quick", "standard", "flow", "precise", "published"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Which rungs are fitted and what each stage may spend.
+
+    `rungs`: families of the ladder by name, the diagonal Gaussian among them; `n_elbo`: samples of each reported ELBO;
+    `budgets`: of local fits, by family, in place of the family's own; `multistart`: of the two short fits whose better
+    end the others start from; None to start at q's answer; `evidence`: of the log-evidence estimators.
+    """
+
+    name: str = "custom"
+    rungs: tuple[str, ...] = (DiagonalGaussian.name, FullGaussian.name)
+    n_elbo: int = 512
+    budgets: Mapping[str, Budget] = field(default_factory=dict)
+    evidence: EvidencePlan = field(default_factory=EvidencePlan)
+    multistart: Budget | None = MULTISTART
+
+    def __post_init__(self) -> None:
+        known = [family.name for family in rung_families()]
+        if not set(self.rungs) <= set(known) or DiagonalGaussian.name not in self.rungs:
+            raise ValueError(
+                f'rungs must be of {known} and hold "{DiagonalGaussian.name}", which all plans fit; got {self.rungs}'
+            )
+
+    def budget(self, family: Family) -> Budget:
+        """What the local fits of a family may spend."""
+        return self.budgets.get(family.name, family.budget)
+
+
+PlanLike: TypeAlias = PlanName | Plan
+
+_PUBLISHED = Budget(
+    n_steps=100, n_samples=100, learning_rate=1e-3, max_rounds=100, n_evaluation=96, decay=1.0, patience=10, plain=True
+)
+PLANS: dict[PlanName, Plan] = {
+    "quick": Plan(
+        name="quick",
+        rungs=(DiagonalGaussian.name,),
+        n_elbo=256,
+        evidence=EvidencePlan(n_importance=1000, n_pilot=256, annealing=None),
+    ),
+    "standard": Plan(name="standard"),
+    "flow": Plan(name="flow", rungs=(DiagonalGaussian.name, FullGaussian.name, CouplingFlow.name)),
+    "precise": Plan(
+        name="precise",
+        n_elbo=1024,
+        budgets={FullGaussian.name: replace(FullGaussian.budget, n_samples=24, tolerance=0.03)},
+        evidence=EvidencePlan(
+            n_importance=4000,
+            n_pilot=1024,
+            annealing=AnnealingSchedule(n_temperatures=24, n_leapfrog=2, n_chains=32),
+            n_others=512,
+            target=0.05,
+        ),
+    ),
+    "published": Plan(
+        name="published",
+        rungs=(DiagonalGaussian.name,),
+        n_elbo=5000,
+        budgets={DiagonalGaussian.name: _PUBLISHED},
+        evidence=EvidencePlan(
+            n_importance=5000,
+            n_pilot=512,
+            annealing=AnnealingSchedule(n_temperatures=10_000, n_leapfrog=10, n_chains=100, kind="linear", n_pilots=4),
+            n_others=5000,
+            base="prior",
+        ),
+    ),
+}
+
+
+def as_plan(plan: PlanLike) -> Plan:
+    """A plan by its name, or as it is. ValueError for an unknown name."""
+    if isinstance(plan, Plan):
+        return plan
+    if plan not in PLANS:
+        raise ValueError(f"plan must be one of {sorted(PLANS)} or a Plan; got {plan!r}.{suggestion(str(plan), PLANS)}")
+    return PLANS[plan]

@@ -1,0 +1,103 @@
+"""The local fits of one block of data: each rung that a plan asks for, and the best member of q's own family."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..core import Block
+from ..fits import best_start, fit_block, start_of
+from ..models import LatentModel, Tempered, latent_size
+from ..posteriors import DiagonalGaussian, Family, Params, Posterior, VariationalDistribution, rung_families
+from ..results import TEMPERED, FitReport
+from .plan import Plan
+
+__all__ = ["FittedRung", "fit_rungs", "fitted_flow", "widest_gaussian"]
+
+
+@dataclass(frozen=True)
+class FittedRung:
+    """The best member of a family for each datum of a block, and how its fit ended."""
+
+    family: Family
+    params: Params
+    report: FitReport
+
+    @property
+    def distribution(self) -> VariationalDistribution:
+        """The fitted distribution of each datum."""
+        return VariationalDistribution(self.family, self.params)
+
+
+def fit_rungs(
+    model: LatentModel,
+    posterior: Posterior | None,
+    block: Block,
+    plan: Plan,
+    seed: int,
+    own: Family | None,
+    kl_weight: float = 1.0,
+) -> dict[str, FittedRung]:
+    """Fit the plan's rungs of one block, and q's own family, from the lowest up.
+
+    The widest Gaussian comes first, from the better of two starts: its steps are blind to the posterior's scales and
+    correlations. The other Gaussians begin at it, and so do flows; q's own family, where it is no Gaussian, begins at
+    the encoder's answer.
+    """
+    size = latent_size(model)
+    gaussians, others = _families(plan, size, own)
+    rungs: dict[str, FittedRung] = {}
+
+    def fit(name: str, family: Family, target: LatentModel, start: Params) -> None:
+        params, report = fit_block(family, target, block, start, seed, plan.budget(family))
+        rungs[name] = FittedRung(family, params, report)
+
+    start, cost = best_start(posterior, model, block, seed, plan.multistart)
+    for family in reversed(gaussians):
+        fit(family.name, family, model, start)
+        start = rungs[widest_gaussian(rungs)].params
+    _charge(rungs, DiagonalGaussian.name, cost)
+    for family in others:
+        mine = own is not None and family.name == own.name
+        fit(family.name, family, model, start_of(family, posterior, model, block, seed) if mine else start)
+    if kl_weight != 1.0 and own is not None:
+        fit(TEMPERED, own, Tempered(model, kl_weight), start_of(own, posterior, model, block, seed))
+    order = [family.name for family in (*gaussians, *others)]
+    return {name: rungs[name] for name in (*order, TEMPERED) if name in rungs}
+
+
+def widest_gaussian(rungs: Mapping[str, FittedRung]) -> str:
+    """The name of the widest Gaussian that was fitted."""
+    gaussians = [rung.family for name, rung in rungs.items() if rung.family.is_gaussian and name != TEMPERED]
+    return max(gaussians, key=_place).name
+
+
+def fitted_flow(rungs: Mapping[str, FittedRung]) -> FittedRung | None:
+    """The highest rung that is no Gaussian and has a place in the ladder; None where there is none."""
+    placed = [rung for name, rung in rungs.items() if rung.family.place is not None and name != TEMPERED]
+    return max((rung for rung in placed if not rung.family.is_gaussian), key=lambda r: _place(r.family), default=None)
+
+
+def _families(plan: Plan, size: int, own: Family | None) -> tuple[list[Family], list[Family]]:
+    """The Gaussians to fit, and the others, each from the lowest up: those of the plan that can be rungs of `size`
+    latents, q's own among them as q has it. A q that is itself no Gaussian stands for all others that are none.
+    """
+    planned = [kind.for_rung(size) for kind in rung_families() if kind.name in plan.rungs]
+    families = [family for family in planned if family is not None and (own is None or family.name != own.name)]
+    gaussians = [family for family in families if family.is_gaussian]
+    others = [family for family in families if not family.is_gaussian]
+    if own is not None and not own.is_gaussian:
+        others = [own]
+    elif own is not None and own.for_rung(size) is not None:
+        gaussians.append(own)
+    return sorted(gaussians, key=_place), sorted(others, key=_place)
+
+
+def _place(family: Family) -> float:
+    return math.inf if family.place is None else family.place
+
+
+def _charge(rungs: dict[str, FittedRung], name: str, cost: float) -> None:
+    """The cost of the start on the account of the fit that every plan has."""
+    rung = rungs[name]
+    report = FitReport(rung.report.outcome, rung.report.steps, rung.report.work + cost)
+    rungs[name] = FittedRung(rung.family, rung.params, report)

@@ -1,0 +1,32 @@
+"""Latent-variable models p(z) p(x|z): what is asked of one, and builders that supply it."""
+
+from . import likelihoods
+from .compiled import CompiledModel
+from .decoder import DecoderModel
+from .function import FunctionModel
+from .joint import log_joint, log_joint_and_grad, value_and_grad
+from .linear_gaussian import LinearGaussian
+from .modules import device_and_dtype, evaluating, modules_of
+from .protocols import LatentModel, SamplesData, SamplesPrior, as_shape, can_sample_prior, latent_size
+from .tempered import Tempered
+
+__all__ = [
+    "CompiledModel",
+    "DecoderModel",
+    "FunctionModel",
+    "LatentModel",
+    "LinearGaussian",
+    "SamplesData",
+    "SamplesPrior",
+    "Tempered",
+    "as_shape",
+    "can_sample_prior",
+    "device_and_dtype",
+    "evaluating",
+    "latent_size",
+    "likelihoods",
+    "log_joint",
+    "log_joint_and_grad",
+    "modules_of",
+    "value_and_grad",
+]

@@ -1,0 +1,358 @@
+r"""Likelihoods: what a decoder's output says of x, as a normalized log density summed over event dimensions.
+
+A likelihood turns the decoder's output into a torch distribution. Some also know a cheaper formula for the same log
+density.
+
+    bernoulli            x in {0, 1}         output: logits                      log p = x l - softplus(l)
+    bernoulli_probs      x in {0, 1}         output: probabilities
+    continuous_bernoulli x in [0, 1]         output: logits                      (Loaiza-Ganem and Cunningham 2019)
+    gaussian             x real              output: mean, or (mean, log-variance)
+    laplace              x real              output: mean
+    categorical          x in {0..C-1}       output: logits (..., C)
+    discretized_logistic x in {0..255} / 255 output: mean, or (mean, log-scale)   (Kingma et al. 2016)
+"""
+
+import inspect
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, distributions, nn
+from torch.nn.functional import logsigmoid, softplus
+
+from ..core import forked
+
+__all__ = [
+    "Likelihood", "Output", "as_likelihood", "bernoulli", "bernoulli_probs", "bits_per_dim", "categorical",
+    "continuous_bernoulli", "custom", "discretized_logistic", "gaussian", "laplace",
+]  # fmt: skip
+
+Nats = TypeVar("Nats", float, NDArray[np.float64], Tensor)
+Output: TypeAlias = Tensor | tuple[Tensor, ...]  # of a decoder, with leading (S, N)
+TOP = 255  # the highest level of an 8-bit pixel
+
+
+class Likelihood(nn.Module, ABC):
+    """p(x | decoder output). `discrete` says whether x has a mass rather than a density."""
+
+    name = "custom"
+    discrete = False
+
+    @abstractmethod
+    def distribution(self, output: Output) -> distributions.Distribution:
+        """The distribution of x given the decoder's output with leading dimensions (S, N)."""
+
+    def log_prob(self, x: Tensor, output: Output) -> Tensor:
+        """log p(x | output) in nats: x (N, *event), output (S, N, ...) -> (S, N)."""
+        distribution = self.distribution(output)
+        _match(x, distribution.batch_shape + distribution.event_shape, self.name)
+        return _sum_events(distribution.log_prob(x))
+
+    def sample(self, output: Output, generator: torch.Generator) -> Tensor:
+        """One x for each row of the output, drawn under a forked generator because torch distributions take none."""
+        seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+        with forked(seed, generator.device), torch.no_grad():
+            return self.distribution(output).sample()
+
+
+class _Bernoulli(Likelihood):
+    name = "bernoulli"
+    discrete = True
+
+    def distribution(self, output: Output) -> distributions.Distribution:
+        return distributions.Bernoulli(logits=_single(output, self.name), validate_args=False)
+
+    def log_prob(self, x: Tensor, output: Output) -> Tensor:
+        logits = _single(output, self.name)
+        _match(x, logits.shape, self.name)
+        return _sum_events(x * logits) - _sum_events(softplus(logits))
+
+
+class _BernoulliProbs(Likelihood):
+    name = "bernoulli_probs"
+    discrete = True
+
+    def distribution(self, output: Output) -> distributions.Distribution:
+        return distributions.Bernoulli(probs=_single(output, self.name), validate_args=False)
+
+    def log_prob(self, x: Tensor, output: Output) -> Tensor:
+        probs = _single(output, self.name)
+        _match(x, probs.shape, self.name)
+        return _sum_events(torch.xlogy(x, probs) + torch.special.xlog1py(1 - x, -probs))
+
+
+class _ContinuousBernoulli(Likelihood):
+    name = "continuous_bernoulli"
+
+    def distribution(self, output: Output) -> distributions.Distribution:
+        return _ExactContinuousBernoulli(logits=_single(output, self.name), validate_args=False)
+
+
+class _Categorical(Likelihood):
+    name = "categorical"
+    discrete = True
+
+    def distribution(self, output: Output) -> distributions.Distribution:
+        return distributions.Categorical(logits=_single(output, self.name), validate_args=False)
+
+
+class _LocationScale(Likelihood):
+    """`kind(location, scale)`: the scale is a number, a tensor, a learned parameter, or the decoder's second output,
+    scale = exp(power * output): a log-variance has power 1/2, a log-scale 1."""
+
+    def __init__(
+        self,
+        name: str,
+        scale: float | str | Tensor | Callable[[], Tensor],
+        kind: Callable[..., distributions.Distribution],
+        power: float = 0.5,
+        discrete: bool = False,
+    ) -> None:
+        super().__init__()
+        self.name, self.kind, self.power, self.discrete = name, kind, power, discrete
+        self.from_decoder = scale == "decoder" if isinstance(scale, str) else False
+        self.log_scale: nn.Parameter | None = None
+        self._scale = scale
+        if isinstance(scale, str) and scale not in ("decoder", "learned"):
+            raise ValueError(f'scale must be a number, a tensor, a callable, "decoder" or "learned"; got {scale!r}')
+        if scale == "learned" if isinstance(scale, str) else False:
+            self.log_scale = nn.Parameter(torch.zeros(()))
+        if isinstance(scale, int | float) and not scale > 0:
+            raise ValueError(f"scale must be positive; got {scale}")
+
+    def parameters_of(self, output: Output) -> tuple[Tensor, Tensor]:
+        """Location and scale, with leading (S, N)."""
+        if self.from_decoder:
+            if isinstance(output, Tensor):
+                if output.ndim < 3 or output.shape[2] % 2:
+                    second = "log_var" if self.power == 0.5 else "log_scale"
+                    raise ValueError(
+                        f'{self.name}(scale="decoder") needs (mean, {second}) or a tensor with twice the channels; '
+                        f"got shape {tuple(output.shape)} with leading (S, N)"
+                    )
+                output = output.chunk(2, dim=2)
+            return output[0], torch.exp(self.power * output[1])
+        location = _single(output, self.name)
+        if self.log_scale is not None:
+            return location, self.log_scale.to(location.dtype).exp()
+        scale = self._scale() if callable(self._scale) else self._scale
+        return location, torch.as_tensor(scale, dtype=location.dtype, device=location.device)
+
+    def distribution(self, output: Output) -> distributions.Distribution:
+        loc, scale = self.parameters_of(output)
+        return self.kind(loc, scale.expand_as(loc), validate_args=False)
+
+
+class _ExactContinuousBernoulli(distributions.ContinuousBernoulli):
+    """torch's, which clamps probabilities: in single precision its density is wrong by more than half a nat at logits
+    of 30, and its draws follow suit. Here both come from the logits l:
+
+        log p(x) = x l - log((e^l - 1) / l),    F^-1(u) = log(1 + u (e^l - 1)) / l
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        near = self.logits.abs() < 0.03  # there by a series, whose next term is l^6 / 181440
+        size = torch.where(near, 1.0, self.logits.abs())
+        far = self.logits.clamp(min=0) + torch.log(-torch.expm1(-size) / size)
+        square = torch.where(near, self.logits, 0.0).square()
+        series = self.logits / 2 + square / 24 - square.square() / 2880
+        return value * self.logits - torch.where(near, series, far)
+
+    def icdf(self, value: Tensor) -> Tensor:
+        near = self.logits.abs() < 1e-6
+        size = torch.where(near, 1.0, self.logits.abs())
+        up = torch.where(self.logits > 0, value, 1 - value)  # the law of 1 - x is that of x at -l
+        x = 1 + torch.log1p((1 - up) * torch.expm1(-size)) / size
+        return torch.where(near, value, torch.where(self.logits > 0, x, 1 - x))
+
+
+class _DiscretizedLogistic(distributions.Distribution):
+    """A logistic with location `loc` and scale `scale`, rounded to the nearest k / 255, k = 0..255; what lies
+    outside goes to the ends. The bin of an inner level has the mass
+
+        F(b) - F(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)),    a, b = (x -+ 1/510 - loc) / scale
+
+    and each factor has a logarithm that neither cancels nor underflows.
+    """
+
+    arg_constraints: ClassVar = {
+        "loc": distributions.constraints.real, "scale": distributions.constraints.positive,
+    }  # fmt: skip
+    support = distributions.constraints.unit_interval
+
+    def __init__(self, loc: Tensor, scale: Tensor, validate_args: bool | None = None) -> None:
+        self.loc, self.scale = loc, scale
+        super().__init__(loc.shape, validate_args=validate_args)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log mass of the nearest level, -inf outside [0, 1]. Neighbors share their edge, to the last bit."""
+        level = (TOP * value).round()
+        below, above = (self._standardized(level - 0.5), self._standardized(level + 0.5))
+        log_below = torch.where(level < TOP, logsigmoid(above), 0.0)
+        log_above = torch.where(level > 0, logsigmoid(-below), 0.0)
+        log_width = torch.log(-torch.expm1(-1 / (TOP * self.scale)))
+        inner = (level > 0) & (level < TOP)
+        mass = log_below + log_above + torch.where(inner, log_width, 0.0)
+        return torch.where((level >= 0) & (level <= TOP), mass, -math.inf)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draws under the global generator, as every torch distribution's."""
+        with torch.no_grad():
+            shape = self._extended_shape(torch.Size(sample_shape))
+            uniform = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device)
+            return (TOP * (self.loc + self.scale * torch.logit(uniform))).round().clamp(0, TOP) / TOP
+
+    @property
+    def mean(self) -> Tensor:
+        return self._moments()[0]
+
+    @property
+    def variance(self) -> Tensor:
+        mean, square = self._moments()
+        return square - mean.square()
+
+    def _standardized(self, level: Tensor | float) -> Tensor:
+        return (level / TOP - self.loc) / self.scale
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """E[x] and E[x^2], by the sums of P(k >= j) and (2 j - 1) P(k >= j), j = 1..255."""
+        first = second = torch.zeros_like(self.loc)
+        for j in range(1, TOP + 1):
+            above = torch.sigmoid(-self._standardized(j - 0.5))
+            first, second = first + above, second + (2 * j - 1) * above
+        return first / TOP, second / TOP**2
+
+
+class _Custom(Likelihood):
+    """A likelihood from any callable, which is a distribution or a log density."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+        self.scores = _n_positional(function) >= 2
+
+    def distribution(self, output: Output) -> distributions.Distribution:
+        if self.scores:
+            raise TypeError(
+                "this likelihood gives a log density and cannot simulate data; pass a callable output -> torch "
+                "Distribution to use sample_data or the sandwich"
+            )
+        distribution = self.function(output)
+        if not isinstance(distribution, distributions.Distribution):
+            raise TypeError(f"a likelihood must return a torch Distribution; got {type(distribution).__name__}")
+        return distribution
+
+    def log_prob(self, x: Tensor, output: Output) -> Tensor:
+        return self.function(x, output) if self.scores else super().log_prob(x, output)
+
+
+def bernoulli() -> Likelihood:
+    """x in {0, 1} given logits. Grey values in [0, 1] are scored too, but not as a normalized density."""
+    return _Bernoulli()
+
+
+def bernoulli_probs() -> Likelihood:
+    """x in {0, 1} given probabilities. Prefer logits: a probability that rounds to 0 or 1 makes log p infinite."""
+    return _BernoulliProbs()
+
+
+def continuous_bernoulli() -> Likelihood:
+    """x in [0, 1] given logits, normalized (Loaiza-Ganem and Cunningham 2019)."""
+    return _ContinuousBernoulli()
+
+
+def categorical() -> Likelihood:
+    """x an integer in 0..C-1 given logits whose last dimension is C."""
+    return _Categorical()
+
+
+def gaussian(scale: float | str | Tensor | Callable[[], Tensor]) -> Likelihood:
+    """x real. `scale`: a number or tensor, a callable that returns one, "learned" (a parameter of the likelihood), or
+    "decoder" (the decoder returns (mean, log_var), as a pair or stacked along its first event dimension)."""
+    return _LocationScale("gaussian", scale, distributions.Normal)
+
+
+def laplace(scale: float | str | Tensor | Callable[[], Tensor]) -> Likelihood:
+    """x real, with the same choices of `scale` as `gaussian`."""
+    return _LocationScale("laplace", scale, distributions.Laplace)
+
+
+def discretized_logistic(scale: float | str | Tensor | Callable[[], Tensor]) -> Likelihood:
+    """x an 8-bit pixel as a float k / 255, as `data.binarize(images, "grey")` gives it; a mass, which sums to one over
+    the 256 levels. The mean and the scale are on the scale of x, whose bins are 1/255 wide.
+
+    `scale`: as for `gaussian`, but for "decoder" the second output is the log of the scale itself.
+    """
+    return _LocationScale("discretized_logistic", scale, _DiscretizedLogistic, 1.0, discrete=True)
+
+
+def custom(function: Callable[..., Any]) -> Likelihood:
+    """x as the callable has it: output -> torch Distribution, or (x, output) -> (S, N) log density in nats."""
+    return _Custom(function)
+
+
+def bits_per_dim(log_p_nats: Nats, n_dims: int) -> Nats:
+    """-log2 p / n_dims from log p of a whole datum in nats: a number, an array or a tensor. For a mass, such as that of
+    8-bit pixels; a density of the same pixels in [0, 1] comes out about 8 bits lower.
+
+    >>> bits_per_dim(-8 * math.log(2) * 3072, 3072)
+    8.0
+    """
+    if n_dims < 1:
+        raise ValueError(f"n_dims must be the number of dimensions of one datum, at least 1; got {n_dims}")
+    return -log_p_nats / (n_dims * math.log(2))
+
+
+def as_likelihood(spec: str | Likelihood | Callable[..., Any]) -> Likelihood:
+    """A likelihood from its name, an instance, or a callable.
+
+    >>> as_likelihood("bernoulli").discrete
+    True
+    """
+    named = {
+        "bernoulli": bernoulli, "bernoulli_probs": bernoulli_probs, "continuous_bernoulli": continuous_bernoulli,
+        "categorical": categorical,
+    }  # fmt: skip
+    if isinstance(spec, Likelihood):
+        return spec
+    if isinstance(spec, str):
+        if spec in ("gaussian", "laplace", "discretized_logistic"):
+            raise ValueError(f'a {spec} likelihood needs its scale: pass er.likelihoods.{spec}(scale=0.1 or "decoder")')
+        if spec not in named:
+            raise ValueError(f"likelihood must be one of {sorted(named)} or a callable; got {spec!r}")
+        return named[spec]()
+    if callable(spec):
+        return custom(spec)
+    raise TypeError(f"likelihood must be a name, a Likelihood or a callable; got {type(spec).__name__}")
+
+
+def _single(output: Output, name: str) -> Tensor:
+    """The output of a decoder that this likelihood takes one tensor of."""
+    if isinstance(output, Tensor):
+        return output
+    raise TypeError(f"likelihood {name} takes one tensor from the decoder; got a tuple of {len(output)}")
+
+
+def _sum_events(terms: Tensor) -> Tensor:
+    """Sum over everything behind (S, N)."""
+    return terms.flatten(2).sum(-1) if terms.ndim > 2 else terms
+
+
+def _match(x: Tensor, shape: torch.Size, name: str) -> None:
+    """x (N, *event) must pair with `shape` (S, N, *event): broadcasting pixels against pixels would go unseen."""
+    if x.shape != shape[1:]:
+        raise ValueError(
+            f"{name} likelihood: x must be shaped like the decoder's output; got x {tuple(x.shape)} and output "
+            f"{tuple(shape[1:])} for N = {shape[1]}. Reshape one of them, for instance with nn.Flatten()."
+        )
+
+
+def _n_positional(function: Callable[..., Any]) -> int:
+    """How many arguments a callable insists on."""
+    parameters = inspect.signature(function).parameters.values()
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters)

@@ -1,0 +1,89 @@
+"""A bare callable x -> torch Distribution as a posterior."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, distributions
+
+from ..core import Rows, forked, seed_of
+from .gaussians import DiagonalGaussian, FullGaussian
+from .posterior import Local, VariationalDistribution
+from .protocols import Distribution, Posterior, PosteriorLike
+
+__all__ = ["CallablePosterior", "as_posterior"]
+
+
+def as_posterior(q: PosteriorLike) -> Posterior:
+    """`q` itself where it already is a posterior, else the posterior of a callable."""
+    return q if isinstance(q, Posterior) else CallablePosterior(q)
+
+
+class CallablePosterior:
+    """A posterior from a bare callable x -> torch Distribution, with event (D,) or (*latent_shape) and batch (N,).
+
+    Independent normals become a diagonal Gaussian and multivariate normals a full one, and are then like any other.
+    Other distributions keep no family: their inference gap can be measured, their local optimum cannot. Those are
+    sampled by their own `rsample` under a forked generator, seeded by the noise; so they too depend on the key of the
+    draws alone.
+    """
+
+    def __init__(self, q: Callable[[Any], distributions.Distribution]) -> None:
+        self.net = q
+
+    def __call__(self, x: Rows) -> Distribution:
+        answer: object = self.net(x)
+        if isinstance(answer, Distribution):
+            return answer
+        if not isinstance(answer, distributions.Distribution):
+            raise TypeError(
+                f"q(x) must return a torch Distribution (or use er.Amortized for a network that returns parameters); "
+                f"got {type(answer).__name__}"
+            )
+        return _of_known_family(answer) or SampledDistribution(answer)
+
+    def rows(self, index: Tensor) -> "CallablePosterior":
+        """A callable serves any rows: itself."""
+        return self
+
+    def localize(self, x: Rows) -> Local:
+        """As `Amortized.localize`, for the distributions that are Gaussian."""
+        distribution = self(x)
+        if not isinstance(distribution, VariationalDistribution):
+            raise TypeError("this posterior's family is unknown, so it has no local optimum to fit")
+        return Local.of(distribution)
+
+
+class SampledDistribution:
+    """A foreign torch distribution under our protocol: the first noise number of a call seeds its generator."""
+
+    noise_size = 1
+    has_density = True
+
+    def __init__(self, distribution: distributions.Distribution) -> None:
+        self.distribution = distribution
+
+    def rsample_and_log_q(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise (S, N, 1) -> z (S, N, D), log q in nats (S, N)."""
+        with forked(seed_of(noise), noise.device), torch.no_grad():
+            z = self.distribution.sample(noise.shape[:1])
+        return z.flatten(2), self.log_prob(z.flatten(2))
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log q(z) in nats, (S, N, D) -> (S, N)."""
+        shape = self.distribution.batch_shape + self.distribution.event_shape
+        value = self.distribution.log_prob(z.reshape(len(z), *shape))
+        return value.flatten(2).sum(-1) if value.ndim > 2 else value
+
+
+def _of_known_family(distribution: distributions.Distribution) -> VariationalDistribution | None:
+    """A Gaussian as a member of our families; None for anything else."""
+    plain = distribution.base_dist if isinstance(distribution, distributions.Independent) else distribution
+    if isinstance(plain, distributions.Normal):
+        mean, scale = plain.mean.flatten(1), plain.stddev.flatten(1)
+        return VariationalDistribution(DiagonalGaussian(mean.shape[1]), {"mean": mean, "log_scale": scale.log()})
+    if isinstance(distribution, distributions.MultivariateNormal):
+        mean, tril = distribution.mean, distribution.scale_tril
+        params = {"mean": mean, "log_scale": tril.diagonal(dim1=-2, dim2=-1).log(), "lower": tril.tril(-1)}
+        return VariationalDistribution(FullGaussian(mean.shape[1]), params)
+    return None

@@ -1,0 +1,149 @@
+r"""Amortized posteriors that are flows of the package zuko (Rozet et al. 2022).
+
+    z = mean + scale T(noise; c),    log q(z|x) = log N(noise; 0, I) - log |det dT/dnoise| - sum log scale
+
+An encoder emits mean, log-variance and features c, which T's networks read. T is any of zuko's lazy transforms, or by
+name
+
+    "iaf"   affine and autoregressive in the noise (Kingma et al. 2016)
+    "nsf"   splines, autoregressive in the noise (Durkan et al. 2019)
+    "maf"   affine and autoregressive in z (Papamakarios, Pavlakou and Murray 2017)
+
+A draw of "iaf" or "nsf" with its log q is one pass through each network, and log q of a given z takes D passes, one
+after the other; with "maf" it is the other way round. Training and every bound draw: with 50 latents "maf" costs about
+50 times as much. Importance sampling from any of them draws as well.
+
+Their local optimum is not fitted (`family` is None): the ladder then shows the inference gap as one step. zuko is an
+optional extra, imported when a posterior is built by name: ``pip install elbowroom[flows]``.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, distributions, nn
+
+from ..core import Rows, forked, log_standard_normal
+from ..models import as_shape
+from .posterior import encoder_context
+
+__all__ = ["ZUKO_FEATURES", "ZUKO_KINDS", "ZukoPosterior", "zuko_posterior"]
+
+ZUKO_KINDS = ("iaf", "nsf", "maf")
+ZUKO_FEATURES = 32
+
+
+class ZukoPosterior(nn.Module):
+    """q(z|x) whose shape is a zuko flow.
+
+    Args:
+        net: x (N, *event) -> (N, 2 D + n_features), or a tuple of tensors that concatenate to it: mean, log-variance,
+            features. The tensors of x named in `condition` are passed as keywords.
+        transform: a zuko lazy transform from noise to z with a context of n_features: of a zuko flow, `flow.transform`
+            draws in one pass where it is autoregressive, and `flow.transform.inv` is the flow as zuko has it.
+        latent_shape: D, or a tuple; flattened to D inside.
+    """
+
+    family = None
+    name = "zuko"
+
+    def __init__(
+        self,
+        net: nn.Module | Callable[..., Any],
+        transform: nn.Module,
+        latent_shape: int | Sequence[int],
+        n_features: int,
+        condition: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        self.net, self.transform, self.condition = net, transform, tuple(condition)
+        self.size, self.n_features = math.prod(as_shape(latent_shape)), n_features
+        self.context_size = 2 * self.size + n_features
+
+    def forward(self, x: Rows) -> "ZukoDistribution":
+        """The posterior of each of N data."""
+        context = encoder_context(self.net, x, self.condition, self)
+        mean, log_var, features = context.split([self.size, self.size, self.n_features], dim=-1)
+        return ZukoDistribution(mean, 0.5 * log_var, self.transform(features))
+
+    def rows(self, index: Tensor) -> "ZukoPosterior":
+        """An encoder serves any rows: itself."""
+        return self
+
+
+@dataclass(frozen=True)
+class ZukoDistribution:
+    """One distribution per datum: mean and log scale (N, D), and the transform of the noise."""
+
+    mean: Tensor
+    log_scale: Tensor
+    transform: Any
+
+    @property
+    def noise_size(self) -> int:
+        return self.mean.shape[-1]
+
+    @property
+    def has_density(self) -> bool:
+        return bool(self.transform.bijective)
+
+    def rsample_and_log_q(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Standard normal noise (S, N, D) -> z (S, N, D), log q in nats (S, N)."""
+        u, log_det = self.transform.call_and_ladj(noise)
+        z = self.mean + self.log_scale.exp() * u
+        return z, log_standard_normal(noise) - log_det - self.log_scale.sum(-1)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log q(z) in nats, (S, N, D) -> (S, N)."""
+        noise, log_det = self.transform.inv.call_and_ladj((z - self.mean) * torch.exp(-self.log_scale))
+        return log_standard_normal(noise) + log_det - self.log_scale.sum(-1)
+
+
+def zuko_posterior(
+    kind: str,
+    net: nn.Module | Callable[..., Any],
+    latent_shape: int | Sequence[int],
+    n_features: int = ZUKO_FEATURES,
+    n_transforms: int = 3,
+    hidden: Sequence[int] = (64, 64),
+    condition: Sequence[str] = (),
+    seed: int = 0,
+    **options: Any,
+) -> ZukoPosterior:
+    """An amortized "iaf", "nsf" or "maf" that starts at the diagonal Gaussian of the encoder's mean and log-variance.
+
+    Args:
+        net, latent_shape, n_features, condition: as `ZukoPosterior` takes them.
+        n_transforms, hidden: how many layers the flow has, and the widths of the networks of each.
+        seed: of those networks. options: further ones of zuko's MAF or NSF, such as ``bins=16``.
+    Raises:
+        ImportError: without zuko. ValueError: another kind.
+    """
+    if kind not in ZUKO_KINDS:
+        raise ValueError(f"kind must be one of {ZUKO_KINDS}; got {kind!r}")
+    zuko, shape = _zuko(), as_shape(latent_shape)
+    make = zuko.flows.NSF if kind == "nsf" else zuko.flows.MAF
+    with forked(seed):
+        flow = make(
+            math.prod(shape), n_features, transforms=n_transforms, hidden_features=tuple(hidden), activation=nn.ELU,
+            **options,
+        )  # fmt: skip
+    for layer in flow.transform.transforms:  # a network that answers zero makes an identity
+        nn.init.zeros_(layer.hyper[-1].weight)
+        nn.init.zeros_(layer.hyper[-1].bias)
+    transform = flow.transform.inv if kind == "maf" else flow.transform
+    return ZukoPosterior(net, transform, shape, n_features, condition)
+
+
+def _zuko() -> Any:
+    """zuko, imported on demand. Its import switches off the validation of all torch distributions: that is put back."""
+    before = distributions.Distribution._validate_args
+    try:
+        import zuko
+    except ImportError as error:
+        raise ImportError(f"flows by name need zuko ({error}): pip install elbowroom[flows]") from None
+    finally:
+        distributions.Distribution.set_default_validate_args(before)
+    return zuko

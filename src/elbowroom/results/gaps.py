@@ -1,0 +1,117 @@
+"""`Gaps`, the result of `decompose`: printed as a table, saved as a run folder, read back."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import store
+from .estimate import Array, Correction, Estimate
+from .ladder import Ladder, Rung
+from .outcomes import FitReport
+from .table import ladder_table
+
+__all__ = ["Gaps", "load_gaps"]
+
+
+class Gaps(Ladder):
+    """What `decompose` found, with the attributes of `Ladder`; printed, it is the ladder as a table."""
+
+    def __str__(self) -> str:
+        return ladder_table(self)
+
+    def save(self, folder: str | Path, overwrite: bool = False) -> None:
+        """Write a run folder that `load_gaps` reads. Raises `store.RunError` where the folder is in use."""
+        columns: dict[str, NDArray[Any]] = {
+            "id": self.ids,
+            "flags": self.flags,
+            "chosen": self.chosen,
+            "k_hat": self.k_hat,
+        }
+        optional = {"group": self.groups, "fingerprint": self.fingerprint, "refined": self.refined}
+        columns |= {name: column for name, column in optional.items() if column is not None}
+        for name, estimate in self._by_column().items():
+            columns[name] = estimate.values
+            for i, noise in enumerate(estimate.noise.values()):
+                columns[f"{name}.noise{i}"] = noise.T
+            for i, part in enumerate(estimate.shared.values()):
+                columns[f"{name}.shared{i}"] = np.where(part.predicted, np.nan, part.deviations[part.place])
+        for name, fit in self.fits.items():
+            columns[f"outcome.{name}"], columns[f"steps.{name}"] = fit.outcome, fit.steps
+            columns[f"work.{name}"] = fit.work
+        store.write_run(folder, self._meta(), columns, overwrite)
+
+    def _meta(self) -> dict[str, Any]:
+        """All but the columns, as JSON can hold it."""
+        estimates = self._by_column()
+        return {
+            "family": self.family, "plan": self.plan, "seed": self.seed, "kl_weight": self.kl_weight,
+            "work": dict(self.work), "notes": list(self.notes),
+            "estimates": {name: [e.name, e.side] for name, e in estimates.items()},
+            "noise": {name: list(e.noise) for name, e in estimates.items()},
+            "shared": {name: list(e.shared) for name, e in estimates.items()},
+            "fits": list(self.fits), "n": len(self),
+            "rungs": [asdict(rung) for rung in self.rungs], "estimators": dict(self.estimators),
+        }  # fmt: skip
+
+    def _by_column(self) -> dict[str, Estimate]:
+        """Every measured estimate under the name of its column."""
+        rungs = {f"local.{name}": estimate for name, estimate in self.local.items()}
+        others = {f"candidate.{name}": estimate for name, estimate in self.candidates.items()}
+        return {"elbo": self.elbo, **rungs, "log_evidence": self.log_evidence, **others}
+
+
+def load_gaps(folder: str | Path) -> Gaps:
+    """A saved `Gaps`, its errors and their covariances included. Raises `store.RunError` where there is none."""
+    meta, columns = store.read_run(folder)
+    estimates = {name: _estimate(name, meta, columns) for name in meta["estimates"]}
+    fits = {
+        name: FitReport(columns[f"outcome.{name}"], columns[f"steps.{name}"], columns[f"work.{name}"])
+        for name in meta["fits"]
+    }
+    return Gaps(
+        elbo=estimates["elbo"],
+        local=_under("local.", estimates),
+        log_evidence=estimates["log_evidence"],
+        fits=fits,
+        flags=columns["flags"],
+        chosen=columns["chosen"].astype(str),
+        estimators=meta["estimators"],
+        candidates=_under("candidate.", estimates),
+        k_hat=columns["k_hat"],
+        rungs=tuple(Rung(**rung) for rung in meta["rungs"]),
+        family=meta["family"],
+        work=meta["work"],
+        plan=meta["plan"],
+        seed=meta["seed"],
+        kl_weight=meta["kl_weight"],
+        groups=columns.get("group"),
+        notes=tuple(meta["notes"]),
+        fingerprint=columns.get("fingerprint"),
+        refined=columns.get("refined"),
+    )
+
+
+def _estimate(name: str, meta: Mapping[str, Any], columns: Mapping[str, NDArray[Any]]) -> Estimate:
+    """An estimate from its columns, under the keys of its draws."""
+    label, side = meta["estimates"][name]
+    noise = {_key(key): columns[f"{name}.noise{i}"].T for i, key in enumerate(meta["noise"][name])}
+    shared = {_key(key): _correction(columns[f"{name}.shared{i}"]) for i, key in enumerate(meta["shared"][name])}
+    return Estimate(label, columns[name], side=side, noise=noise, ids=columns["id"], shared=shared)
+
+
+def _under(prefix: str, estimates: Mapping[str, Estimate]) -> dict[str, Estimate]:
+    return {name.removeprefix(prefix): estimate for name, estimate in estimates.items() if name.startswith(prefix)}
+
+
+def _correction(column: Array) -> Correction:
+    """A correction from its column (N,): the deviations of the refined data, NaN where the value is predicted."""
+    measured = np.isfinite(column)
+    return Correction(column[measured], np.where(measured, np.cumsum(measured) - 1, -1))
+
+
+def _key(key: Any) -> object:
+    return tuple(key) if isinstance(key, list) else key

@@ -1,0 +1,223 @@
+"""The ladder as data: the rungs of each datum, the steps between them, and the name of every step.
+
+    L[q] | amortization | L[q*_1] | step of rung 1 | L[q*_2] | step of rung 2 | ... | remainder | log p(x)
+
+What a rung is called and which step leaves it upwards is written in the record itself (`Rung`), so that a saved ladder
+is read and judged without knowing the families that were fitted.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .estimate import Array, Estimate
+from .outcomes import FitReport
+
+__all__ = ["REMAINDER", "TEMPERED", "Ladder", "Rung", "suggestion"]
+
+REMAINDER = "remainder"  # the step to log p(x) from the highest rung that there is
+TEMPERED = "tempered"  # the rung of the best q for p(z) p(x|z)^(1/b), of a q that was trained with kl_weight b
+HOW_TO_MEASURE = {
+    "factorization": 'plan="standard"',
+    "gaussianity": 'plan="flow"',
+    REMAINDER: 'plan="flow"',
+    "encoder": "kl_weight=",
+    "mismatch": "kl_weight=",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung:
+    """A family's place in the ladder, in words.
+
+    Attributes:
+        name: of the family. place: its order in the ladder; None for one that stands beside it.
+        step: the step that leaves this rung upwards, such as "factorization"; from the highest it is `REMAINDER`.
+        members: what the family's members are, such as "a diagonal Gaussian".
+        assumption: what the step charges, such as "independent latents", and `remedy`: what does without it.
+    """
+
+    name: str
+    place: int | None
+    step: str
+    members: str
+    assumption: str
+    remedy: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ladder:
+    """What `decompose` found. Estimates are per datum, in nats; data without a finite value on a fitted rung are NaN
+    in all.
+
+    Attributes:
+        elbo: L[q]. local: the fitted rungs by family. log_evidence: the best lower bound of log p(x).
+        fits: how each local fit ended. flags: (N,) `Flag` of each datum, 0 where fine.
+        chosen: (N,) which estimator gave each log evidence, and `estimators` what their names mean.
+        candidates: all of those estimates. k_hat: (N,) of the importance weights.
+        rungs: every rung that there is, fitted or not, from the lowest up. family: of q, or None.
+        work: work units per datum by stage. plan, seed, kl_weight: as declared. groups: (N,) labels or None.
+        notes: what a reader must know. fingerprint: (N,) a hash of each datum, or None.
+        refined: (N,) which data the second phase of a two-phase run measured; None where one plan measured all.
+    """
+
+    elbo: Estimate
+    local: Mapping[str, Estimate]
+    log_evidence: Estimate
+    fits: Mapping[str, FitReport]
+    flags: NDArray[np.int64]
+    chosen: NDArray[np.str_]
+    estimators: Mapping[str, str]
+    candidates: Mapping[str, Estimate]
+    k_hat: Array
+    rungs: tuple[Rung, ...]
+    family: str | None
+    work: Mapping[str, float]
+    plan: str
+    seed: int
+    kl_weight: float = 1.0
+    groups: NDArray[Any] | None = None
+    notes: tuple[str, ...] = ()
+    fingerprint: NDArray[np.int64] | None = None
+    refined: NDArray[np.bool_] | None = None
+
+    @property
+    def ladder(self) -> tuple[str, ...]:
+        """The fitted rungs that form the ladder, from q's own family upwards."""
+        return tuple(rung.name for rung in self.possible_rungs if rung.name in self.local)
+
+    @property
+    def possible_rungs(self) -> tuple[Rung, ...]:
+        """The rungs from q's own family upwards, fitted or not; none where that family is unknown."""
+        own = next((rung for rung in self.rungs if rung.name == self.family), None)
+        if own is None or own.place is None:
+            return () if own is None else (own,)
+        return tuple(rung for rung in self.rungs if rung.place is not None and rung.place >= own.place)
+
+    @property
+    def inference(self) -> Estimate:
+        """log p(x) - L[q]: all that the ELBO loses."""
+        return (self.log_evidence - self.elbo).named("inference")
+
+    @property
+    def amortization(self) -> Estimate:
+        """L[q*] - L[q] in q's own family: what one network for all data costs."""
+        return (self.local[self._own()] - self.elbo).named("amortization")
+
+    @property
+    def approximation(self) -> Estimate:
+        """log p(x) - L[q*] in q's own family: what the family costs."""
+        return (self.log_evidence - self.local[self._own()]).named("approximation")
+
+    @property
+    def factorization(self) -> Estimate:
+        """L[q*_full] - L[q*_diagonal]: what independent latents cost."""
+        return self.step("factorization")
+
+    @property
+    def gaussianity(self) -> Estimate:
+        """L[q*_flow] - L[q*_full]: what a Gaussian shape costs."""
+        return self.step("gaussianity")
+
+    @property
+    def remainder(self) -> Estimate:
+        """log p(x) - L[q*_flow]: what no fitted family reached."""
+        return self.step(REMAINDER)
+
+    @property
+    def encoder(self) -> Estimate:
+        """L[q*_b] - L[q]: the encoder's miss of its own optimum, where q was trained with kl_weight b."""
+        return self.step("encoder")
+
+    @property
+    def mismatch(self) -> Estimate:
+        """L[q*] - L[q*_b]: that optimum's miss of the ELBO's."""
+        return self.step("mismatch")
+
+    @property
+    def steps(self) -> dict[str, Estimate]:
+        """The steps of the ladder in order; they add up to the inference gap, datum by datum."""
+        if not self.ladder:
+            return {"inference": self.inference}
+        own = self.ladder[0]
+        steps: dict[str, Estimate] = {}
+        if TEMPERED in self.local:
+            steps["encoder"] = (self.local[TEMPERED] - self.elbo).named("encoder")
+            steps["mismatch"] = (self.local[own] - self.local[TEMPERED]).named("mismatch")
+        else:
+            steps["amortization"] = self.amortization
+        for assumed, (lower, upper) in zip(self.merged_rungs, self._pairs(), strict=True):
+            name = step_name(assumed, to_evidence=upper is None)
+            top = self.log_evidence if upper is None else self.local[upper]
+            steps[name] = (top - self.local[lower]).named(name)
+        return steps
+
+    @property
+    def merged_rungs(self) -> tuple[tuple[Rung, ...], ...]:
+        """Of each step above q's own family: the rungs that it leaves, more than one where some were not fitted."""
+        names = [rung.name for rung in self.possible_rungs]
+        ends = [(names.index(low), len(names) if up is None else names.index(up)) for low, up in self._pairs()]
+        return tuple(self.possible_rungs[start:stop] for start, stop in ends)
+
+    def step(self, name: str) -> Estimate:
+        """A step by its name. AttributeError, with how to measure it, where it is not one of `steps`."""
+        if name in self.steps:
+            return self.steps[name]
+        how = HOW_TO_MEASURE.get(name)
+        ask = f" Ask for it with {how}." if how else suggestion(name, self.steps)
+        raise AttributeError(f"{name} was not measured on its own; steps are {list(self.steps)}.{ask}")
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """(N,) identity of each datum."""
+        return self.elbo.ids
+
+    @property
+    def n_excluded(self) -> int:
+        """How many data are left out of every mean."""
+        return self.log_evidence.n_excluded
+
+    def __len__(self) -> int:
+        return len(self.elbo)
+
+    def _own(self) -> str:
+        """The rung of q's own family."""
+        if not self.ladder:
+            raise TypeError("this needs a q whose family is known (a Gaussian, a flow); only `inference` is there")
+        return self.ladder[0]
+
+    def _pairs(self) -> list[tuple[str, str | None]]:
+        """Each fitted rung with the next one, the last with None for log p(x)."""
+        return list(zip(self.ladder, (*self.ladder[1:], None), strict=True)) if self.ladder else []
+
+    if not TYPE_CHECKING:  # a type checker is to refuse what is misspelled
+
+        def __getattr__(self, name: str) -> Estimate:
+            if name.startswith("_") or "local" not in self.__dict__:
+                raise AttributeError(name)
+            if name in self.steps or name in HOW_TO_MEASURE:
+                return self.step(name)
+            known = [*self.steps, *(entry for entry in dir(self) if not entry.startswith("_"))]
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.{suggestion(name, known)}")
+
+
+def step_name(rungs: Sequence[Rung], to_evidence: bool) -> str:
+    """The step that leaves these rungs, joined where rungs between were not fitted. From the highest rung that there is
+    it leads to log p(x): what it charges there is no single assumption.
+    """
+    names = [rung.step for rung in rungs]
+    return " + ".join([*names[:-1], REMAINDER] if to_evidence else names)
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """' Did you mean "..."?' for a misspelled name, '' where nothing is like it.
+
+    >>> suggestion("quik", ["quick", "standard"])
+    ' Did you mean "quick"?'
+    """
+    close = get_close_matches(name, list(known), n=1)
+    return f' Did you mean "{close[0]}"?' if close else ""

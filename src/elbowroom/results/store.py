@@ -1,0 +1,126 @@
+"""Runs on disk: a folder with `run.json` (what was measured, on what, by what) and Parquet parts (one row per datum).
+
+Everything is written under a temporary name, synced and renamed; `run.json` comes last and carries the checksum of each
+part, so a folder either is a whole run or is none.
+"""
+
+import hashlib
+import io
+import json
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..core import write_atomically
+
+__all__ = ["SCHEMA", "RunError", "read_run", "write_run"]
+
+SCHEMA = 2  # 1 did not hold the rungs of the ladder
+
+
+class RunError(ValueError):
+    """A run folder that cannot be written or read as one."""
+
+
+def write_run(
+    folder: str | Path, meta: Mapping[str, Any], columns: Mapping[str, NDArray[Any]], overwrite: bool = False
+) -> None:
+    """Write a run: `meta` (JSON-ready) and per-datum `columns`, (N,) or (N, G) each.
+
+    Raises:
+        RunError: the folder already holds a run and `overwrite` is False, or holds other files.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"a run is a folder; {folder} is a file. Name another place.")
+    if (folder / "run.json").exists() and not overwrite:
+        raise RunError(
+            f"{folder} already holds a run; nothing was written. Name another folder, or ask to overwrite it."
+        )
+    if folder.exists() and any(folder.iterdir()) and not (folder / "run.json").exists():
+        raise RunError(f"{folder} is not empty and holds no run; nothing was written. Name an empty or new folder.")
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    arrays = {name: _arrow(pa, np.asarray(values)) for name, values in columns.items()}
+    part = folder / "data" / f"part-{_free_number(folder):05d}.parquet"
+    table = io.BytesIO()
+    pq.write_table(pa.table(arrays), table)
+    write_atomically(part, table.getvalue())
+    record = {
+        "schema": SCHEMA,
+        **meta,
+        "parts": {part.name: _sha256(part)},
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
+    }
+    write_atomically(folder / "run.json", json.dumps(record, indent=1).encode())
+    for stale in (folder / "data").glob("part-*.parquet"):
+        if stale != part:
+            stale.unlink()
+
+
+def read_run(folder: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """The metadata and columns of a run.
+
+    Raises:
+        RunError: no run there, one of another schema, or a part that was changed or lost.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = Path(folder)
+    try:
+        meta = json.loads((folder / "run.json").read_text())
+    except FileNotFoundError:
+        raise RunError(f"{folder} holds no run: run.json is missing. A run is written by gaps.save(folder).") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+        raise RunError(f"{folder}/run.json cannot be read: {error}") from None
+    if not isinstance(meta, dict) or meta.get("schema") != SCHEMA:
+        schema = meta.get("schema") if isinstance(meta, dict) else type(meta).__name__
+        raise RunError(
+            f"{folder} has schema {schema}; this version reads schema {SCHEMA}: measure it again, or read it with the "
+            "version of elbowroom that wrote it"
+        )
+    parts, tables = meta.get("parts"), []
+    if not isinstance(parts, dict) or not parts:
+        raise RunError(f"{folder}/run.json names no part; the run must be made again")
+    for name, checksum in parts.items():
+        path = folder / "data" / Path(name).name
+        if not path.exists() or _sha256(path) != checksum:
+            raise RunError(f"{path} is missing or was changed since it was written; the run must be made again")
+        tables.append(pq.read_table(path))
+    table = pa.concat_tables(tables)
+    return meta, {name: _numpy(table.column(name)) for name in table.column_names}
+
+
+def _free_number(folder: Path) -> int:
+    """One past the parts that lie there: a run that is replaced stays whole until the new run.json is in place."""
+    return 1 + max((int(path.stem[5:]) for path in (folder / "data").glob("part-*.parquet")), default=-1)
+
+
+def _arrow(pa: Any, values: NDArray[Any]) -> Any:
+    """A column; (N, G) arrays become fixed-size lists."""
+    if values.ndim == 1:
+        return pa.array(values)
+    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+
+
+def _numpy(column: Any) -> NDArray[Any]:
+    chunk = column.combine_chunks()
+    if hasattr(chunk.type, "list_size"):
+        return chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, chunk.type.list_size)
+    return np.array(chunk.to_numpy(zero_copy_only=False))  # a copy: Arrow's own memory is read-only
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

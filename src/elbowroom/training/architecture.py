@@ -1,0 +1,119 @@
+"""What a trained VAE is: how its networks are built from a few entries of a configuration."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypeAlias
+
+from torch import nn
+
+from ..core import forked, seeded
+from ..models import DecoderModel, likelihoods
+from ..posteriors import (
+    FAMILIES,
+    VARIANTS,
+    ZUKO_FEATURES,
+    ZUKO_KINDS,
+    Amortized,
+    DiagonalGaussian,
+    ZukoPosterior,
+    as_family,
+    zuko_posterior,
+)
+from .networks import conv_decoder, conv_encoder, mlp_decoder, mlp_encoder
+
+__all__ = ["AmortizedPosterior", "Architecture", "architecture_of", "build", "family_names"]
+
+AmortizedPosterior: TypeAlias = Amortized | ZukoPosterior
+NETWORKS = ("mlp", "conv")
+LOCATED = ("gaussian", "laplace", "discretized_logistic")  # likelihoods that need a scale
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """How to build the networks of a VAE; the defaults are the paper's.
+
+    Attributes:
+        n_in: size of a datum, or its shape: (3, 32, 32).
+        encoder_hidden, decoder_hidden: widths of the hidden layers, of an "mlp"; channels, of a "conv".
+        family: of q, one of `family_names()`. likelihood: by its name.
+        scale: of a gaussian, laplace or discretized_logistic likelihood: a number, "learned" or "decoder".
+        networks: "mlp" or "conv".
+    """
+
+    n_in: int | tuple[int, ...] = 784
+    n_latent: int = 50
+    encoder_hidden: tuple[int, ...] = (200, 200)
+    decoder_hidden: tuple[int, ...] = (200, 200)
+    family: str = DiagonalGaussian.name
+    likelihood: str = "bernoulli"
+    scale: float | str | None = None
+    networks: str = "mlp"
+
+    def __post_init__(self) -> None:
+        if self.networks not in NETWORKS or self.family not in family_names():
+            raise ValueError(
+                f"architecture: expected networks of {list(NETWORKS)} and a family of {family_names()}; "
+                f"got {self.networks!r} and {self.family!r}"
+            )
+        event = self.n_in if isinstance(self.n_in, tuple) else (self.n_in,)
+        sizes = (*event, self.n_latent, *self.encoder_hidden, *self.decoder_hidden)
+        if any(not isinstance(size, int) or size < 1 for size in sizes):
+            raise ValueError(f"architecture: sizes must be positive integers; got {list(sizes)}")
+        if self.networks == "conv" and (event[1:] != (32, 32) or len(self.decoder_hidden) != 3):
+            raise ValueError(
+                "architecture: convolutional networks take images of (channels, 32, 32) and three decoder channels; "
+                f"got n_in {list(event)} and decoder_hidden {list(self.decoder_hidden)}"
+            )
+        if self.likelihood not in LOCATED and self.scale is not None:
+            raise ValueError(f"architecture: {self.likelihood} has no scale; got {self.scale!r}, leave it out")
+        if self.likelihood in LOCATED and self.scale is None:
+            raise ValueError(f'architecture: {self.likelihood} needs scale: a number, "learned" or "decoder"')
+
+
+def family_names() -> list[str]:
+    """The families that q can be of: those of `as_family`, and flows of zuko."""
+    return [*FAMILIES, *VARIANTS, *ZUKO_KINDS]
+
+
+def architecture_of(entries: Mapping[str, Any]) -> Architecture:
+    """The architecture that a config's entries describe; ValueError for an entry that there is not."""
+    known = {f.name for f in fields(Architecture)}
+    unknown = sorted(entries.keys() - known) if isinstance(entries, Mapping) else [str(entries)]
+    if unknown:
+        raise ValueError(f"architecture: unknown entries {unknown}; known are {sorted(known)}")
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entries.items()}
+    return Architecture(**values)
+
+
+def build(architecture: Architecture | Mapping[str, Any], seed: int = 0) -> tuple[DecoderModel, AmortizedPosterior]:
+    """(model, q) with freshly drawn weights, a function of `seed`; global random state is left as found."""
+    a = architecture if isinstance(architecture, Architecture) else architecture_of(architecture)
+    likelihood = getattr(likelihoods, a.likelihood)(scale=a.scale) if a.likelihood in LOCATED else a.likelihood
+    with forked(seeded(seed, "init").initial_seed()):
+        if a.family in ZUKO_KINDS:
+            encoder, decoder = _networks(a, 2 * a.n_latent + ZUKO_FEATURES)
+            q: AmortizedPosterior = zuko_posterior(a.family, encoder, a.n_latent, seed=seed)
+        else:
+            family = as_family(a.family, a.n_latent)
+            encoder, decoder = _networks(a, family.context_size)
+            q = Amortized(encoder, family)
+        return DecoderModel(decoder, likelihood, a.n_latent), q
+
+
+def _networks(a: Architecture, n_context: int) -> tuple[nn.Module, nn.Module]:
+    """Encoder and decoder. A decoder that also emits scales has twice the channels, or twice the numbers."""
+    event = a.n_in if isinstance(a.n_in, tuple) else (a.n_in,)
+    first = event[0] * (2 if a.scale == "decoder" else 1)
+    if a.networks == "conv":
+        return (
+            conv_encoder(n_context, a.encoder_hidden, event[0]),
+            conv_decoder(a.n_latent, first, a.decoder_hidden),
+        )
+    encoder = mlp_encoder(event, n_context, a.encoder_hidden)
+    n_out = first
+    for size in event[1:]:
+        n_out *= size
+    decoder = mlp_decoder(a.n_latent, n_out, a.decoder_hidden)
+    if len(event) > 1:
+        decoder.append(nn.Unflatten(1, (first, *event[1:])))
+    return encoder, decoder

@@ -1,0 +1,193 @@
+"""What a training run writes after each epoch, so that one that was killed goes on to the same parameters.
+
+    config.json             the caller's config and the settings
+    epochs.jsonl            a line for each epoch
+    checkpoint.safetensors  while the run goes on: parameters, Adam's moments, the best parameters, the epochs so far
+    model.safetensors       at its end, in place of the checkpoint
+
+The seeds of an epoch depend on its number alone (`train`), so a run that goes on from a checkpoint ends in the
+parameters of one that was never stopped.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core import PARTIAL_SUFFIX, MapStyle, Rows, n_data, write_atomically
+from .settings import Epoch, Settings
+from .weight_files import (
+    CHECKPOINT,
+    WEIGHTS,
+    load_state,
+    read_tensors,
+    refuse_file,
+    state_of,
+    to_half,
+    write_config,
+    write_tensors,
+)
+
+__all__ = ["TrainingFolder", "TrainingState", "read_epochs"]
+
+EPOCHS = "epochs.jsonl"
+
+
+class TrainingState:
+    """Parameters, Adam's moments, the epochs done and the best parameters so far: all that the next epoch needs."""
+
+    def __init__(self, modules: Mapping[str, nn.Module], optimizer: torch.optim.Adam, settings: Settings) -> None:
+        self.modules, self.optimizer, self.settings = modules, optimizer, settings
+        self.done: list[Epoch] = []
+        self.best: dict[str, Tensor] = {}
+        self.best_epoch = 0
+
+    @property
+    def ended(self) -> bool:
+        patience, n_done = self.settings.patience, len(self.done)
+        waited = n_done - max(self.best_epoch, self.settings.warmup)
+        return n_done >= self.settings.epochs or (patience > 0 and waited >= patience)
+
+    def record(self, metrics: Epoch) -> None:
+        """An epoch is done; its parameters are the best where patience is asked for and its held-out ELBO is."""
+        self.done.append(metrics)
+        elbos = [-math.inf if e.heldout_elbo is None else e.heldout_elbo for e in self.done]
+        if self.settings.patience and elbos[-1] == max(elbos):
+            self.best_epoch = metrics.epoch
+            self.best = {name: value.clone() for name, value in state_of(self.modules).items()}
+
+    def load_best(self) -> None:
+        if self.best:
+            load_state(self.modules, self.best)
+
+    def tensors(self, copy: bool = False) -> dict[str, Tensor]:
+        """Everything by name: "q." and "model.", "best.", "adam.INDEX."."""
+        tensors = dict(state_of(self.modules))
+        for index, entries in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"adam.{index}.{name}": torch.as_tensor(value) for name, value in entries.items()}
+        if copy:
+            return {name: value.clone() for name, value in tensors.items()}
+        return tensors | {f"best.{name}": value for name, value in self.best.items()}
+
+    def load(self, tensors: Mapping[str, Tensor], path: Path | None = None) -> None:
+        """Take up what `tensors` gave."""
+        groups: dict[str, dict[str, Tensor]] = {"adam": {}, "best": {}, "": {}}
+        for name, value in tensors.items():
+            head, _, rest = name.partition(".")
+            groups[head if head in groups else ""][rest if head in groups else name] = value
+        load_state(self.modules, groups[""], path)
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in groups["adam"].items():
+            index, _, key = name.partition(".")
+            moments.setdefault(int(index), {})[key] = value
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
+        self.best = groups["best"] or self.best
+
+
+class TrainingFolder:
+    """The folder of a run: config, a line for each epoch, a checkpoint until it ends, then the model."""
+
+    def __init__(self, path: Path, state: TrainingState, x: Rows | MapStyle, config: Mapping[str, Any]) -> None:
+        self.path, self.state = path, state
+        self.identity = {
+            "settings": json.dumps(state.settings.to_json(), sort_keys=True),
+            "data": _digest(x),
+            "networks": _networks(state.modules, config.get("architecture")),
+        }
+        refuse_file(path)
+        if (path / WEIGHTS).exists():
+            raise ValueError(f"{path}: holds a model already; train into a new folder, or remove this one")
+        self.config = {**config, "training": state.settings.to_json()}
+        for cut in path.glob(f".*{PARTIAL_SUFFIX}"):  # by a kill in the middle of a write
+            cut.unlink()
+        if (path / CHECKPOINT).exists():
+            self._resume()
+        else:
+            (path / EPOCHS).unlink(missing_ok=True)  # of a run that was killed before its first checkpoint
+
+    def append(self, metrics: Epoch) -> None:
+        """A line for an epoch that is done; the folder is made with the first."""
+        if metrics.epoch == 1:
+            self._write_config()
+        with (self.path / EPOCHS).open("a", encoding="utf-8") as lines:
+            lines.write(_line(metrics))
+
+    def checkpoint(self) -> None:
+        epochs = json.dumps([asdict(epoch) for epoch in self.state.done])
+        notes = self.identity | {"epochs": epochs, "best_epoch": str(self.state.best_epoch)}
+        write_tensors(self.path / CHECKPOINT, self.state.tensors(), notes)
+        self._write_config()
+
+    def finish(self, half: bool = False) -> None:
+        """The model in place of the checkpoint, its config before it; `half`: in float16."""
+        self._write_config()
+        state = state_of(self.state.modules)
+        write_tensors(self.path / WEIGHTS, to_half(state) if half else state)
+        (self.path / CHECKPOINT).unlink(missing_ok=True)
+
+    def _write_config(self) -> None:
+        """The caller's config, the settings, and how many epochs were done."""
+        done = {"epochs_done": len(self.state.done), "epoch_kept": self.state.best_epoch or len(self.state.done)}
+        write_config(self.path, {**self.config, "training": {**self.config["training"], **done}})
+
+    def _resume(self) -> None:
+        """Go back to the checkpoint, and to the epochs whose work it holds."""
+        tensors, notes = read_tensors(self.path / CHECKPOINT)
+        if notes.get("data") != self.identity["data"]:
+            raise ValueError(f"{self.path}: holds a run on other data; train into a new folder, or remove this one")
+        if notes.get("networks") != self.identity["networks"]:
+            raise ValueError(
+                f"{self.path}: holds a run of other networks, or of another frozen part; train into a new folder, or "
+                "remove this one"
+            )
+        before, now = json.loads(notes["settings"]), self.state.settings.to_json()
+        for name in now:
+            if before.get(name) != now[name]:
+                raise ValueError(
+                    f"{self.path}: holds a run with {name} {before.get(name)}, not {now[name]}; go on with the former, "
+                    "or train into a new folder"
+                )
+        self.state.load(tensors, self.path / CHECKPOINT)
+        self.state.done = [Epoch(**entries) for entries in json.loads(notes["epochs"])]
+        self.state.best_epoch = int(notes["best_epoch"])
+        write_atomically(self.path / EPOCHS, "".join(map(_line, self.state.done)).encode())
+
+
+def read_epochs(path: Path) -> tuple[Epoch, ...]:
+    """The log of a run, numbers to six figures."""
+    return tuple(Epoch(**json.loads(line)) for line in (path / EPOCHS).read_text(encoding="utf-8").splitlines())
+
+
+def _line(epoch: Epoch) -> str:
+    """An epoch as a line of the log, numbers to six figures."""
+    entries = asdict(epoch)
+    rounded = {key: float(f"{value:.6g}") for key, value in entries.items() if isinstance(value, float)}
+    return json.dumps(entries | rounded) + "\n"
+
+
+def _networks(modules: Mapping[str, nn.Module], architecture: object) -> str:
+    """SHA-256 of the names of what a run trains, of what it keeps frozen, and of the caller's architecture."""
+    trained: list[str] = []
+    frozen: dict[str, Tensor] = {}
+    for part, module in modules.items():
+        own = {name for name, p in module.named_parameters() if p.requires_grad}
+        trained += sorted(f"{part}.{name}" for name in own)
+        named = module.named_parameters() if own else module.state_dict().items()  # a trained part's buffers move
+        frozen |= {f"{part}.{name}": value.detach() for name, value in named if name not in own}
+    described = json.dumps(architecture, sort_keys=True, default=str)
+    return hashlib.sha256(repr((trained, _digest(frozen), described)).encode()).hexdigest()
+
+
+def _digest(x: Rows | MapStyle) -> str:
+    """SHA-256 of the data; of a dataset that is read row by row, its length alone."""
+    if isinstance(x, Mapping):
+        return hashlib.sha256(repr({key: _digest(value) for key, value in x.items()}).encode()).hexdigest()
+    if not isinstance(x, Tensor):
+        return str(n_data(x))
+    return hashlib.sha256(x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()

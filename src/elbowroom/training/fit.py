@@ -1,0 +1,227 @@
+r"""Train encoder and decoder together by stochastic gradients of a bound, and resume where a run was killed.
+
+    maximize   mean over x of   E_q[ log p(x|z) + b (log p(z) - w log q(z|x)) ],   w = min(1, epoch / warmup)
+
+b is `kl_weight` (1: the ELBO). The warm-up anneals the entropy alone, as in Cremer, Li and Duvenaud 2018: during it q
+is pulled towards the posterior's mode, less so every epoch (counted from 1). Annealing "kl" weighs the whole of
+log p(z) - log q instead (Bowman et al. 2016); objective "iwae" is log (1/K) sum_k p(x, z_k) / q(z_k|x) (Burda, Grosse
+and Salakhutdinov 2015). Adam with eps 1e-4. The order of the data and the noise of an epoch come from
+`seeded(seed, "train", epoch)`, so a checkpoint between two epochs is all that a run needs to go on as before.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core import Data, MapStyle, Rows, as_data, forked, move, n_data, normal, read_rows, seeded
+from ..evidence import log_weights
+from ..models import LatentModel, evaluating
+from .checkpoints import TrainingFolder, TrainingState
+from .settings import ADAM_EPS, Epoch, Settings, learning_rate_factor
+from .weight_files import modules_by_prefix
+
+__all__ = ["adam", "fit", "run_epoch", "step_of"]
+
+Step = Callable[[Rows, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def fit(
+    model: LatentModel,
+    q: nn.Module,
+    x: Data,
+    settings: Settings,
+    *,
+    heldout: Data | None = None,
+    out: str | Path | None = None,
+    config: Mapping[str, Any] | None = None,
+    checkpoint_seconds: float = 30.0,
+    half: bool = False,
+    progress: Callable[[Epoch], None] | None = None,
+) -> tuple[Epoch, ...]:
+    """Train, in place, the parameters of the modules `q` and `model` that require a gradient -> their epochs.
+
+    To train q alone, freeze the model (`requires_grad_(False)`): it is then in evaluation mode meanwhile.
+
+    Args:
+        model, q: a `LatentModel` and a posterior. x: N data (tensor, mapping, map-style dataset).
+        heldout: data whose ELBO is measured after each epoch, on the same noise each time; never the test set.
+        out: a folder: `config.json` with `config` and the settings, a line of `epochs.jsonl` for each epoch,
+            `checkpoint.safetensors` while the run goes on and `model.safetensors` at its end. A folder that holds a
+            checkpoint of the same run is gone on with, to the same parameters as without the break.
+        checkpoint_seconds: least time between two checkpoints, which are written between epochs.
+        half: write the model in float16; the parameters in memory stay what they are.
+        progress: called with each `Epoch`.
+    Raises:
+        FloatingPointError: an epoch ended with a value that is not finite. The parameters, here and in the checkpoint,
+            are then those of the last good epoch. Global random state and modes are as found.
+        ValueError: nothing to train, or a folder that holds something else.
+    """
+    modules = modules_by_prefix(q, model)
+    parameters = _trainable(*modules.values())
+    if not parameters:
+        raise ValueError("nothing to train: no parameter of q or model requires a gradient")
+    if settings.patience and heldout is None:
+        raise ValueError(f"patience {settings.patience} needs heldout data to stop by; got none")
+    data, held_out = as_data(x), None if heldout is None else as_data(heldout)
+    if isinstance(data, Tensor | Mapping):
+        data = move(data, parameters[0].device, parameters[0].dtype)
+    state = TrainingState(modules, adam(parameters, settings), settings)
+    folder = None if out is None else TrainingFolder(Path(out), state, data, config or {})
+    step = step_of(model, q, settings)
+    n_noise = _noise_size(q, data, parameters[0])
+    written = time.monotonic()
+    trained = [part for part in modules.values() if _trainable(part)]
+    frozen = [part for part in (q, model) if not any(part is other for other in trained)]
+    with evaluating(*frozen), _training(trained):
+        while not state.ended:
+            before = state.tensors(copy=True)
+            metrics = run_epoch(step, data, state.optimizer, n_noise, len(state.done) + 1, settings)
+            if not _finite(metrics, parameters):
+                state.load(before)
+                if folder is not None and state.done:
+                    folder.checkpoint()
+                raise FloatingPointError(_stopped(metrics, settings, folder if state.done else None))
+            if held_out is not None:
+                elbo = _heldout_elbo(model, q, held_out, n_noise, settings, parameters[0])
+                metrics = replace(metrics, heldout_elbo=elbo)
+            state.record(metrics)
+            if folder is not None:
+                folder.append(metrics)
+                if time.monotonic() - written >= checkpoint_seconds and not state.ended:
+                    folder.checkpoint()
+                    written = time.monotonic()
+            if progress is not None:
+                progress(metrics)
+        state.load_best()
+    if folder is not None:
+        folder.finish(half)
+    return tuple(state.done)
+
+
+# ---- one epoch
+
+
+def run_epoch(
+    step: Step, x: Rows | MapStyle, optimizer: torch.optim.Optimizer, n_noise: int, epoch: int, settings: Settings
+) -> Epoch:
+    """One pass over the data. Nothing is read back from the device before its end."""
+    start = time.perf_counter()
+    like = optimizer.param_groups[0]["params"][0]
+    rate = settings.learning_rate * learning_rate_factor(settings.schedule, epoch, settings.epochs)
+    optimizer.param_groups[0]["lr"] = rate
+    weight = torch.tensor(settings.weight(epoch), device=like.device, dtype=like.dtype)  # a number would be compiled in
+    generator = seeded(settings.seed, "train", epoch, device=like.device)
+    order = torch.randperm(n_data(x), generator=generator, device=like.device)
+    sums = torch.zeros(3, dtype=torch.float64, device=like.device)
+    with forked(generator.initial_seed(), like.device):  # for dropout and the like in a user's networks
+        for index in order.split(settings.batch_size):
+            batch = move(read_rows(x, index), like.device, like.dtype)
+            noise = normal((settings.n_samples, len(index), n_noise), generator, like)
+            optimizer.zero_grad(set_to_none=True)
+            loss, terms = step(batch, noise, weight)
+            loss.backward()
+            if settings.clip_norm:
+                nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], settings.clip_norm)
+            optimizer.step()
+            sums += terms
+    objective, bound, log_likelihood = (sums / n_data(x)).tolist()
+    seconds = time.perf_counter() - start
+    return Epoch(
+        epoch=epoch,
+        objective=objective,
+        elbo=bound,
+        log_likelihood=log_likelihood,
+        learning_rate=rate,
+        weight=settings.weight(epoch),
+        seconds=seconds,
+    )
+
+
+def _heldout_elbo(
+    model: LatentModel, q: nn.Module, x: Rows | MapStyle, n_noise: int, settings: Settings, like: Tensor
+) -> float:
+    """L[q] of held-out data with one sample each, in nats; the noise is that of every epoch, so that epochs compare.
+
+    In batches of its own: `bounds.elbo` draws sixteen samples at a time.
+    """
+    generator = seeded(settings.seed, "heldout", device=like.device)
+    total = torch.zeros((), dtype=torch.float64, device=like.device)
+    with torch.no_grad(), evaluating(model, q):
+        for index in torch.arange(n_data(x)).split(settings.batch_size):
+            batch = move(read_rows(x, index), like.device, like.dtype)
+            noise = normal((1, len(index), n_noise), generator, like)
+            total += log_weights(model, q(batch), batch, noise).sum()
+    return total.item() / n_data(x)
+
+
+def step_of(model: LatentModel, q: nn.Module, settings: Settings) -> Step:
+    """(batch, noise (K, B, E), w) -> the loss to descend, and the sums over the batch of objective, ELBO and
+    log likelihood.
+    """
+
+    def step(batch: Rows, noise: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        z, log_q = q(batch).rsample_and_log_q(noise)
+        log_likelihood, log_prior = model.log_likelihood(batch, z), model.log_prior(z, batch)  # apart, to be weighed
+        bound = log_likelihood + log_prior - log_q
+        if settings.objective == "iwae":
+            objective = torch.logsumexp(bound, 0) - math.log(len(bound))
+        elif settings.annealing == "kl":
+            objective = (log_likelihood + settings.kl_weight * weight * (log_prior - log_q)).mean(0)
+        else:
+            objective = (log_likelihood + settings.kl_weight * (log_prior - weight * log_q)).mean(0)
+        terms = torch.stack([objective.sum(), bound.mean(0).sum(), log_likelihood.mean(0).sum()])
+        return -objective.mean(), terms.detach()
+
+    return torch.compile(step, dynamic=False) if settings.compiled else step
+
+
+def _noise_size(q: nn.Module, x: Rows | MapStyle, like: Tensor) -> int:
+    """E, from an answer of q to two data."""
+    with torch.no_grad(), evaluating(q):
+        return q(move(read_rows(x, torch.arange(min(2, n_data(x)))), like.device, like.dtype)).noise_size
+
+
+def adam(parameters: list[nn.Parameter], settings: Settings) -> torch.optim.Adam:
+    """Adam with the paper's eps, in one kernel where torch has one."""
+    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+    return torch.optim.Adam(parameters, lr=settings.learning_rate, eps=ADAM_EPS, fused=fused)
+
+
+def _trainable(*modules: nn.Module) -> list[nn.Parameter]:
+    """Each parameter once, though modules may share it."""
+    return [p for p in dict.fromkeys(p for m in modules for p in m.parameters()) if p.requires_grad]
+
+
+@contextmanager
+def _training(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Modules in training mode; afterwards back in their modes and without gradients."""
+    before = [(part, part.training) for module in modules for part in module.modules()]
+    for part, _ in before:
+        part.train()
+    try:
+        yield
+    finally:
+        for part, training in before:
+            part.training = training
+            part.zero_grad(set_to_none=True)
+
+
+def _finite(metrics: Epoch, parameters: list[nn.Parameter]) -> bool:
+    sums = [p.detach().sum() for p in parameters]  # nan and inf stay what they are in a sum
+    return math.isfinite(metrics.objective + metrics.elbo) and bool(torch.stack(sums).isfinite().all())
+
+
+def _stopped(metrics: Epoch, settings: Settings, folder: TrainingFolder | None) -> str:
+    saved = f", saved in {folder.path}" if folder is not None else ""
+    return (
+        f"training stopped in epoch {metrics.epoch}: its objective, {metrics.objective}, or a parameter is "
+        f"not finite; the parameters are those of epoch {metrics.epoch - 1}{saved}. Look for bad values in "
+        f"the data, or lower learning_rate ({settings.learning_rate:g})"
+    )

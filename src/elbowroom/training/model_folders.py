@@ -1,0 +1,90 @@
+"""A trained VAE saved as a folder and loaded from it.
+
+It holds `config.json`, whose `architecture` says how to build the networks, and `model.safetensors` with their weights,
+named "q." and "model."; while it is being trained, `checkpoint.safetensors` in place of the latter. Nothing is pickled;
+files are written under a temporary name, synced and renamed.
+"""
+
+import json
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..models import DecoderModel
+from .architecture import AmortizedPosterior, build
+from .weight_files import (
+    CHECKPOINT,
+    CONFIG,
+    WEIGHTS,
+    ensure_folder,
+    load_state,
+    modules_by_prefix,
+    read_tensors,
+    state_of,
+    to_half,
+    write_config,
+    write_tensors,
+)
+
+__all__ = ["demo_model", "load_model", "save_model", "shipped"]
+
+
+def save_model(folder: str | Path, q: nn.Module, model: object, config: Mapping[str, Any], half: bool = False) -> None:
+    """Write `config.json` and `model.safetensors` into `folder`, each whole or not at all.
+
+    `config["architecture"]` (`asdict(Architecture(...))`) is what `load_model` builds from; a config without one saves
+    the weights of networks of your own, which `load_model` then cannot build. `half` writes float16: half the size, and
+    what is measured of the file read back is a little off what was trained.
+    """
+    folder = ensure_folder(folder)
+    state = state_of(modules_by_prefix(q, model))
+    write_tensors(folder / WEIGHTS, to_half(state) if half else state)
+    write_config(folder, config)
+
+
+def load_model(folder: str | Path) -> tuple[DecoderModel, AmortizedPosterior, dict[str, Any]]:
+    """(model, q, config) of a folder that `save_model` or `train.fit` wrote, on the CPU and in evaluation mode.
+
+    Of a training that has not ended, the weights of its last checkpoint.
+
+    Raises FileNotFoundError or ValueError: what is missing, damaged, or does not fit the architecture.
+    """
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"{folder}: expected a model's folder with {CONFIG} and {WEIGHTS}; no {CONFIG} there")
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG}: not JSON ({error})") from None
+    if not isinstance(config, dict) or "architecture" not in config:
+        raise ValueError(
+            f"{folder / CONFIG}: no `architecture` to build the networks from; the weights can be read with safetensors"
+        )
+    model, q = build(config["architecture"])
+    modules = modules_by_prefix(q, model)
+    path = next((folder / name for name in (WEIGHTS, CHECKPOINT) if (folder / name).is_file()), None)
+    if path is None:
+        raise FileNotFoundError(f"{folder}: expected a model's folder with {CONFIG} and {WEIGHTS}; no {WEIGHTS} there")
+    state, _ = read_tensors(path)
+    if path.name == CHECKPOINT:
+        state = {name: value for name, value in state.items() if name.split(".")[0] in modules}
+    load_state(modules, state, path)
+    return model.eval(), q.eval(), config
+
+
+def shipped(name: str = "fashion-mnist") -> tuple[DecoderModel, AmortizedPosterior]:
+    """(model, q) of a model that comes with the package."""
+    assets = resources.files("elbowroom") / "assets"
+    names = sorted(entry.name for entry in assets.iterdir() if (entry / WEIGHTS).is_file())
+    if name not in names:
+        raise ValueError(f"no shipped model is named {name!r}; there is {', '.join(names) or 'none'}")
+    with resources.as_file(assets / name) as folder:
+        return load_model(folder)[:2]
+
+
+def demo_model() -> tuple[DecoderModel, AmortizedPosterior]:
+    """(model, q) of the demo: the paper's VAE on thresholded Fashion-MNIST, for `data.demo_images`."""
+    return shipped("fashion-mnist")

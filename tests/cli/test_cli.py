@@ -1,0 +1,456 @@
+"""The command line, in process: what it prints, its exit codes, what it writes, and every error as one line."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import elbowroom as er
+from elbowroom.cli import main
+from elbowroom.cli.inputs import FactoryError, open_model, samples
+from elbowroom.datasets import DATASETS, demo_images, load_array
+from elbowroom.evidence import EvidencePlan
+from elbowroom.measure import PLANS, TruthRow, off, run_selftest
+from elbowroom.measure.selftest import CASES
+from elbowroom.training import demo_model, save_model
+
+N_SMALL = 30
+FACTORIES = """
+import torch
+import elbowroom as er
+
+def factory():
+    generator = torch.Generator().manual_seed(0)
+    model = er.LinearGaussian(torch.randn(6, 2, generator=generator), torch.zeros(6), 0.5)
+    net = torch.nn.Linear(6, 4)
+    torch.nn.init.constant_(net.weight, 0.1)
+    torch.nn.init.constant_(net.bias, -0.5)
+    return model, er.Amortized(net, er.DiagonalGaussian(2))
+
+def with_sets():
+    generator = torch.Generator().manual_seed(1)
+    sets = {name: torch.randn(n, 6, generator=generator) for name, n in (("train", 40), ("test", 30))}
+    return *factory(), sets
+
+def without_a_number():
+    model, q = factory()
+    model.log_likelihood = lambda x, z: 0 * z.sum(-1) + float("nan")
+    return model, q
+
+def without_a_number_in_a_block():
+    model, q = factory()
+    plain = model.log_likelihood
+    model.log_likelihood = lambda x, z: plain(x, z) * (float("nan") if len(x) == 50 else 1)
+    return model, q
+
+def sums_wrongly():
+    model, q = factory()
+    model.log_likelihood = lambda x, z: -(x - model.decode(z, x)) ** 2
+    return model, q
+
+def returns_a_model():
+    return factory()[0]
+
+def names_a_path():
+    return *factory(), {"../elsewhere": torch.zeros(3, 6)}
+
+def empty_set():
+    return *factory(), {"train": torch.zeros(0, 6)}
+
+def fails():
+    return 1 / 0
+
+constant = 3
+"""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """More threads only wait for each other on models this small. `conftest` puts their number back."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working directory with `models.py`, and files of good and bad data."""
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path), set(sys.modules)
+    (tmp_path / "models.py").write_text(FACTORIES)
+    (tmp_path / "broken.py").write_text("def factory(:\n")
+    generator = np.random.default_rng(0)
+    np.save("x.npy", generator.normal(size=(N_SMALL, 6)))
+    np.save("empty.npy", np.zeros((0, 6)))
+    np.save("complex.npy", np.zeros((4, 6), dtype=complex))
+    np.save("words.npy", np.array(["a", "b"]))
+    np.save("nan.npy", np.full((4, 6), np.nan))
+    np.save("narrow.npy", np.zeros((4, 5)))
+    (tmp_path / "text.npy").write_text("not an array")
+    (tmp_path / "text.safetensors").write_text("no")
+    (tmp_path / "busy").mkdir()
+    (tmp_path / "busy" / "notes.txt").write_text("mine")
+    yield tmp_path
+    sys.path[:] = before[0]
+    for name in set(sys.modules) - before[1]:
+        if name == "models":
+            del sys.modules[name]
+
+
+def listing(folder: Path) -> list[str]:
+    """Every file and folder, caches of Python apart."""
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if "__pycache__" not in p.parts)
+
+
+GAPS = ["gaps", "--model", "models.py:factory", "--data", "x.npy", "--plan", "quick"]
+WRONG: dict[str, tuple[list[str], str]] = {
+    "no command of that name": (["measure"], "measure"),
+    "an unknown option": ([*GAPS, "--bogus", "1"], "bogus"),
+    "no model": (["gaps", "--data", "x.npy"], "--model"),
+    "a spec without a function": (["gaps", "--model", "models.py", "--data", "x.npy"], "package.module:factory"),
+    "no such file": (["gaps", "--model", "nowhere.py:factory", "--data", "x.npy"], "nowhere.py: no such file"),
+    "no such module": (["gaps", "--model", "no_such_module:factory", "--data", "x.npy"], "no module of that name"),
+    "no such function": (["gaps", "--model", "models.py:fabric", "--data", "x.npy"], "no function fabric; it"),
+    "no function at all": (["gaps", "--model", "models.py:constant", "--data", "x.npy"], "no function constant"),
+    "a model alone": (["gaps", "--model", "models.py:returns_a_model", "--data", "x.npy"], "must return (model, q)"),
+    "sets that name a path": (["gaps", "--model", "models.py:names_a_path"], "must map names to data"),
+    "an empty set": (["gaps", "--model", "models.py:empty_set"], "at least one row"),
+    "no data": (["gaps", "--model", "models.py:factory"], "--data is needed"),
+    "no such data": ([*GAPS[:3], "--data", "y.npy"], "y.npy: no such file"),
+    "data without a known ending": ([*GAPS[:3], "--data", "models.py"], "expected a file ending in"),
+    "a damaged file": ([*GAPS[:3], "--data", "text.npy"], "text.npy: cannot be read"),
+    "empty data": ([*GAPS[:3], "--data", "empty.npy"], "one datum per row"),
+    "complex data": ([*GAPS[:3], "--data", "complex.npy"], "complex.npy: expected"),
+    "words as data": ([*GAPS[:3], "--data", "words.npy"], "words.npy: expected"),
+    "data that are not finite": ([*GAPS[:3], "--data", "nan.npy"], "24 of 24 values are not finite"),
+    "data of another width": ([*GAPS[:3], "--data", "narrow.npy"], "failed on the first rows of x"),
+    "more data than there are": ([*GAPS, "--n", "31"], "--n 31: expected 1 to 30"),
+    "no data asked for": ([*GAPS, "--first", "0"], "--first 0: expected 1 to 30"),
+    "both samples": ([*GAPS, "--first", "3", "--n", "3"], "exclude each other"),
+    "an unknown plan": ([*GAPS[:-1], "slow"], "quick"),
+    "more to refine than there is": ([*GAPS, "--refine-on", "31"], "--refine-on 31: expected 2 to 30"),
+    "one to refine": ([*GAPS, "--n", "5", "--refine-on", "1"], "--refine-on 1: expected 2 to 5"),
+    "a KL weight of nothing": ([*GAPS, "--kl-weight", "0"], "kl_weight must be positive"),
+    "an unknown device": ([*GAPS, "--device", "abacus"], "--device abacus"),
+    "no such weights": ([*GAPS, "--weights", "w.safetensors"], "w.safetensors: no such file"),
+    "damaged weights": ([*GAPS, "--weights", "text.safetensors"], "damaged, or not a safetensors file"),
+    "a folder of other files": ([*GAPS, "--out", "busy"], "not empty and holds no run"),
+    "a file in the way": ([*GAPS, "--out", "x.npy"], "a file in its place"),
+    "a file above": ([*GAPS, "--out", "x.npy/run"], "a file in its place"),
+    "no number anywhere": (["gaps", "--model", "models.py:without_a_number", "--data", "x.npy"], "must be finite"),
+    "no number past the check": (
+        ["gaps", "--model", "models.py:without_a_number_in_a_block", "--data", "x.npy"], "none of the 30 data",
+    ),
+    "a density not summed": (["check", "--model", "models.py:sums_wrongly", "--data", "x.npy"], "must return (S, N)"),
+    "no run to report": (["report", "busy"], "holds no run"),
+    "nothing to report": (["report"], "needs the folder of a run"),
+    "a dry run that takes hours": (
+        [*GAPS, "--dry-run", "--refine-on", "10", "--refine-plan", "published"], "takes an hour or more"
+    ),
+    "no such data set": (["train", "letters"], "there are cifar10, fashion-mnist, mnist"),
+    "no epochs": (["train", "mnist", "--epochs", "none"], "epochs"),
+    "a demo of too many": (["demo", "--n", "251"], "expected 1 to 250"),
+    "a demo in another's folder": (["demo", "--out", "x.npy"], "a file in its place"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_an_error_is_one_line(what: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments, message = WRONG[what]
+    before = listing(place)
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    lines = [line for line in err.splitlines() if not line.endswith(" ...")]  # those say what is being measured
+    assert len(lines) == 1
+    assert lines[0].startswith("elbowroom: error: ")
+    assert message in lines[0]
+    assert not out
+    assert listing(place) == before
+
+
+@pytest.mark.parametrize("spec", ["models.py:fails", "broken.py:factory"])
+def test_an_error_of_the_users_code_keeps_its_traceback(spec: str, place: Path) -> None:
+    with pytest.raises(FactoryError) as caught:
+        main(["check", "--model", spec, "--data", "x.npy"])
+    assert isinstance(caught.value.__cause__, ZeroDivisionError | SyntaxError)
+
+
+def test_an_unexpected_error_keeps_its_traceback(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        torch.zeros(2) @ torch.zeros(3)
+
+    monkeypatch.setattr("elbowroom.cli.inputs.check", broken)
+    with pytest.raises(RuntimeError, match="size"):
+        main(GAPS)
+
+
+def test_an_interruption_is_no_traceback(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("elbowroom.cli.inputs.check", interrupted)
+    assert main(GAPS) == 130
+    assert capsys.readouterr().err == "elbowroom: interrupted\n"
+
+
+def test_check_says_ok(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--model", "models:with_sets"]) == 0
+    assert capsys.readouterr().out == "OK: train, 40 data, 2 latents\nOK: test, 30 data, 2 latents\n"
+
+
+def test_a_run_is_what_decompose_gives_and_loads_back(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*GAPS, "--out", "deep/run", "--n", "20", "--seed", "3"]) == 0
+    out = capsys.readouterr().out
+    saved = er.load_gaps("deep/run")
+    assert str(saved) in out
+    assert "verdict" in out
+    rows = torch.tensor(saved.ids)
+    assert len(set(rows.tolist())) == 20 < int(rows.max()) < N_SMALL
+    source = open_model("models.py:factory")
+    assert isinstance(source.q, er.Amortized)
+    assert isinstance(source.q.net, torch.nn.Linear)
+    x = load_array("x.npy")
+    direct = er.decompose(source.model, source.q, x[rows], plan="quick", seed=3, ids=rows.tolist())
+    assert np.array_equal(direct.amortization.values, saved.amortization.values)
+    assert main(["report", "deep/run"]) == 0
+    assert str(saved) in capsys.readouterr().out
+
+
+def test_a_run_is_replaced_only_when_asked(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*GAPS, "--out", "run", "--first", "5"]) == 0
+    before = (place / "run" / "run.json").read_text()
+    assert main([*GAPS, "--out", "run", "--first", "6"]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert (place / "run" / "run.json").read_text() == before
+    assert main([*GAPS, "--out", "run", "--first", "6", "--overwrite"]) == 0
+    assert er.load_gaps("run").ids.tolist() == list(range(6))
+
+
+def test_every_set_of_a_factory_is_measured(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gaps", "--model", "models.py:with_sets", "--plan", "quick", "--first", "7", "--out", "run"]) == 0
+    both = {name: er.load_gaps(f"run/{name}") for name in ("train", "test")}
+    assert [len(run) for run in both.values()] == [7, 7]
+    assert not set(both["train"].ids) & set(both["test"].ids)
+    assert not len(er.compare(both["test"], both["train"])["elbo"].values)  # different data: unpaired
+    first = capsys.readouterr().out
+    assert main(["report", "run"]) == 0
+    again = capsys.readouterr().out
+    for run in both.values():
+        assert str(run) in first
+        assert str(run) in again
+    assert first.count("verdict") == again.count("verdict") == 1
+
+
+def test_a_failed_save_leaves_nothing(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = listing(place)
+
+    def full(self: er.Gaps, folder: Path, overwrite: bool = False) -> None:
+        (Path(folder) / "data").mkdir(parents=True)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(er.Gaps, "save", full)
+    assert main([*GAPS, "--first", "5", "--out", "a/b"]) == 2
+    assert "a/b: No space left on device; nothing was saved" in capsys.readouterr().err
+    assert listing(place) == before
+
+
+def test_samples_are_seeded_and_nested() -> None:
+    x = torch.arange(50.0)[:, None]
+    small, large = (samples({"data": x}, n, None, 0)["data"].ids for n in (10, 40))
+    other = samples({"data": x}, 40, None, 1)["data"].ids
+    assert np.array_equal(small, large[:10])
+    assert len(set(large)) == 40
+    assert not np.array_equal(large, other)
+    picked = samples({"a": x, "b": x}, 10, None, 0)
+    assert isinstance(picked["a"].x, torch.Tensor)
+    assert torch.equal(picked["a"].x[:, 0], torch.from_numpy(picked["a"].ids).to(x))
+    assert picked["b"].ids.min() >= 50
+
+
+def test_a_dry_run_measures_a_block_and_writes_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save("many.npy", np.random.default_rng(1).normal(size=(2500, 6)))
+    before = listing(place)
+    assert main(["gaps", *GAPS[1:3], "--data", "many.npy", "--plan", "quick", "--dry-run", "--out", "run"]) == 0
+    out = capsys.readouterr().out
+    rows = {line.split("  ")[0]: line for line in out.splitlines()}
+    assert rows["data"].split()[1:] == ["100", "1,000", "2,500"]
+    errors = [float(number) for number in rows["se of L[q]"].split()[-3:]]
+    assert errors[0] == pytest.approx(errors[2] * 5, rel=0.02)
+    assert "GiB" in out
+    assert listing(place) == before
+
+
+def test_a_two_phase_run_from_the_shell(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refine = ["--refine-on", "8", "--refine-plan", "standard"]
+    assert main([*GAPS, *refine, "--out", "run"]) == 0
+    out = capsys.readouterr().out
+    assert "30 data, plan quick, standard on 8, seed 0" in out
+    assert "fit full: 8 converged, 22 not refined" in out
+    saved = er.load_gaps("run")
+    source = open_model("models.py:factory")
+    assert isinstance(source.q, er.Amortized)
+    assert isinstance(source.q.net, torch.nn.Linear)
+    x = load_array("x.npy")
+    direct = er.decompose(source.model, source.q, x, plan="quick", refine_on=8, refine_plan="standard")
+    assert np.array_equal(direct.elbo.values, saved.elbo.values)
+    assert [saved.inference.se, saved.inference.mc_se] == pytest.approx([direct.inference.se, direct.inference.mc_se])
+
+
+def test_a_dry_run_of_two_phases_says_what_they_cost(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The row of factorization, which only the refined data tell, does not gain from more data."""
+    np.save("many.npy", np.random.default_rng(1).normal(size=(2500, 6)))
+    asked = ["gaps", *GAPS[1:3], "--data", "many.npy", "--plan", "quick", "--refine-on", "100", "--dry-run"]
+    assert main(asked) == 0
+    out = capsys.readouterr().out
+    rows = {line.split("  ")[0]: line.split() for line in out.splitlines()}
+    assert rows["refined"][1:] == ["100", "100", "100"]
+    assert len(set(rows["se of factorization"][-3:])) == 1
+    errors = [float(number) for number in rows["se of L[q]"][-3:]]
+    assert errors[0] > 3 * errors[2]
+    assert "not refined" not in out
+
+
+def test_weights_are_read_into_the_factorys_networks(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = open_model("models.py:factory")
+    assert isinstance(source.q, er.Amortized)
+    assert isinstance(source.q.net, torch.nn.Linear)
+    torch.nn.init.constant_(source.q.net.weight, 0.3)
+    save_model("trained", source.q, source.model, {})
+    weights = ["--weights", "trained/model.safetensors"]
+    assert main([*GAPS, "--first", "10", "--out", "run", *weights]) == 0
+    direct = er.decompose(source.model, source.q, load_array("x.npy")[:10], plan="quick")
+    assert np.array_equal(er.load_gaps("run").elbo.values, direct.elbo.values)
+    save_model("part", source.q.net, None, {})
+    assert main([*GAPS, "--weights", "part/model.safetensors"]) == 2
+    assert "is missing; expected model." in capsys.readouterr().err
+
+
+def test_kl_weight_and_objective_reach_the_table(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*GAPS, "--first", "5", "--kl-weight", "4"]) == 0
+    assert "mismatch" in capsys.readouterr().out
+    assert main([*GAPS, "--first", "5", "--objective", "iwae", "--device", "cpu"]) == 0
+    assert "another objective (iwae)" in capsys.readouterr().out
+
+
+def test_the_demo_on_a_few_images(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.set_default_dtype(torch.float32)  # the type that users have
+    budgets = {"diagonal": replace(er.DiagonalGaussian.budget, n_steps=5, max_rounds=1)}
+    evidence = EvidencePlan(n_importance=64, n_pilot=32, annealing=None)
+    tiny = replace(PLANS["quick"], n_elbo=16, budgets=budgets, evidence=evidence)
+    monkeypatch.setitem(PLANS, "quick", tiny)
+    for n in (4, 3):  # the second replaces the first
+        assert main(["demo", "--n", str(n), "--plan", "quick", "--workers", "1"]) == 0
+        out = capsys.readouterr().out
+        both = {name: er.load_gaps(f"elbowroom-demo/{name}") for name in ("train", "heldout")}
+        for run in both.values():
+            assert len(run) == n
+            assert str(run) in out
+        assert "verdict on heldout" in out
+        assert out.splitlines()[-1].endswith(" s")
+        assert not set(both["train"].ids) & set(both["heldout"].ids)
+
+
+def test_the_demo_in_two_processes(place: Path) -> None:
+    torch.set_default_dtype(torch.float32)
+    assert main(["demo", "--n", "2", "--plan", "quick", "--out", "deep/demo"]) == 0
+    model, q = demo_model()
+    direct = er.elbo(model, q, demo_images()["heldout"][:2], n_samples=PLANS["quick"].n_elbo)
+    assert er.load_gaps("deep/demo/heldout").elbo.values == pytest.approx(direct.values, abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[TruthRow]:
+    return run_selftest(0)
+
+
+def test_the_selftest_passes(
+    rows: list[TruthRow], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fails by chance with probability FALSE_ALARM, 1e-6."""
+    monkeypatch.setattr("elbowroom.cli.selftest.run_selftest", lambda seed, progress=None: rows)
+    assert main(["selftest"]) == 0
+    out = capsys.readouterr().out
+    assert f"{len(rows)} of {len(rows)} lie within" in out
+    assert "OFF" not in out
+    assert {row.model for row in rows} == {case.name for case in CASES}
+    assert all(row.error < 0.05 for row in rows)  # so that what it misses is small
+
+
+def shifted(model: er.LinearGaussian, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    """A likelihood with a constant too many."""
+    return er.DecoderModel.log_likelihood(model, x, z) + 0.2
+
+
+def test_the_selftest_finds_a_wrong_density(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("elbowroom.measure.selftest.CASES", CASES[:2])
+    monkeypatch.setattr(er.LinearGaussian, "log_likelihood", shifted)
+    assert main(["selftest"]) == 1
+    wrong = [line for line in capsys.readouterr().out.splitlines() if line.endswith("OFF")]
+    assert any("L[q] " in line for line in wrong)
+    assert any("log p(x)" in line for line in wrong)
+
+
+@pytest.mark.parametrize(
+    ("quantity", "by", "found"),
+    [
+        ("L[q]", 6, True), ("L[q]", -6, True), ("L[q]", 2, False), ("log p(x)", 6, True), ("log p(x)", -6, False),
+        ("sandwich, above", -6, True), ("sandwich, above", 6, False), ("factorization", -100, True),
+        ("log p(x)", float("nan"), True),
+    ],
+)  # fmt: skip
+def test_the_selftest_tells_sides_apart(rows: list[TruthRow], quantity: str, by: float, found: bool) -> None:
+    """A number moved by so many errors from the truth is off on the sides where it may not be."""
+    moved = [replace(row, estimate=row.truth + by * row.error) if row.quantity == quantity else row for row in rows]
+    assert bool(off(moved)) is found
+
+
+def test_training_makes_a_folder_that_gaps_measures(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.set_default_dtype(torch.float32)
+    images = (255 * demo_images()["train"]).to(torch.uint8)
+    monkeypatch.setitem(DATASETS, "mnist", lambda split, folder: images if split == "train" else images[:50])
+    assert main(["train", "mnist", "--epochs", "2", "--latents", "3", "--n", "100", "--kl-weight", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "elbowroom gaps --model zoo/mnist --n 250 --kl-weight 2" in out
+    config = json.loads((place / "zoo/mnist/config.json").read_text())
+    assert config["training"]["epochs_done"] == 2
+    assert main(["train", "mnist", "--epochs", "1"]) == 2
+    assert "holds a model already" in capsys.readouterr().err
+    assert main(["gaps", "--model", "zoo/mnist", "--n", "5", "--plan", "quick", "--out", "run"]) == 0
+    assert er.load_gaps("run/test").ids.min() >= 250
+    monkeypatch.delitem(DATASETS, "mnist")  # a file of data does without the data set
+    np.save("images.npy", images[:4].numpy() // 255)
+    assert main(["check", "--model", "zoo/mnist", "--data", "images.npy"]) == 0
+
+
+def test_every_command_has_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("demo", "selftest", "check", "gaps", "train", "data", "report"):
+        assert main([command, "--help"]) == 0
+        assert f"Usage: elbowroom {command}" in capsys.readouterr().out
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(command in out for command in ("demo", "selftest", "check", "gaps", "train", "data", "report"))
+
+
+def test_the_entry_point() -> None:
+    """As installed: a table on standard output, an error on standard error, and the exit code."""
+    program = [sys.executable, "-c", "import sys; from elbowroom.cli import main; sys.exit(main())"]
+    version = subprocess.run([*program, "--version"], capture_output=True, text=True, check=False)
+    assert version.stdout == f"{er.__version__}\n"
+    failed = subprocess.run([*program, "report", "nowhere"], capture_output=True, text=True, check=False)
+    assert failed.returncode == 2
+    assert failed.stderr.startswith("elbowroom: error: nowhere holds no run")
+    assert len(failed.stderr.splitlines()) == 1

@@ -13,6 +13,7 @@ import torch
 
 import elbowroom as er
 from elbowroom.cli import main
+from elbowroom.cli.app import HELP
 from elbowroom.cli.inputs import FactoryError, open_model, samples
 from elbowroom.datasets import DATASETS, demo_images, load_array
 from elbowroom.evidence import EvidencePlan
@@ -454,3 +455,17 @@ def test_the_entry_point() -> None:
     assert failed.returncode == 2
     assert failed.stderr.startswith("elbowroom: error: nowhere holds no run")
     assert len(failed.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"]])
+def test_what_needs_no_model_needs_no_torch(words: list[str]) -> None:
+    code = f"import sys; from elbowroom.cli import main; main({words}); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_every_command_has_a_help_text_and_a_module(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, text in HELP.items():
+        assert main([name, "--help"]) == 0
+        shown = " ".join(capsys.readouterr().out.split())
+        assert shown.startswith(f"Usage: elbowroom {name}")
+        assert text.splitlines()[0].replace("`", "") in shown

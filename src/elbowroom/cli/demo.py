@@ -18,7 +18,8 @@ from ..measure import PlanName, decompose
 from ..results import Gaps
 from ..training import demo_model
 from .run_folders import check_out, save
-from .terminal import Advance, UserError, bars, duration, say, show
+from .show import show
+from .terminal import Advance, UserError, bars, duration, say
 
 __all__ = ["HELDOUT_IDS", "demo_command", "run_demo"]
 

@@ -9,7 +9,8 @@ from .dry_run import dry_run_of
 from .inputs import checked, load_weights, open_with_sets, samples, to_device
 from .options import Switch
 from .run_folders import check_out, save
-from .terminal import UserError, bars, say, show
+from .show import show
+from .terminal import UserError, bars, say
 
 __all__ = ["gaps_command"]
 

@@ -6,7 +6,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ..results import load_gaps
-from .terminal import UserError, show
+from .show import show
+from .terminal import UserError
 
 __all__ = ["report_command"]
 

@@ -6,19 +6,15 @@ can mend is one line, "elbowroom: error: ...", and exit code 2. Anything else ke
 
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from textwrap import wrap
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ..results import Gaps, judge
+__all__ = ["Advance", "UserError", "bars", "columns", "duration", "fail", "is_message", "say"]
 
-__all__ = ["Advance", "UserError", "bars", "columns", "duration", "fail", "is_message", "say", "show", "verdict_lines"]
-
-WIDTH = 100  # of running text
 PACKAGE = Path(__file__).resolve().parent.parent
 Advance = Callable[..., None]  # (done, total, note="")
 
@@ -68,26 +64,6 @@ def bars(unit: str) -> Iterator[Callable[[str, int], Advance]]:
             return advance
 
         yield add
-
-
-def show(runs: Mapping[str, Gaps]) -> None:
-    """Each run's ladder under its name, then the verdict, on held-out against training data where both are there."""
-    for name, gaps in runs.items():
-        say(f"{name}: {len(gaps)} data, plan {gaps.plan}, seed {gaps.seed}\n")
-        say(f"{gaps}\n")
-    for line in verdict_lines(runs):
-        say(line)
-
-
-def verdict_lines(runs: Mapping[str, Gaps]) -> Iterator[str]:
-    """The verdict in words. A run named "train" is what the others are judged against."""
-    named = {Path(name).name: gaps for name, gaps in runs.items()}
-    train = named.get("train") if len(named) == len(runs) > 1 else None
-    for name, gaps in runs.items():
-        if gaps is not train:
-            yield "verdict" if len(runs) == 1 else f"verdict on {name}"
-            for finding in judge(gaps, train):
-                yield from wrap(finding.text, WIDTH, initial_indent="  - ", subsequent_indent="    ")
 
 
 def columns(rows: list[tuple[str, ...]], n_left: int = 1) -> Iterator[str]:

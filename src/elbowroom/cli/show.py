@@ -1,0 +1,32 @@
+"""What the commands that measure print: each run's ladder, then the verdict in words."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from textwrap import wrap
+
+from ..results import Gaps, judge
+from .terminal import say
+
+__all__ = ["show", "verdict_lines"]
+
+WIDTH = 100  # of running text
+
+
+def show(runs: Mapping[str, Gaps]) -> None:
+    """Each run's ladder under its name, then the verdict, on held-out against training data where both are there."""
+    for name, gaps in runs.items():
+        say(f"{name}: {len(gaps)} data, plan {gaps.plan}, seed {gaps.seed}\n")
+        say(f"{gaps}\n")
+    for line in verdict_lines(runs):
+        say(line)
+
+
+def verdict_lines(runs: Mapping[str, Gaps]) -> Iterator[str]:
+    """The verdict in words. A run named "train" is what the others are judged against."""
+    named = {Path(name).name: gaps for name, gaps in runs.items()}
+    train = named.get("train") if len(named) == len(runs) > 1 else None
+    for name, gaps in runs.items():
+        if gaps is not train:
+            yield "verdict" if len(runs) == 1 else f"verdict on {name}"
+            for finding in judge(gaps, train):
+                yield from wrap(finding.text, WIDTH, initial_indent="  - ", subsequent_indent="    ")

@@ -7,7 +7,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ..datasets import SHAPES, SOURCES, SPLITS, fetch, find_dataset, times
-from .terminal import UserError, bars, columns, say
+from ..results import aligned
+from .terminal import UserError, bars, say
 
 __all__ = ["data_command"]
 
@@ -27,7 +28,7 @@ def data_command(*names: Annotated[str, Parameter(name="NAME")], data_dir: Path 
         raise UserError(f"no data set is named {unknown[0]}; there are {', '.join(SOURCES)}")
     if not names:
         table = [("data set", "images", "shape", "where"), *(_listed(name, data_dir) for name in SOURCES)]
-        for line in columns(table, 4):
+        for line in aligned(table, 4):
             say(line)
     for name in names:
         say(f"{name}: {_fetched(name, data_dir)}")

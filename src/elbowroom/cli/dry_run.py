@@ -10,9 +10,9 @@ import torch
 
 from ..core import BLOCK, Rows, read_rows
 from ..measure import PlanName, combine, expected_se, second_phase_seed
-from ..results import Gaps
+from ..results import Gaps, aligned
 from .inputs import Sample
-from .terminal import UserError, columns, duration, say
+from .terminal import UserError, duration, say
 
 __all__ = ["dry_run_of"]
 
@@ -52,7 +52,7 @@ def dry_run_of(
         errors = [expected_se(estimate, size, refined.get(size, size)) for size in sizes]
         table.append((f"se of {label}", *(f"{error:.3f}" for error in errors)))
     say(f"{name}: {len(gaps)} data took {duration(seconds + second_seconds)}; to expect, errors in nats:\n")
-    for line in columns(table):
+    for line in aligned(table):
         say(line)
     say(f"\nmemory: {_peak_memory()} for any number of data, which are measured {BLOCK} at a time")
     others = [f"{other} ({len(s.ids):,})" for other, s in chosen.items() if other != name]

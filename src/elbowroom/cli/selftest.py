@@ -3,8 +3,8 @@
 import torch
 
 from ..measure import FALSE_ALARM, N_MODELS, SHORTFALL, limit_of, off, run_selftest
-from ..results import SIDES
-from .terminal import bars, columns, say
+from ..results import SIDES, aligned
+from .terminal import bars, say
 
 __all__ = ["selftest_command"]
 
@@ -25,7 +25,7 @@ def selftest_command(*, seed: int = 0) -> int:
     for row in rows:
         numbers = (f"{row.truth:.4f}", f"{row.estimate:.4f}", f"{row.error:.1e}", f"{row.distance:.1f}")
         table.append((row.model, row.quantity, SIDES[row.side], *numbers, "OFF" if row in failed else "ok"))
-    for line in columns(table, 2):
+    for line in aligned(table, 2):
         say(line)
     say(f"\n{len(rows) - len(failed)} of {len(rows)} lie within {limit:.1f} standard errors of the truth.")
     say(f"Chance alone puts one of them further off in one selftest of {1 / FALSE_ALARM:,.0f}.")

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-__all__ = ["Advance", "UserError", "bars", "columns", "duration", "fail", "is_message", "say"]
+__all__ = ["Advance", "UserError", "bars", "duration", "fail", "is_message", "say"]
 
 PACKAGE = Path(__file__).resolve().parent.parent
 Advance = Callable[..., None]  # (done, total, note="")
@@ -64,17 +64,6 @@ def bars(unit: str) -> Iterator[Callable[[str, int], Advance]]:
             return advance
 
         yield add
-
-
-def columns(rows: list[tuple[str, ...]], n_left: int = 1) -> Iterator[str]:
-    """Rows of text in columns, the first row the header: the first `n_left` flush left, the others flush right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (
-            cell.ljust(width) if i < n_left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        yield "  ".join(cells).rstrip()
 
 
 def duration(seconds: float) -> str:

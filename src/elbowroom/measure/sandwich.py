@@ -19,7 +19,7 @@ from ..core import BLOCK, Block, Data, Rows, as_data, iterate_blocks, n_data, re
 from ..evidence import AnnealingSchedule, block_evidence, prepared, reverse_bound
 from ..models import SamplesData, SamplesPrior, device_and_dtype, evaluating, latent_size
 from ..posteriors import FAMILIES, Posterior, PosteriorLike
-from ..results import Array, Estimate, Flag, concatenate
+from ..results import Array, ByValue, Estimate, Flag, concatenate
 from .plan import Plan, PlanLike, as_plan
 from .rungs import fit_rungs, widest_gaussian
 
@@ -32,8 +32,8 @@ class Simulator(SamplesPrior, SamplesData, Protocol):
     """A model that can simulate (z, x)."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sandwich:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Sandwich(ByValue):
     """Bounds of log p(x) in nats for n simulated data, the draws z (n, D) that made them, and the data x.
 
     `width` = upper - lower per datum; single widths may be negative, the mean errs upward. `flags` as in `Gaps`.
@@ -52,7 +52,7 @@ class Sandwich:
         """The 5th, 25th, 50th, 75th, 95th and 100th percentile of the width, nats."""
         return np.percentile(self.width.values[self.width.finite], [5, 25, 50, 75, 95, 100])
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         p = self.percentiles
         return "\n".join(
             [

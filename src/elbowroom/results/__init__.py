@@ -1,16 +1,18 @@
 """What was measured, and how it reads. A saved run is loaded, printed and judged without any estimator."""
 
 from .compare import Comparison, compare
+from .display import ByValue, Listing, Row, aligned, html_list, html_table
 from .estimate import SIDES, Array, Correction, Estimate, concatenate
 from .gaps import Gaps, load_gaps
 from .ladder import REMAINDER, TEMPERED, Ladder, Rung, suggestion
 from .outcomes import FLAG_WORDS, OUTCOME_WORDS, FitReport, Flag, Outcome
 from .store import SCHEMA, RunError, read_run, write_run
-from .table import flag_counts, group_table, ladder_table
-from .verdict import Finding, judge
+from .table import flag_counts, group_table, ladder_html, ladder_table
+from .verdict import Finding, Verdict, judge
 
 __all__ = [
     "Array",
+    "ByValue",
     "Comparison",
     "Correction",
     "Estimate",
@@ -20,19 +22,26 @@ __all__ = [
     "Flag",
     "Gaps",
     "Ladder",
+    "Listing",
     "OUTCOME_WORDS",
     "Outcome",
     "REMAINDER",
+    "Row",
     "RunError",
     "Rung",
     "SCHEMA",
     "SIDES",
     "TEMPERED",
+    "Verdict",
+    "aligned",
     "compare",
     "concatenate",
     "flag_counts",
     "group_table",
+    "html_list",
+    "html_table",
     "judge",
+    "ladder_html",
     "ladder_table",
     "load_gaps",
     "read_run",

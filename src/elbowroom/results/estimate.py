@@ -9,9 +9,12 @@ Values that were predicted rather than measured (double sampling) share a `Corre
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .display import ByValue, Row
 
 __all__ = ["SIDES", "Array", "Correction", "Estimate", "concatenate"]
 
@@ -20,8 +23,8 @@ SIDES = {"unbiased": "", "lower": ">=", "upper": "<=", "neither": "~"}
 FLIP = {"unbiased": "unbiased", "lower": "upper", "upper": "lower", "neither": "neither"}
 
 
-@dataclass(frozen=True)
-class Correction:
+@dataclass(frozen=True, eq=False)
+class Correction(ByValue):
     """What predicted values have in common: each is a first-phase value plus the mean over n data of (second phase -
     first phase).
 
@@ -56,8 +59,8 @@ class Correction:
         return replace(self, deviations=self.deviations + other.deviations)
 
 
-@dataclass(frozen=True)
-class Estimate:
+@dataclass(frozen=True, eq=False, repr=False)
+class Estimate(ByValue):
     """A quantity in nats for each of N data.
 
     Attributes:
@@ -70,12 +73,14 @@ class Estimate:
             The noise of a predicted value is zero: the spread of the corrections holds it.
     """
 
+    header: ClassVar[Row] = ("", "nats", "se", "mc", "data")
+
     name: str
     values: Array
     _: KW_ONLY
     side: str = "unbiased"
-    noise: Mapping[object, Array] = field(default_factory=dict, repr=False)
-    ids: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64), repr=False)
+    noise: Mapping[object, Array] = field(default_factory=dict)
+    ids: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     shared: Mapping[object, Correction] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -201,9 +206,14 @@ class Estimate:
         """The same estimate under another name."""
         return replace(self, name=name)
 
-    def __str__(self) -> str:
+    def row(self) -> Row:
+        """Its side, mean and errors as the cells of a table, and the number of data."""
+        return (SIDES[self.side], f"{self.mean:.3f}", f"{self.se:.3f}", f"{self.mc_se:.3f}", f"{len(self):,}")
+
+    def __repr__(self) -> str:
         left_out = f", {self.n_excluded} of {len(self)} left out" if self.n_excluded else ""
-        return f"{self.name} {SIDES[self.side]} {self.mean:.3f} nats (se {self.se:.3f}, mc {self.mc_se:.3f}{left_out})"
+        sign = SIDES[self.side] or "="
+        return f"{self.name} {sign} {self.mean:.3f} nats (se {self.se:.3f}, mc {self.mc_se:.3f}{left_out})"
 
 
 def concatenate(parts: Sequence[Estimate]) -> Estimate:

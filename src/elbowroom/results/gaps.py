@@ -12,7 +12,8 @@ from . import store
 from .estimate import Array, Correction, Estimate
 from .ladder import Ladder, Rung
 from .outcomes import FitReport
-from .table import ladder_table
+from .table import ladder_html, ladder_table
+from .verdict import Verdict, judge
 
 __all__ = ["Gaps", "load_gaps"]
 
@@ -20,8 +21,18 @@ __all__ = ["Gaps", "load_gaps"]
 class Gaps(Ladder):
     """What `decompose` found, with the attributes of `Ladder`; printed, it is the ladder as a table."""
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return ladder_table(self)
+
+    def _repr_html_(self) -> str:
+        return ladder_html(self)
+
+    def verdict(self, train: Ladder | None = None) -> Verdict:
+        """What the ladder says in words, the most costly finding first; `docs/verdict.md` has the rules.
+
+        With the gaps of training data as `train`, these are held-out data, and how the encoder generalizes is judged.
+        """
+        return judge(self, train)
 
     def save(self, folder: str | Path, overwrite: bool = False) -> None:
         """Write a run folder that `load_gaps` reads. Raises `store.RunError` where the folder is in use."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .display import ByValue, Listing
 from .estimate import Array, Estimate
 from .outcomes import FitReport
 
@@ -49,8 +50,8 @@ class Rung:
     remedy: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ladder:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Ladder(ByValue):
     """What `decompose` found. Estimates are per datum, in nats; data without a finite value on a fitted rung are NaN
     in all.
 
@@ -84,6 +85,10 @@ class Ladder:
     notes: tuple[str, ...] = ()
     fingerprint: NDArray[np.int64] | None = None
     refined: NDArray[np.bool_] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("local", "fits", "candidates"):
+            object.__setattr__(self, name, Listing(getattr(self, name)))
 
     @property
     def ladder(self) -> tuple[str, ...]:
@@ -139,12 +144,12 @@ class Ladder:
         return self.step("mismatch")
 
     @property
-    def steps(self) -> dict[str, Estimate]:
+    def steps(self) -> Listing[Estimate]:
         """The steps of the ladder in order; they add up to the inference gap, datum by datum."""
         if not self.ladder:
-            return {"inference": self.inference}
+            return Listing(inference=self.inference)
         own = self.ladder[0]
-        steps: dict[str, Estimate] = {}
+        steps: Listing[Estimate] = Listing()
         if TEMPERED in self.local:
             steps["encoder"] = (self.local[TEMPERED] - self.elbo).named("encoder")
             steps["mismatch"] = (self.local[own] - self.local[TEMPERED]).named("mismatch")

@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .display import ByValue, Row
 
 __all__ = ["FLAG_WORDS", "OUTCOME_WORDS", "FitReport", "Flag", "Outcome"]
 
@@ -51,9 +54,11 @@ OUTCOME_WORDS = {
 }
 
 
-@dataclass(frozen=True)
-class FitReport:
+@dataclass(frozen=True, eq=False, repr=False)
+class FitReport(ByValue):
     """How each datum's local fit ended: outcome (N,) as of `Outcome`, steps (N,), work units per datum (N,)."""
+
+    header: ClassVar[Row] = (*OUTCOME_WORDS.values(), "steps", "work")
 
     outcome: NDArray[np.int64]
     steps: NDArray[np.int64]
@@ -62,6 +67,21 @@ class FitReport:
     def __getitem__(self, index: NDArray[np.generic] | slice) -> "FitReport":
         """The report on some of the data."""
         return FitReport(self.outcome[index], self.steps[index], self.work[index])
+
+    def counts(self) -> dict[str, int]:
+        """How many fits ended in each way, in words; those that none did are left out."""
+        counts = {words: int((self.outcome == outcome).sum()) for outcome, words in OUTCOME_WORDS.items()}
+        return {words: n for words, n in counts.items() if n}
+
+    def row(self) -> Row:
+        """The counts, and steps and work units per datum, as the cells of a table."""
+        counts = self.counts()
+        ended = (str(counts.get(words, 0)) for words in OUTCOME_WORDS.values())
+        return (*ended, f"{self.steps.mean():,.0f}", f"{self.work.mean():,.0f}")
+
+    def __repr__(self) -> str:
+        ended = ", ".join(f"{n} {words}" for words, n in self.counts().items())
+        return f"{len(self.outcome)} fits: {ended}; {self.work.mean():,.0f} decoder gradients per datum"
 
     @staticmethod
     def concatenated(parts: "Sequence[FitReport]") -> "FitReport":

@@ -1,40 +1,45 @@
-"""The ladder as plain text: rows with side and error, and the footnotes below them."""
+"""The ladder as a table: rows with side and error, and the footnotes below them; as text and as HTML."""
 
 from collections.abc import Iterator
+from textwrap import wrap
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .display import Row, aligned, html_table
 from .estimate import SIDES, Estimate
 from .ladder import TEMPERED, Ladder
-from .outcomes import FLAG_WORDS, OUTCOME_WORDS
+from .outcomes import FLAG_WORDS
 
-__all__ = ["flag_counts", "group_table", "ladder_table"]
+__all__ = ["flag_counts", "group_table", "ladder_html", "ladder_table"]
+
+LABEL = 27  # columns of a label; a longer one goes on in the next line
+HEADER = ("", "nats", "se", "mc", "share")
 
 
 def ladder_table(ladder: Ladder) -> str:
     """Rungs and steps from L[q] up to log p(x), in nats per datum, with notes on what was left out or is in doubt."""
-    lines = [f"{'':28}  {'nats':>11}  {'se':>6}  {'mc':>6}  {'share':>5}", *_rungs(ladder)]
-    beside = [name for name in ladder.local if name not in ladder.ladder and name != TEMPERED]
+    lines = [_line(HEADER), *(line for row in _rungs(ladder) for line in _lines(row))]
+    beside = _beside(ladder)
     if beside:
-        lines.append("beside the ladder:")
-        lines += [_row(ladder.local[name].name, ladder.local[name]) for name in beside]
-    lines.append("")
-    lines += [f"  {line}" for line in _footnotes(ladder)]
+        lines += ["beside the ladder:", *map(_line, beside)]
+    lines += ["", *(f"  {line}" for line in _footnotes(ladder))]
     if ladder.groups is not None:
         lines += ["", group_table(ladder, ladder.groups)]
     return "\n".join(lines)
 
 
+def ladder_html(ladder: Ladder) -> str:
+    """The same as an HTML table, its notes a list below it."""
+    beside = _beside(ladder)
+    divider: list[Row] = [("beside the ladder:", "", "", "", "")] if beside else []
+    groups = "" if ladder.groups is None else html_table(_groups(ladder, ladder.groups))
+    return html_table([HEADER, *_rungs(ladder), *divider, *beside], _footnotes(ladder)) + groups
+
+
 def group_table(ladder: Ladder, groups: NDArray[np.generic]) -> str:
     """Mean of L[q] and of each step by group (N,)."""
-    columns = {"L[q]": ladder.elbo, **ladder.steps}
-    lines = [f"{'group':>12}  {'n':>5}  " + "  ".join(f"{name:>16}" for name in columns)]
-    for group in np.unique(groups):
-        index = np.flatnonzero(groups == group)
-        cells = [f"{e[index].mean:8.3f} +-{e[index].se:6.3f}" for e in columns.values()]
-        lines.append(f"{group!s:>12}  {len(index):>5}  " + "  ".join(cells))
-    return "\n".join(lines)
+    return "\n".join(aligned(_groups(ladder, groups)))
 
 
 def flag_counts(flags: NDArray[np.int64]) -> dict[str, int]:
@@ -42,7 +47,7 @@ def flag_counts(flags: NDArray[np.int64]) -> dict[str, int]:
     return {words: int((flags & flag > 0).sum()) for flag, words in FLAG_WORDS.items() if (flags & flag).any()}
 
 
-def _rungs(ladder: Ladder) -> Iterator[str]:
+def _rungs(ladder: Ladder) -> Iterator[Row]:
     """The ladder from the bottom up: a rung, the step above it, the next rung."""
     total = ladder.inference.mean
     tops: list[Estimate] = [ladder.local[name] for name in ladder.ladder] + [ladder.log_evidence]
@@ -50,18 +55,46 @@ def _rungs(ladder: Ladder) -> Iterator[str]:
         tops.insert(0, ladder.local[TEMPERED])
     yield _row("L[q]", ladder.elbo)
     for (name, step), top in zip(ladder.steps.items(), tops, strict=True):
-        share = f"{100 * step.mean / total:4.0f}%" if total > 0 else ""
-        yield _row(f"  + {name}", step, share)
+        yield _row(f"  + {name}", step, f"{100 * step.mean / total:.0f}%" if total > 0 else "")
         yield _row(top.name, top)
 
 
-def _row(label: str, estimate: Estimate, share: str = "") -> str:
+def _beside(ladder: Ladder) -> list[Row]:
+    """The fitted rungs that are not part of the ladder."""
+    names = [name for name in ladder.local if name not in ladder.ladder and name != TEMPERED]
+    return [_row(ladder.local[name].name, ladder.local[name]) for name in names]
+
+
+def _row(label: str, estimate: Estimate, share: str = "") -> Row:
     number = f"{SIDES[estimate.side]:>2} {estimate.mean:8.3f}"
-    return f"{label:28}  {number:>11}  {_error(estimate.se)}  {_error(estimate.mc_se)}  {share:>5}".rstrip()
+    return (label, number, _error(estimate.se), _error(estimate.mc_se), share)
 
 
 def _error(value: float) -> str:
-    return f"{value:6.3f}" if np.isfinite(value) else f"{'-':>6}"
+    return f"{value:.3f}" if np.isfinite(value) else "-"
+
+
+def _line(row: Row) -> str:
+    """One row in columns of fixed width, 60 in all: tables of different runs stand below each other."""
+    label, number, se, mc, share = row
+    return f"{label:{LABEL}} {number:>11} {se:>6} {mc:>6} {share:>5}".rstrip()
+
+
+def _lines(row: Row) -> list[str]:
+    """A row whose label, where it is too long, goes on below."""
+    indent = "  + " if row[0].startswith("  + ") else ""
+    first, *rest = wrap(row[0].removeprefix(indent), LABEL - len(indent))
+    return [_line((indent + first, *row[1:])), *(" " * len(indent) + line for line in rest)]
+
+
+def _groups(ladder: Ladder, groups: NDArray[np.generic]) -> list[Row]:
+    columns = {"L[q]": ladder.elbo, **ladder.steps}
+    rows: list[Row] = [("group", "n", *columns)]
+    for group in np.unique(groups):
+        index = np.flatnonzero(groups == group)
+        cells = (f"{e[index].mean:.3f} +- {e[index].se:.3f}" for e in columns.values())
+        rows.append((str(group), f"{len(index):,}", *cells))
+    return rows
 
 
 def _footnotes(ladder: Ladder) -> Iterator[str]:
@@ -71,8 +104,7 @@ def _footnotes(ladder: Ladder) -> Iterator[str]:
     if ladder.n_excluded:
         yield _excluded_look(ladder)
     for name, fit in ladder.fits.items():
-        counts = {words: int((fit.outcome == outcome).sum()) for outcome, words in OUTCOME_WORDS.items()}
-        yield f"fit {name}: " + ", ".join(f"{n} {words}" for words, n in counts.items() if n)
+        yield f"fit {name}: " + ", ".join(f"{n} {words}" for words, n in fit.counts().items())
     counts = {str(name): int((ladder.chosen == name).sum()) for name in np.unique(ladder.chosen)}
     yield "log p(x) from " + ", ".join(f"{ladder.estimators[name]} ({n})" for name, n in counts.items())
     for words, n in flag_counts(ladder.flags).items():

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .display import html_list
 from .ladder import REMAINDER, Ladder, Rung
 from .outcomes import Flag, Outcome
 
-__all__ = ["Finding", "judge"]
+__all__ = ["Finding", "Verdict", "judge"]
 
 SMALL = 0.5  # nats: an inference gap below this is too small to matter
 STEP = 0.25  # nats: a step below this is not spoken of
@@ -41,14 +42,24 @@ class Finding:
         return self.text
 
 
-def judge(gaps: Ladder, train: Ladder | None = None) -> list[Finding]:
+class Verdict(list[Finding]):
+    """Findings, the most costly first; printed, one sentence a line."""
+
+    def __repr__(self) -> str:
+        return "\n".join(f"- {finding}" for finding in self)
+
+    def _repr_html_(self) -> str:
+        return html_list(map(str, self))
+
+
+def judge(gaps: Ladder, train: Ladder | None = None) -> Verdict:
     """The verdict on one set of data; given `train` too, `gaps` is the held-out set and generalization is judged.
 
     Returns the findings, most costly first; never empty.
     """
     doubts = list(_doubts(gaps)) + ([] if train is None else list(_doubts(train, "training data: ")))
     if any(finding.rule == "cannot tell" for finding in doubts):
-        return doubts
+        return Verdict(doubts)
     findings = list(_steps(gaps))
     total = gaps.inference
     if total.mean < SMALL:
@@ -66,7 +77,7 @@ def judge(gaps: Ladder, train: Ladder | None = None) -> list[Finding]:
     findings.sort(key=lambda finding: -abs(finding.nats or 0.0))
     if train is not None:
         findings += _generalization(gaps, train)
-    return findings + doubts
+    return Verdict(findings + doubts)
 
 
 def _steps(gaps: Ladder) -> Iterator[Finding]:

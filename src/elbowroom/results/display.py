@@ -1,0 +1,91 @@
+"""How results are shown, as aligned text or as plain HTML, and how they compare: by value, to a single bool."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape
+from typing import ClassVar, Protocol, TypeAlias, TypeVar
+
+import numpy as np
+
+__all__ = ["ByValue", "Listing", "Row", "aligned", "html_list", "html_table"]
+
+Row: TypeAlias = tuple[str, ...]
+V = TypeVar("V", bound="Shown")
+
+
+class Shown(Protocol):
+    """A result that is one line of a table."""
+
+    header: ClassVar[Row]
+
+    def row(self) -> Row:
+        """Its cells, one for each of the header's."""
+
+
+class Listing(dict[str, V]):
+    """Results by name: a dict, which shows itself as a table."""
+
+    def rows(self) -> list[Row]:
+        """The header and a row for each result, its name first."""
+        header = next(iter(self.values())).header if self else ()
+        return [("", *header), *((name, *value.row()) for name, value in self.items())]
+
+    def __repr__(self) -> str:
+        return "\n".join(aligned(self.rows()))
+
+    def _repr_html_(self) -> str:
+        return html_table(self.rows())
+
+
+class ByValue:
+    """Records that are equal where their fields are; arrays are compared as a whole, NaN being equal to NaN."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and same(vars(self), vars(other))
+
+
+def same(a: object, b: object) -> bool:
+    """Whether two fields have the same value, to the last bit."""
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray)):
+            return False
+        return a.shape == b.shape and np.array_equal(a, b, equal_nan=a.dtype.kind == b.dtype.kind == "f")
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(same(value, b[key]) for key, value in a.items())
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    if type(a) is type(b) and hasattr(a, "numpy"):  # a tensor
+        return same(a.numpy(force=True), b.numpy(force=True))  # type: ignore[attr-defined]
+    return bool(a == b) or (a != a and b != b)
+
+
+def aligned(rows: Sequence[Row], n_left: int = 1) -> Iterator[str]:
+    """Rows of text in columns, the first row the header: the first `n_left` flush left, the others flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (
+            cell.ljust(width) if i < n_left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        yield "  ".join(cells).rstrip()
+
+
+def html_table(rows: Sequence[Row], notes: Iterable[str] = ()) -> str:
+    """The same rows as an HTML table, and a list of notes below it."""
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in rows[0])
+    body = "".join(f"<tr>{_cells(row)}</tr>" for row in rows[1:])
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{html_list(notes)}"
+
+
+def html_list(lines: Iterable[str]) -> str:
+    """Lines as an HTML list; nothing where there is none."""
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f"<ul>{items}</ul>" if items else ""
+
+
+def _cells(row: Row) -> str:
+    """The name flush left, its leading spaces kept; numbers flush right."""
+    first = escape(row[0]).replace("  ", "&emsp;")
+    others = "".join(f'<td style="text-align:right">{escape(cell)}</td>' for cell in row[1:])
+    return f'<td style="text-align:left">{first}</td>{others}'

@@ -295,7 +295,7 @@ def _repeated(step: Callable[[], Any]) -> Callable[[], None]:
 
 
 def _steps(x: Tensor, compiled: bool) -> Callable[[], Any]:
-    """N_STEPS steps of `train.fit`, its own start left out: the loop of an epoch."""
+    """N_STEPS steps of `training.fit`, its own start left out: the loop of an epoch."""
     model, q = build(Architecture(), 0)
     settings = Settings(epochs=1, compiled=compiled)
     parameters = [*q.parameters(), *model.parameters()]

@@ -259,7 +259,9 @@ def test_a_failed_save_leaves_nothing(
 
     monkeypatch.setattr(er.Gaps, "save", full)
     assert main([*GAPS, "--first", "5", "--out", "a/b"]) == 2
-    assert "a/b: No space left on device; nothing was saved" in capsys.readouterr().err
+    shown = capsys.readouterr()
+    assert "a/b: the run could not be saved (No space left on device); what was measured is printed above" in shown.err
+    assert "log p(x)" in shown.out
     assert listing(place) == before
 
 

@@ -5,16 +5,17 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 
 from elbowroom.cli import main
+from elbowroom.cli.options import FamilyName
 from elbowroom.core import write_atomically
 from elbowroom.datasets import binarize, demo_images
-from elbowroom.training import load_model
+from elbowroom.training import family_names, load_model
 
 from ..training.test_fit import same, state
 
@@ -277,3 +278,17 @@ def test_a_run_broken_off_before_its_test_is_measured(
     assert "--clip-norm 150 " in config_of("m")["command"]
     assert Path("m/model.safetensors").read_bytes() == weights
     assert main(words) == 2
+
+
+def test_every_family_is_an_option() -> None:
+    assert get_args(FamilyName) == tuple(family_names())
+
+
+def test_a_configs_command_leaves_out_what_is_the_machines(place: Path) -> None:
+    options = ["--epochs", "1", "--device", "cpu", "--checkpoint-seconds", "5", "--clip-norm", "100", "--half"]
+    assert main(["train", "mnist", *QUICK, *options, "--out", "m"]) == 0
+    words = config_of("m")["command"].split()
+    assert not {"--device", "--checkpoint-seconds", "--data-dir"} & set(words)
+    assert words[:3] == ["elbowroom", "train", "mnist"]
+    assert words[-2:] == ["--out", "m"]
+    assert {"--half", "--clip-norm", "--latents", "--threads", "--epochs"} <= set(words)

@@ -516,3 +516,15 @@ def test_a_wide_or_narrow_model_is_no_harder() -> None:
         x = torch.from_numpy(plain.sample(20, seed=1)[1])
         fit = fit_local(DiagonalGaussian(n_latents), model, x)
         assert (model.best_elbo(x) - exact(model, x, fit.q)).mean() < 0.02
+
+
+def test_a_fit_goes_on_from_networks_of_another_size() -> None:
+    """All of a start that is a member of the family is taken, whatever the width of its networks."""
+    model, x = correlated(20)
+    wide = fit_local(
+        CouplingFlow(3, hidden=24, n_features=4), model, x, budget=Budget(n_steps=30, n_samples=4, learning_rate=0.01)
+    )
+    still = Budget(n_steps=0, n_samples=4, learning_rate=0.01)
+    narrow = fit_local(CouplingFlow(3, hidden=8, n_features=4), model, x, init=wide.q, budget=still)
+    a, b = (elbo(model, q, x, n_samples=64, seed=1) for q in (wide.q, narrow.q))
+    np.testing.assert_allclose(a.values, b.values, rtol=1e-9)

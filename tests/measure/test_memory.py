@@ -25,7 +25,7 @@ class Images(torch.utils.data.Dataset):  # read block by block
     def __getitem__(self, i):
         return x[i].float()
 model, q = er.DecoderModel(decoder, "bernoulli", 8), er.Amortized(encoder, er.DiagonalGaussian(8))
-plan = er.Plan("small", ("diagonal", "full"), n_elbo=64)
+plan = er.Plan(name="small", n_elbo=64)
 er.decompose(model, q, Images(), plan)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """

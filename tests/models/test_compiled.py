@@ -6,7 +6,7 @@ from torch import nn
 
 import elbowroom as er
 from elbowroom.core import normal, seeded
-from elbowroom.models import CompiledModel, log_joint_and_grad
+from elbowroom.models import CompiledModel, can_sample_prior, log_joint_and_grad, samples_prior
 
 
 @pytest.mark.slow
@@ -28,3 +28,12 @@ def test_a_compiled_model_gives_the_same_numbers_up_to_rounding() -> None:
     ladders = [er.decompose(made, encoder, x) for made in (model, fast)]
     assert ladders[1].log_evidence.mean == pytest.approx(ladders[0].log_evidence.mean, abs=0.01)
     assert decoder.training
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # of torch's compiler
+def test_what_a_compiled_model_hands_on_is_seen() -> None:
+    """Optional methods are looked for as attributes: a protocol's isinstance would not see what `__getattr__` gives."""
+    model = CompiledModel(er.DecoderModel(torch.nn.Linear(2, 5), "bernoulli", 2))
+    assert samples_prior(model)
+    assert can_sample_prior(model)
+    assert not samples_prior(er.FunctionModel(lambda x, z: z.sum(-1), 2, lambda z, x: z.sum(-1)))

@@ -113,3 +113,13 @@ def test_two_families_of_one_name_or_place_are_refused(isotropic: type[Family]) 
 def test_a_plan_names_families_that_there_are() -> None:
     with pytest.raises(ValueError, match=r"rungs must be of \['diagonal', 'full', 'flow'\]"):
         er.Plan(rungs=("isotropic", "diagonal"))
+
+
+def test_a_family_without_a_place_stands_beside_all_others(isotropic: type[Family]) -> None:
+    """Nothing starts at it, and annealing does not either, though its members are Gaussians."""
+    model, x = stretched(20)
+    placeless = type("Placeless", (isotropic,), {"name": "placeless", "place": None})
+    gaps = er.decompose(model, posterior(model, placeless(3)), x)
+    assert gaps.ladder == ("placeless",)
+    assert list(gaps.steps) == ["amortization", "remainder"]
+    assert list(gaps.local) == ["diagonal", "full", "placeless"]

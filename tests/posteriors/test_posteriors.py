@@ -227,3 +227,18 @@ def test_posteriors_are_not_wrapped() -> None:
 def test_an_answer_that_is_no_distribution_is_refused() -> None:
     with pytest.raises(TypeError, match=r"must return a torch Distribution .*got Tensor"):
         as_posterior(lambda x: x)(noise(N, 5))
+
+
+def test_a_callable_may_answer_with_a_distribution_that_has_no_density() -> None:
+    """`log_prob` is asked for only where `has_density` says so."""
+
+    class Bare:
+        noise_size, has_density = 3, False
+
+        def rsample_and_log_q(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+            return noise, -0.5 * noise.square().sum(-1)
+
+    q = as_posterior(lambda x: Bare())  # type: ignore[arg-type, return-value]
+    z, log_q = q(noise(N, 5, key="x")).rsample_and_log_q(noise(S, N, 3))
+    assert z.shape == (S, N, 3)
+    assert log_q.shape == (S, N)

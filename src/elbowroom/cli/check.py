@@ -11,7 +11,7 @@ __all__ = ["check_command"]
 
 
 def check_command(*, model: str, data: Path | None = None, seed: int = 0) -> None:
-    """Look for what makes a model unmeasurable: shapes, values that are not finite, gradients, modes, batch dependence.
+    """The command; `app.HELP` says what it does.
 
     Args:
         model: package.module:factory, file.py:factory, or the folder of a trained model.

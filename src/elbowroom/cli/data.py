@@ -14,10 +14,7 @@ __all__ = ["data_command"]
 
 
 def data_command(*names: Annotated[str, Parameter(name="NAME")], data_dir: Path | None = None) -> None:
-    """List the data sets that have names, and where they lie; with names, fetch those that are not here.
-
-    Looked for in --data-dir, $ELBOWROOM_DATA, the user's cache and /usr/share/datasets; downloaded into the cache, and
-    kept only where every SHA-256 is that of the official files.
+    """The command; `app.HELP` says what it does.
 
     Args:
         names: Data sets to fetch: cifar10, fashion-mnist, mnist.

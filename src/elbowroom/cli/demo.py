@@ -17,7 +17,7 @@ from ..datasets import demo_images
 from ..measure import PlanName, decompose
 from ..results import Gaps
 from ..training import demo_model
-from .run_folders import check_out, save
+from .run_folders import reserved, save
 from .show import show
 from .terminal import Advance, UserError, bars, duration, say
 
@@ -29,9 +29,7 @@ HELDOUT_IDS = 60_000  # held-out images are numbered behind the 60,000 training 
 def demo_command(
     *, out: Path = Path("elbowroom-demo"), n: int = 250, plan: PlanName = "standard", workers: int = 2
 ) -> None:
-    """Measure the VAE that is shipped, trained on Fashion-MNIST, on 250 training and 250 held-out images.
-
-    Takes about a minute. Prints both ladders, from the ELBO up to log p(x), and a verdict.
+    """The command; `app.HELP` says what it does.
 
     Args:
         out: Folder for the runs, OUT/train and OUT/heldout. Those of an earlier demo are replaced.
@@ -44,13 +42,12 @@ def demo_command(
     images = demo_images()
     if not 1 <= n <= len(images["train"]):
         raise UserError(f"--n {n}: expected 1 to {len(images['train'])}, the number of images of each set")
-    for name in images:
-        check_out(out / name, overwrite=True)
-    with bars("images") as add:
-        runs = run_demo(n, plan, workers, {name: add(name, n) for name in images})
-    for name, gaps in runs.items():
-        save(gaps, out / name, overwrite=True)
-    show(runs)
+    with reserved([out / name for name in images], overwrite=True):
+        with bars("images") as add:
+            runs = run_demo(n, plan, workers, {name: add(name, n) for name in images})
+        show(runs)
+        for name, gaps in runs.items():
+            save(gaps, out / name, overwrite=True)
     say(f"\nruns saved in {out / 'train'} and {out / 'heldout'}; {duration(time.perf_counter() - start)}")
 
 

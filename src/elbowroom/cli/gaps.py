@@ -8,8 +8,8 @@ from ..results import Gaps
 from .dry_run import dry_run_of
 from .inputs import checked, load_weights, open_with_sets, samples, to_device
 from .options import Switch
-from .run_folders import check_out, save
-from .show import show
+from .run_folders import reserved, save
+from .show import show_ladder, show_verdict
 from .terminal import UserError, bars, say
 
 __all__ = ["gaps_command"]
@@ -33,7 +33,7 @@ def gaps_command(
     weights: Path | None = None,
     dry_run: Switch = False,
 ) -> None:
-    """Measure where a VAE's ELBO loses nats against log p(x), and print the ladder and the verdict.
+    """The command; `app.HELP` says what it does.
 
     Args:
         model: package.module:factory, file.py:factory, or the folder of a trained model. A factory returns (model, q),
@@ -63,8 +63,6 @@ def gaps_command(
         to_device(loaded, device)
     chosen = samples(sets, n, first, seed)
     folders = {} if out is None else {name: out if data is not None else out / name for name in chosen}
-    for folder in folders.values():
-        check_out(folder, overwrite)
     for name, sample in chosen.items():
         if refine_on is not None and not 2 <= refine_on <= len(sample.ids):
             raise UserError(f"--refine-on {refine_on}: expected 2 to {len(sample.ids)}, the number of data of {name}")
@@ -74,11 +72,13 @@ def gaps_command(
         return dry_run_of(measure, chosen, seed, plan, refine_plan, refine_on)
     measure = partial(measure, plan=plan, refine_on=refine_on, refine_plan=refine_plan)
     runs: dict[str, Gaps] = {}
-    with bars("data") as add:
+    with reserved(folders.values(), overwrite):
         for name, sample in chosen.items():
-            runs[name] = measure(sample.x, ids=sample.ids.tolist(), progress=add(name, len(sample.ids)))
+            with bars("data") as add:
+                runs[name] = measure(sample.x, ids=sample.ids.tolist(), progress=add(name, len(sample.ids)))
+            show_ladder(name, runs[name])  # before it is saved: what is on the screen cannot be lost
             if name in folders:
                 save(runs[name], folders[name], overwrite)
-    show(runs)
+    show_verdict(runs)
     if folders:
         say("\nsaved in " + " and ".join(map(str, folders.values())))

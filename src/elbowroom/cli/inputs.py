@@ -2,7 +2,7 @@
 
     package.module:factory   a function of an importable module
     file.py:factory          a function of a file
-    models/NAME              a folder that `elbowroom train` wrote
+    zoo/NAME                 a folder that `elbowroom train` wrote
 
 A factory takes no arguments and returns (model, q), or (model, q, {"train": ..., "test": ...}) with data of its own.
 """

@@ -51,9 +51,7 @@ def repair_command(
     threads: PositiveInt | None = None,
     device: str | None = None,
 ) -> None:
-    """Retrain the encoder of a model on its frozen decoder, and say how much of its amortization gap comes back.
-
-    The new encoder goes on from the old one's weights where it has its size and family.
+    """The command; `app.HELP` says what it does.
 
     Args:
         folder: A folder of `elbowroom train`, on a data set with a test set.

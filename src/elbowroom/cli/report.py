@@ -13,7 +13,7 @@ __all__ = ["report_command"]
 
 
 def report_command(*folders: Annotated[Path, Parameter(name="FOLDER")]) -> None:
-    """Print the tables and the verdict of saved runs again.
+    """The command; `app.HELP` says what it does.
 
     Args:
         folders: Run folders, or folders of run folders such as that of the demo.

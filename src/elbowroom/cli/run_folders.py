@@ -1,41 +1,128 @@
-"""Where a command saves its runs: refused before anything is computed, and gone again where writing fails."""
+"""Folders for runs: reserved and tried before anything is measured, so that no measurement is made that cannot be
+saved.
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+A reserved folder holds `.reserved`, which names the process; it goes when the run is saved. One that is found later
+tells of a run that is under way, or of one that was interrupted.
+"""
+
+import json
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from shutil import rmtree
 
-from ..results import Gaps
+from ..results import RESERVED, Gaps
 from .terminal import UserError
 
-__all__ = ["check_out", "save"]
-
-
-def check_out(folder: Path, overwrite: bool) -> None:
-    """Refuse, before anything is computed, a folder that could not be written at the end."""
-    if (folder / "run.json").exists():
-        if not overwrite:
-            raise UserError(f"{folder} holds a run already; add --overwrite to replace it, or name another folder")
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"{folder} is not empty and holds no run; name an empty or a new folder")
-    elif any(parent.exists() and not parent.is_dir() for parent in (folder, *folder.parents)):
-        raise UserError(f"{folder}: a run is saved as a folder, and there is a file in its place")
-
-
-def save(gaps: Gaps, folder: Path, overwrite: bool) -> None:
-    """Save a run; where that fails, the folders that were made for it are gone again."""
-    with _created_or_gone(folder):
-        gaps.save(folder, overwrite)
+__all__ = ["reserved", "save"]
 
 
 @contextmanager
-def _created_or_gone(folder: Path) -> Iterator[None]:
+def reserved(folders: Iterable[Path], overwrite: bool) -> Iterator[None]:
+    """Hold folders while they are measured for. What was made for them is gone again where nothing was saved.
+
+    Raises:
+        UserError: a folder that holds a run (unless `overwrite`), other files, an interrupted run or one under way, or
+            that cannot be written to.
+    """
+    with ExitStack() as stack:
+        for folder in folders:
+            stack.enter_context(_reserved(folder, overwrite))
+        yield
+
+
+def save(gaps: Gaps, folder: Path, overwrite: bool) -> None:
+    """Save a run whose table was printed already. UserError where that fails."""
+    try:
+        gaps.save(folder, overwrite)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: the run could not be saved ({error.strerror or error}); what was measured is printed above"
+        ) from None
+
+
+@contextmanager
+def _reserved(folder: Path, overwrite: bool) -> Iterator[None]:
+    interrupted = _refuse_occupied(folder, overwrite)
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    claim = folder / RESERVED
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if interrupted:
+            claim.unlink()
+        with claim.open("x") as file:  # a second process that comes as far as this fails here
+            json.dump({"host": socket.gethostname(), "pid": os.getpid(), "since": _now()}, file)
+    except FileExistsError:
+        raise UserError(f"{folder}: another process is measuring into it; name another folder") from None
+    except OSError as error:
+        _remove(folder, missing)
+        raise UserError(f"{folder}: cannot be written to ({error.strerror or error}); nothing was measured") from None
     try:
         yield
-    except BaseException as error:
-        if missing:
-            rmtree(missing[-1], ignore_errors=True)
-        if isinstance(error, OSError):
-            raise UserError(f"{folder}: {error.strerror or error}; nothing was saved") from None
-        raise
+    finally:
+        claim.unlink(missing_ok=True)
+        _remove(folder, missing)
+
+
+def _remove(folder: Path, missing: list[Path]) -> None:
+    """The folders that were made for a run, where none came into them."""
+    if folder in missing and not (folder / "run.json").exists():
+        rmtree(folder, ignore_errors=True)
+    for parent in missing[1:]:
+        if parent.is_dir() and not any(parent.iterdir()):
+            parent.rmdir()
+
+
+def _refuse_occupied(folder: Path, overwrite: bool) -> bool:
+    """Whether the folder holds an interrupted run, which is to be replaced. UserError where it may not be used."""
+    if any(parent.exists() and not parent.is_dir() for parent in (folder, *folder.parents)):
+        raise UserError(f"{folder}: a run is saved as a folder, and there is a file in its place")
+    if not folder.is_dir():
+        return False
+    owner = _owner(folder / RESERVED)
+    if owner is not None and _is_alive(owner):
+        raise UserError(
+            f"{folder}: process {owner['pid']} is measuring into it since {owner['since']}; name another folder"
+        )
+    if owner is not None and not overwrite:
+        raise UserError(
+            f"{folder} holds a run that was interrupted (begun {owner['since']}); add --overwrite to replace it, "
+            "or name another folder"
+        )
+    if (folder / "run.json").exists() and not overwrite:
+        raise UserError(f"{folder} holds a run already; add --overwrite to replace it, or name another folder")
+    others = [path for path in folder.iterdir() if path.name != RESERVED]
+    if others and owner is None and not (folder / "run.json").exists():
+        raise UserError(f"{folder} is not empty and holds no run; name an empty or a new folder")
+    return owner is not None
+
+
+def _owner(claim: Path) -> dict[str, str | int] | None:
+    """Who reserved the folder; None where nobody did."""
+    try:
+        owner = json.loads(claim.read_text())
+        return {"host": owner["host"], "pid": int(owner["pid"]), "since": owner["since"]}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"host": "", "pid": 0, "since": "at an unknown time"}
+
+
+def _is_alive(owner: dict[str, str | int]) -> bool:
+    """Whether that process runs on this machine; of another machine nothing is known, so it is taken to be."""
+    if owner["host"] != socket.gethostname():
+        return bool(owner["host"])
+    try:
+        os.kill(int(owner["pid"]), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return int(owner["pid"]) > 0 and owner["pid"] != os.getpid()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

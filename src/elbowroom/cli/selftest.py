@@ -10,9 +10,7 @@ __all__ = ["selftest_command"]
 
 
 def selftest_command(*, seed: int = 0) -> int:
-    """Measure models whose every number is known in closed form, and print truth beside estimate.
-
-    Takes about ten seconds. Exits with 1 if a number is off by more than chance explains.
+    """The command; `app.HELP` says what it does.
 
     Args:
         seed: Of the models, the data and every draw.

@@ -7,7 +7,7 @@ from textwrap import wrap
 from ..results import Gaps, judge
 from .terminal import say
 
-__all__ = ["show", "verdict_lines"]
+__all__ = ["show", "show_ladder", "show_verdict", "verdict_lines"]
 
 WIDTH = 100  # of running text
 
@@ -15,8 +15,18 @@ WIDTH = 100  # of running text
 def show(runs: Mapping[str, Gaps]) -> None:
     """Each run's ladder under its name, then the verdict, on held-out against training data where both are there."""
     for name, gaps in runs.items():
-        say(f"{name}: {len(gaps)} data, plan {gaps.plan}, seed {gaps.seed}\n")
-        say(f"{gaps}\n")
+        show_ladder(name, gaps)
+    show_verdict(runs)
+
+
+def show_ladder(name: str, gaps: Gaps) -> None:
+    """One run's ladder under its name."""
+    say(f"{name}: {len(gaps)} data, plan {gaps.plan}, seed {gaps.seed}\n")
+    say(f"{gaps}\n")
+
+
+def show_verdict(runs: Mapping[str, Gaps]) -> None:
+    """The verdict on all runs."""
     for line in verdict_lines(runs):
         say(line)
 

@@ -3,8 +3,8 @@
 import inspect
 import shlex
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +41,7 @@ Binarize = Literal["threshold", "stochastic", "grey", "grey256", "none"]
 LikelihoodName = Literal["bernoulli", "continuous_bernoulli", "gaussian", "laplace", "discretized_logistic"]
 LAYERS = {"mlp": ("200-200", "200-200"), "conv": ("64-128-256", "256-128-64")}
 N_HELDOUT = 5000
+NOT_RECORDED = {"dataset", "out", "data_dir", "device", "checkpoint_seconds"}  # in a config's command: the machine's
 TEST_SAMPLES = 16  # of the ELBO that is reported at the end
 flattened = Parameter(name="*")  # the fields of a group are options of the command
 
@@ -145,7 +146,7 @@ def train_command(
     device: str | None = None,
     checkpoint_seconds: float = 30.0,
 ) -> None:
-    """Train a VAE, and save it as a folder for `elbowroom gaps --model`. Said again after a break, it goes on.
+    """The command; `app.HELP` says what it does.
 
     Args:
         dataset: mnist, fashion-mnist, cifar10, or an array with one datum per row (.npy, .npz).
@@ -158,6 +159,7 @@ def train_command(
         device: Torch device to train on.
         checkpoint_seconds: Least time between two checkpoints: what a killed run can lose.
     """
+    command = _command(dataset, locals())
     folder = out or Path("zoo") / Path(dataset).stem
     if threads is not None:
         torch.set_num_threads(threads)
@@ -178,7 +180,7 @@ def train_command(
         say(note)
     if device is not None:
         to_device(LoadedModel(model, q, {}), device)
-    command = _command(dataset, (epochs, seed, half, threads), (data, networks, steps)) + f" --out {folder}"
+    command = f"{command} --out {folder}"
     trained_on = {"name": dataset, "split": "train", "n": len(images), "binarize": rule, "seed": seed}
     config = {"command": command, "data": trained_on, "architecture": asdict(architecture)}
     if dataset not in DATASETS or not _to_be_measured(folder, command):
@@ -229,20 +231,18 @@ def _to_be_measured(folder: Path, command: str) -> bool:
     return config.get("command") == command and "test_elbo" not in config
 
 
-def _command(
-    dataset: str,
-    common: tuple[int, int, bool, int | None],
-    groups: tuple[DataOptions, NetworkOptions, StepOptions],
-) -> str:
+def _command(dataset: str, given: Mapping[str, Any]) -> str:
     """The options that were given a value other than their default, as the command that gives them again; without those
-    that belong to the machine (folders, device, checkpoints).
+    that are the machine's.
     """
-    given = {field.name: (getattr(group, field.name), field.default) for group in groups for field in fields(group)}
-    parameters = inspect.signature(train_command).parameters
-    names = ("epochs", "seed", "half", "threads")
-    given |= {name: (value, parameters[name].default) for name, value in zip(names, common, strict=True)}
+    options: dict[str, tuple[Any, Any]] = {}  # name -> value, default
+    for name, parameter in inspect.signature(train_command).parameters.items():
+        if is_dataclass(parameter.default):
+            options |= {f.name: (getattr(given[name], f.name), f.default) for f in fields(parameter.default)}
+        elif name not in NOT_RECORDED:
+            options[name] = (given[name], parameter.default)
     words = ["elbowroom", "train", dataset]
-    for name, (value, default) in given.items():
+    for name, (value, default) in options.items():
         if value != default:
             text = str(value).removesuffix(".0") if isinstance(value, float) else str(value)
             words += [f"--{name.replace('_', '-')}", *([] if value is True else [text])]

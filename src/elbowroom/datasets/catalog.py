@@ -92,9 +92,9 @@ def load_dataset(name: str, split: str = "train", directory: str | Path | None =
 
 
 def load_labels(name: str, split: str = "train", directory: str | Path | None = None) -> Tensor:
-    """The classes of the images that `load` gives, in their order: int64 (N,), 0 to 9.
+    """The classes of the images that `load_dataset` gives, in their order: int64 (N,), 0 to 9.
 
-    Raises as `load` does, and ValueError where the file beside the images does not belong to them.
+    Raises as `load_dataset` does, and ValueError where the file beside the images does not belong to them.
     """
     if name == "cifar10":
         return _cifar(split, directory)[1].long()

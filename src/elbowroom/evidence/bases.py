@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..core import Rows, log_standard_normal, normal, select_rows
-from ..models import LatentModel, SamplesPrior, log_joint_and_grad, value_and_grad
+from ..models import LatentModel, SamplesPrior, log_joint_and_grad, samples_prior, value_and_grad
 from ..posteriors import GAUSSIAN_PARAMS, AffineMap, Params
 
 __all__ = ["Base", "GaussianBase", "PriorBase", "gaussian_base"]
@@ -64,7 +64,7 @@ class PriorBase:
     """The model's prior, in the model's own coordinates: the literature's choice."""
 
     def __init__(self, model: LatentModel, x: Rows, n: int) -> None:
-        if not isinstance(model, SamplesPrior):
+        if not samples_prior(model):
             raise TypeError("AIS from the prior needs model.sample_prior(n, x, generator)")
         self.model: SamplesPrior = model
         self.x, self.n = x, n

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core import Rows
 from ..models import LatentModel, log_joint
-from ..posteriors import AffineMap, Budget, Family, Params, VariationalDistribution
+from ..posteriors import GAUSSIAN_PARAMS, AffineMap, Budget, Family, Params, VariationalDistribution
 
 __all__ = ["adam_round"]
 
@@ -49,7 +49,7 @@ def framed(family: Family, params: Params) -> tuple[AffineMap | None, Params]:
     frame = family.frame(params)
     if frame is None:
         return None, dict(params)
-    outer = [key for key in ("mean", "log_scale", "lower") if key in params]
+    outer = [key for key in params if key in GAUSSIAN_PARAMS]
     return frame, params | {key: torch.zeros_like(params[key]) for key in outer}
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core import Block, Data, MapStyle, Rows, as_data, forked, n_data, normal, observed, read_rows, seeded
 from ..evidence import prepared, prepared_pair
-from ..models import DecoderModel, LatentModel, latent_size, log_joint, modules_of
+from ..models import LatentModel, latent_size, log_joint, modules_of
 from ..posteriors import Local, Posterior, PosteriorLike, VariationalDistribution
 
 __all__ = ["CheckError", "check", "check_range", "data_notes"]
@@ -136,10 +136,11 @@ def _check_model(model: LatentModel, x: Rows, z: Tensor) -> None:
 
 def _check_probabilities(model: LatentModel, x: Rows, z: Tensor) -> None:
     """A "bernoulli" decoder that ends in a sigmoid promised logits and gives probabilities."""
-    if not isinstance(model, DecoderModel) or model.likelihood.name != "bernoulli":
+    decode = getattr(model, "decode", None)
+    if decode is None or getattr(getattr(model, "likelihood", None), "name", None) != "bernoulli":
         return
     with torch.no_grad():
-        output = model.decode(z, x)
+        output = decode(z, x)
     if isinstance(output, Tensor) and bool(((output >= 0) & (output <= 1)).all()):
         raise CheckError(
             'likelihood "bernoulli" takes logits; every output of the decoder lies in [0, 1], like probabilities. '
@@ -158,7 +159,7 @@ def check_range(model: LatentModel, x: Rows) -> None:
     if low < 0 or high > 1:
         raise CheckError(
             f'likelihood "{name}" takes {takes}; got values from {low:g} to {high:g}. '
-            'Divide 8-bit images by 255, as data.binarize(images, "grey") does.'
+            'Divide 8-bit images by 255, as datasets.binarize(images, "grey") does.'
         )
 
 

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from ..core import Block
 from ..fits import best_start, fit_block, start_of
 from ..models import LatentModel, Tempered, latent_size
-from ..posteriors import DiagonalGaussian, Family, Params, Posterior, VariationalDistribution, rung_families
+from ..posteriors import (
+    GAUSSIAN_PARAMS,
+    DiagonalGaussian,
+    Family,
+    Params,
+    Posterior,
+    VariationalDistribution,
+    rung_families,
+)
 from ..results import TEMPERED, FitReport
 from .plan import Plan
 
@@ -21,6 +29,12 @@ class FittedRung:
     family: Family
     params: Params
     report: FitReport
+
+    @property
+    def is_base(self) -> bool:
+        """Whether other fits and annealing can start at it: a Gaussian of the ladder, in the parameters of one."""
+        plain = set(self.params) <= GAUSSIAN_PARAMS and self.params["log_scale"].shape == self.params["mean"].shape
+        return self.family.is_gaussian and self.family.place is not None and plain
 
     @property
     def distribution(self) -> VariationalDistribution:
@@ -52,9 +66,9 @@ def fit_rungs(
         rungs[name] = FittedRung(family, params, report)
 
     start, cost = best_start(posterior, model, block, seed, plan.multistart)
-    for family in reversed(gaussians):
+    for family in sorted(gaussians, key=lambda family: math.inf if family.place is None else -family.place):
         fit(family.name, family, model, start)
-        start = rungs[widest_gaussian(rungs)].params
+        start = rungs[widest_gaussian(rungs)].params if any(rung.is_base for rung in rungs.values()) else start
     _charge(rungs, DiagonalGaussian.name, cost)
     for family in others:
         mine = own is not None and family.name == own.name
@@ -66,9 +80,9 @@ def fit_rungs(
 
 
 def widest_gaussian(rungs: Mapping[str, FittedRung]) -> str:
-    """The name of the widest Gaussian that was fitted."""
-    gaussians = [rung.family for name, rung in rungs.items() if rung.family.is_gaussian and name != TEMPERED]
-    return max(gaussians, key=_place).name
+    """The name of the widest Gaussian that other fits and annealing can start at."""
+    bases = [rung.family for name, rung in rungs.items() if rung.is_base and name != TEMPERED]
+    return max(bases, key=_place).name
 
 
 def fitted_flow(rungs: Mapping[str, FittedRung]) -> FittedRung | None:

@@ -7,7 +7,7 @@ from .function import FunctionModel
 from .joint import log_joint, log_joint_and_grad, value_and_grad
 from .linear_gaussian import LinearGaussian
 from .modules import device_and_dtype, evaluating, modules_of
-from .protocols import LatentModel, SamplesData, SamplesPrior, as_shape, can_sample_prior, latent_size
+from .protocols import LatentModel, SamplesData, SamplesPrior, as_shape, can_sample_prior, latent_size, samples_prior
 from .tempered import Tempered
 
 __all__ = [
@@ -28,5 +28,6 @@ __all__ = [
     "log_joint",
     "log_joint_and_grad",
     "modules_of",
+    "samples_prior",
     "value_and_grad",
 ]

@@ -282,8 +282,8 @@ def laplace(scale: float | str | Tensor | Callable[[], Tensor]) -> Likelihood:
 
 
 def discretized_logistic(scale: float | str | Tensor | Callable[[], Tensor]) -> Likelihood:
-    """x an 8-bit pixel as a float k / 255, as `data.binarize(images, "grey")` gives it; a mass, which sums to one over
-    the 256 levels. The mean and the scale are on the scale of x, whose bins are 1/255 wide.
+    """x an 8-bit pixel as a float k / 255, as `datasets.binarize(images, "grey")` gives it; a mass, which sums to one
+    over the 256 levels. The mean and the scale are on the scale of x, whose bins are 1/255 wide.
 
     `scale`: as for `gaussian`, but for "decoder" the second output is the log of the scale itself.
     """

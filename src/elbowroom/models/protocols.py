@@ -10,12 +10,12 @@ of one's own may say more narrowly which, so here it is anything.
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeGuard, runtime_checkable
+from typing import Any, Protocol, TypeGuard
 
 import torch
 from torch import Tensor
 
-__all__ = ["LatentModel", "SamplesData", "SamplesPrior", "as_shape", "can_sample_prior", "latent_size"]
+__all__ = ["LatentModel", "SamplesData", "SamplesPrior", "as_shape", "can_sample_prior", "latent_size", "samples_prior"]
 
 
 class LatentModel(Protocol):
@@ -32,7 +32,6 @@ class LatentModel(Protocol):
         """log p(x|z): x with N rows, z (S, N, D) -> (S, N)."""
 
 
-@runtime_checkable
 class SamplesPrior(LatentModel, Protocol):
     """A model whose prior can be drawn from."""
 
@@ -40,7 +39,6 @@ class SamplesPrior(LatentModel, Protocol):
         """n draws of z for each of the N rows of x: (n, N, D)."""
 
 
-@runtime_checkable
 class SamplesData(LatentModel, Protocol):
     """A model that can simulate data."""
 
@@ -63,7 +61,12 @@ def as_shape(latent_shape: int | Sequence[int]) -> tuple[int, ...]:
 def can_sample_prior(model: LatentModel) -> TypeGuard[SamplesPrior]:
     """Whether draws of the prior can be had: it is optional, and a prior module may have a density alone."""
     prior = getattr(model, "prior", None)
-    return isinstance(model, SamplesPrior) and (prior is None or hasattr(prior, "sample"))
+    return samples_prior(model) and (prior is None or hasattr(prior, "sample"))
+
+
+def samples_prior(model: LatentModel) -> TypeGuard[SamplesPrior]:
+    """Whether the model has the optional method `sample_prior`, its own or one that it hands on."""
+    return callable(getattr(model, "sample_prior", None))
 
 
 def latent_size(model: LatentModel) -> int:

@@ -1,7 +1,7 @@
 """A bare callable x -> torch Distribution as a posterior."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, distributions
@@ -16,7 +16,7 @@ __all__ = ["CallablePosterior", "as_posterior"]
 
 def as_posterior(q: PosteriorLike) -> Posterior:
     """`q` itself where it already is a posterior, else the posterior of a callable."""
-    return q if isinstance(q, Posterior) else CallablePosterior(q)
+    return cast(Posterior, q) if hasattr(q, "rows") else CallablePosterior(q)
 
 
 class CallablePosterior:
@@ -33,8 +33,8 @@ class CallablePosterior:
 
     def __call__(self, x: Rows) -> Distribution:
         answer: object = self.net(x)
-        if isinstance(answer, Distribution):
-            return answer
+        if hasattr(answer, "rsample_and_log_q"):
+            return cast(Distribution, answer)
         if not isinstance(answer, distributions.Distribution):
             raise TypeError(
                 f"q(x) must return a torch Distribution (or use er.Amortized for a network that returns parameters); "

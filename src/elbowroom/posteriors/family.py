@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..models import as_shape
 from ..results import REMAINDER, Rung
-from .affine import AffineMap
+from .affine import GAUSSIAN_PARAMS, AffineMap, scale_tril
 from .small_networks import Params
 
 __all__ = ["WEIGHTS_KEY", "Ascent", "Budget", "Family"]
@@ -60,12 +60,11 @@ class Family(ABC):
     it (`registry.register`): no other module knows it by name.
 
     Attributes:
-        name: in tables, files and options.
-        place: its order among the rungs of the ladder; None for a family that stands beside it.
-        members, assumption, remedy, step: its words in the table and the verdict, as of `Rung`.
-        min_size, max_size: the numbers of latents at which it can be a rung.
-        is_gaussian: whether its members are Gaussians: of those the widest is fitted first, from the better of two
-            starts, and the other fits start at it.
+        name: in tables, files and options. place: its order among the rungs of the ladder; None for a family that
+        stands beside it. members, assumption, remedy, step: its words in the table and the verdict, as of `Rung`.
+        min_size, max_size: the numbers of latents at which it can be a rung. is_gaussian: whether its members are
+        Gaussians. Those are fitted first, the widest before the others, which start
+            at the widest so far whose parameters are a mean, a log_scale (N, D) and perhaps a lower part.
         ascent, budget: how its local fits step, and how long. fixed: parameters that no fit may move.
         context_size: how many numbers an encoder must emit for each datum.
         noise_size: E, how many standard normals make one z.
@@ -122,15 +121,15 @@ class Family(ABC):
         all with a leading N.
         """
         nearest = self.at(start["mean"], start["log_scale"], generator)
-        same = {key: value for key, value in start.items() if key in nearest and value.shape == nearest[key].shape}
-        return {key: same.get(key, value).clone() for key, value in nearest.items()}
+        if set(start) <= GAUSSIAN_PARAMS:  # its scale may be parameterized otherwise here
+            start = {key: value for key, value in start.items() if value.shape == nearest.get(key, value).shape}
+        return {key: start.get(key, value).clone() for key, value in nearest.items()}
 
     def marginals(self, params: Params) -> Params:
         """Mean and log standard deviation, each (N, D), of a member's Gaussian part."""
         if "lower" not in params:
             return {"mean": params["mean"], "log_scale": params["log_scale"].expand_as(params["mean"])}
-        tril = torch.diag_embed(params["log_scale"].exp()) + params["lower"].tril(-1)
-        return {"mean": params["mean"], "log_scale": 0.5 * tril.square().sum(-1).log()}
+        return {"mean": params["mean"], "log_scale": 0.5 * scale_tril(params).square().sum(-1).log()}
 
     def metric(self, start: Params) -> AffineMap | None:
         """Coordinates in which the posterior is about round, for the steps of the mean; None for those of q itself."""

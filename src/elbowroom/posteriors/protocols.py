@@ -7,14 +7,13 @@ An inference gap is what changes when one posterior is swapped for another.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor, distributions
 
 __all__ = ["Distribution", "Posterior", "PosteriorLike"]
 
 
-@runtime_checkable
 class Distribution(Protocol):
     """One distribution of z for each of N data."""
 
@@ -33,7 +32,6 @@ class Distribution(Protocol):
         """log q(z) in nats, (S, N, D) -> (S, N). TypeError where there is no density."""
 
 
-@runtime_checkable
 class Posterior(Protocol):
     """q(z|x) for any x, or for N data of its own. Of which family it is, and so whose best member is fitted to each
     datum, shows in what it returns: a `VariationalDistribution`, or one of which only the inference gap can be

@@ -6,7 +6,7 @@ from .estimate import SIDES, Array, Correction, Estimate, concatenate
 from .gaps import Gaps, load_gaps
 from .ladder import REMAINDER, TEMPERED, Ladder, Rung, suggestion
 from .outcomes import FLAG_WORDS, OUTCOME_WORDS, FitReport, Flag, Outcome
-from .store import SCHEMA, RunError, read_run, write_run
+from .store import RESERVED, SCHEMA, RunError, read_run, write_run
 from .table import flag_counts, group_table, ladder_html, ladder_table
 from .verdict import Finding, Verdict, judge
 
@@ -26,6 +26,7 @@ __all__ = [
     "OUTCOME_WORDS",
     "Outcome",
     "REMAINDER",
+    "RESERVED",
     "Row",
     "RunError",
     "Rung",

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from ..core import write_atomically
 
-__all__ = ["SCHEMA", "RunError", "read_run", "write_run"]
+__all__ = ["RESERVED", "SCHEMA", "RunError", "read_run", "write_run"]
 
+RESERVED = ".reserved"  # in a folder that a run is being measured for
 SCHEMA = 2  # 1 did not hold the rungs of the ladder
 
 
@@ -46,7 +47,7 @@ def write_run(
         raise RunError(
             f"{folder} already holds a run; nothing was written. Name another folder, or ask to overwrite it."
         )
-    if folder.exists() and any(folder.iterdir()) and not (folder / "run.json").exists():
+    if _holds_other_files(folder):
         raise RunError(f"{folder} is not empty and holds no run; nothing was written. Name an empty or new folder.")
     (folder / "data").mkdir(parents=True, exist_ok=True)
     arrays = {name: _arrow(pa, np.asarray(values)) for name, values in columns.items()}
@@ -100,6 +101,15 @@ def read_run(folder: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]
         tables.append(pq.read_table(path))
     table = pa.concat_tables(tables)
     return meta, {name: _numpy(table.column(name)) for name in table.column_names}
+
+
+def _holds_other_files(folder: Path) -> bool:
+    """Whether there is something that is no run's, nor what one left that was interrupted before its record came."""
+    if not folder.exists() or (folder / "run.json").exists():
+        return False
+    if any(path.name not in (RESERVED, "data") for path in folder.iterdir()):
+        return True
+    return (folder / "data").exists() and any("part" not in path.name for path in (folder / "data").iterdir())
 
 
 def _free_number(folder: Path) -> int:

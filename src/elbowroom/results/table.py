@@ -51,7 +51,7 @@ def _rungs(ladder: Ladder) -> Iterator[Row]:
     """The ladder from the bottom up: a rung, the step above it, the next rung."""
     total = ladder.inference.mean
     tops: list[Estimate] = [ladder.local[name] for name in ladder.ladder] + [ladder.log_evidence]
-    if TEMPERED in ladder.local:
+    if TEMPERED in ladder.local and ladder.ladder:
         tops.insert(0, ladder.local[TEMPERED])
     yield _row("L[q]", ladder.elbo)
     for (name, step), top in zip(ladder.steps.items(), tops, strict=True):

@@ -109,7 +109,9 @@ def _remedy(rungs: Sequence[Rung], step: str) -> str:
     if step.endswith(REMAINDER):
         if len(rungs) == 2:
             return f"{{nats}} are beyond {lowest.members}: at most this is there for {lowest.remedy}"
-        return f'{{nats}} are beyond {lowest.members}: a richer family recovers part of them; plan "flow" says which'
+        return (
+            f'{{nats}} are beyond {lowest.members}: a richer family recovers part of them; plan "standard" says which'
+        )
     assumptions = " and ".join(rung.assumption for rung in rungs)
     return f"assuming {assumptions} costs {{nats}}: {highest.remedy} recovers them"
 

@@ -46,7 +46,7 @@ def save_model(folder: str | Path, q: nn.Module, model: object, config: Mapping[
 
 
 def load_model(folder: str | Path) -> tuple[DecoderModel, AmortizedPosterior, dict[str, Any]]:
-    """(model, q, config) of a folder that `save_model` or `train.fit` wrote, on the CPU and in evaluation mode.
+    """(model, q, config) of a folder that `save_model` or `fit` wrote, on the CPU and in evaluation mode.
 
     Of a training that has not ended, the weights of its last checkpoint.
 
@@ -86,5 +86,5 @@ def shipped(name: str = "fashion-mnist") -> tuple[DecoderModel, AmortizedPosteri
 
 
 def demo_model() -> tuple[DecoderModel, AmortizedPosterior]:
-    """(model, q) of the demo: the paper's VAE on thresholded Fashion-MNIST, for `data.demo_images`."""
+    """(model, q) of the demo: the paper's VAE on thresholded Fashion-MNIST, for `datasets.demo_images`."""
     return shipped("fashion-mnist")

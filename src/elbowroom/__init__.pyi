@@ -2,6 +2,7 @@ from . import datasets as datasets
 from . import posteriors as posteriors
 from . import training as training
 from .evidence import AnnealingSchedule as AnnealingSchedule
+from .evidence import CheckError as CheckError
 from .evidence import EvidencePlan as EvidencePlan
 from .evidence import ais as ais
 from .evidence import elbo as elbo
@@ -9,7 +10,6 @@ from .evidence import iwae as iwae
 from .fits import Fit as Fit
 from .fits import fit_local as fit_local
 from .fits import refine as refine
-from .measure import CheckError as CheckError
 from .measure import Plan as Plan
 from .measure import Sandwich as Sandwich
 from .measure import check as check

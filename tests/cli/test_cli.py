@@ -128,7 +128,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "complex data": ([*GAPS[:3], "--data", "complex.npy"], "complex.npy: expected"),
     "words as data": ([*GAPS[:3], "--data", "words.npy"], "words.npy: expected"),
     "data that are not finite": ([*GAPS[:3], "--data", "nan.npy"], "24 of 24 values are not finite"),
-    "data of another width": ([*GAPS[:3], "--data", "narrow.npy"], "failed on the first rows of x"),
+    "data of another width": ([*GAPS[:3], "--data", "narrow.npy"], "x must be shaped like the decoder"),
     "more data than there are": ([*GAPS, "--n", "31"], "--n 31: expected 1 to 30"),
     "no data asked for": ([*GAPS, "--first", "0"], "--first 0: expected 1 to 30"),
     "both samples": ([*GAPS, "--first", "3", "--n", "3"], "exclude each other"),

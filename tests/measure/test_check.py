@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, distributions, nn
 
 from elbowroom.core import normal, seeded
-from elbowroom.measure import CheckError, check, data_notes
+from elbowroom.evidence import CheckError
+from elbowroom.measure import check, data_notes
 from elbowroom.models import DecoderModel, FunctionModel, likelihoods
 from elbowroom.posteriors import Amortized, CouplingFlow, DiagonalGaussian, Local
 
@@ -81,12 +82,12 @@ def batch_mean(h: Tensor) -> Tensor:
 
 
 MODELS: dict[str, tuple[Callable[[], Any], str]] = {
-    "not summed": (lambda: function(squares), r"must return \(S, N\) = \(4, 8\); got \(4, 8, 8\).*Sum over pixels"),
+    "not summed": (lambda: function(squares), r"must return \(S, N\) = \(2, 8\); got \(2, 8, 8\).*Sum over pixels"),
     "summed over samples": (
         lambda: function(lambda x, z: squares(x, z).sum((0, 2))),
-        r"\(S, N\) = \(4, 8\); got \(8,\)",
+        r"\(S, N\) = \(2, 8\); got \(8,\)",
     ),
-    "summed over data": (lambda: function(lambda x, z: squares(x, z).sum((1, 2))), r"\(S, N\) = \(4, 8\); got \(4,\)"),
+    "summed over data": (lambda: function(lambda x, z: squares(x, z).sum((1, 2))), r"\(S, N\) = \(2, 8\); got \(2,\)"),
     "summed over data, not pixels": (
         lambda: function(lambda x, z: squares(x, z).sum(1)),
         r"\(S, N\) = \(4, 1\); got \(4, 8\)",
@@ -126,16 +127,16 @@ POSTERIORS: dict[str, tuple[Callable[[], Any], str]] = {
     "of another width": (lambda: Amortized(network(P, D), DiagonalGaussian(D)), "must emit 6 numbers per datum; got 3"),
     "of other latents": (
         lambda: Amortized(network(P, 2 * D + 2), DiagonalGaussian(D + 1)),
-        r"z of shape \(S, N, D\) = \(4, 8, 3\); got \(4, 8, 4\)",
+        r"z of shape \(2, 8, 3\) for 2 draws of 8 data with 3 latents; got \(2, 8, 4\)",
     ),
     "not summed": (
         lambda: NotSummed(),
-        r"log q must have shape \(S, N\) = \(4, 8\); got \(4, 8, 3\): sum over latents",
+        r"log q of shape \(2, 8\) for 2 draws .* got \(2, 8, 3\): sum over latents",
     ),
     "NaN": (lambda: encoder_that(lambda h: h * torch.nan), "q must give finite z and log q; got"),
     "random in eval mode": (lambda: encoder_that(lambda h: h + torch.rand_like(h)), "q must be deterministic"),
     "centers its batch": (lambda: encoder_that(batch_mean), "q of a datum must not depend on its batch"),
-    "no distribution": (lambda: lambda x: x, "q failed.*must return a torch Distribution"),
+    "no distribution": (lambda: lambda x: x, "must return a torch Distribution"),
     "fails": (
         lambda: Amortized(network(P + 1, 2 * D), DiagonalGaussian(D)),
         "q failed on the first rows of x: RuntimeErr",
@@ -184,7 +185,7 @@ def test_data_that_are_not_finite_are_refused(bad: float) -> None:
 
 def test_a_mapping_without_data_is_refused() -> None:
     model, q, x = good()
-    with pytest.raises(CheckError, match=r"must hold the data under \"x\"; got keys \['pixels'\]"):
+    with pytest.raises(CheckError, match=r"A mapping holds the data under \"x\"; got \['pixels'\]"):
         check(model, q, {"pixels": x})
 
 
@@ -281,5 +282,5 @@ def test_grey_values_under_probabilities_are_noted_too() -> None:
 
 def test_pixels_on_another_scale_are_refused() -> None:
     model = DecoderModel(network(D, P), likelihoods.discretized_logistic(1.0), D)
-    with pytest.raises(CheckError, match=r"k = 0..255; got values from 1 to 247\. Divide 8-bit images"):
+    with pytest.raises(CheckError, match=r"k = 0..255; got values from 0 to 247\. Divide 8-bit images"):
         check(model, good()[1], 255 * grey())

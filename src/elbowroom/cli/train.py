@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ..core import n_data
 from ..datasets import DATASETS
-from ..evidence import elbo
-from ..measure import check_range, data_notes
+from ..evidence import check_range, elbo
+from ..measure import data_notes
 from ..models import DecoderModel, likelihoods
 from ..training import (
     WEIGHTS,

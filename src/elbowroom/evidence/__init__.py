@@ -13,9 +13,11 @@ from .ais import (
     tune,
 )
 from .bases import Base, GaussianBase, PriorBase, gaussian_base
-from .bounds import GROUP, block_log_weights, elbo, elbo_of, iwae, iwae_of, log_weights, prepared, prepared_pair
+from .bounds import GROUP, block_log_weights, elbo, elbo_of, iwae, iwae_of, log_weights
+from .door import CheckError, check_door, check_logits, check_range
 from .importance_weights import effective_sample_size, grouped_noise, k_hat, k_hat_threshold, log_mean_exp
 from .log_evidence import Evidence, EvidencePlan, block_evidence, reverse_bound
+from .preparation import prepared, prepared_pair
 from .proposals import DefensiveMixture, StudentT
 from .selection import ESTIMATOR_WORDS, Candidate, Candidates, Estimator, choose, flags_of, picked
 
@@ -26,6 +28,7 @@ __all__ = [
     "Base",
     "Candidate",
     "Candidates",
+    "CheckError",
     "DefensiveMixture",
     "ESTIMATOR_WORDS",
     "Estimator",
@@ -41,6 +44,9 @@ __all__ = [
     "anneal",
     "block_evidence",
     "block_log_weights",
+    "check_door",
+    "check_logits",
+    "check_range",
     "choose",
     "effective_sample_size",
     "elbo",

@@ -26,9 +26,11 @@ from ..posteriors import Local
 from ..results import Estimate, concatenate
 from . import hmc
 from .bases import Base, PriorBase, gaussian_base
-from .bounds import GROUP, prepared
+from .bounds import GROUP
+from .door import check_door
 from .hmc import Evaluation
 from .importance_weights import grouped_noise, log_mean_exp
+from .preparation import prepared
 
 __all__ = [
     "RELAX_LEAPFROG",
@@ -176,7 +178,7 @@ class FittedPosterior(Protocol):
 
 def ais(
     model: LatentModel, x: Data, base: BaseLike = "prior", n_temperatures: int = 100, n_leapfrog: int = 2,
-    n_chains: int = 16, kind: str = "adaptive", seed: int = 0,
+    n_chains: int = 16, kind: str = "adaptive", seed: int = 0, check: bool = True,
 ) -> Estimate:  # fmt: skip
     """A lower bound of log p(x) per datum, in nats, by forward AIS.
 
@@ -184,7 +186,7 @@ def ais(
         model: a `LatentModel`. x: N data.
         base: "prior", or a `Local` Gaussian posterior (or a `Fit` of one) with a row per datum.
         n_temperatures, n_leapfrog, n_chains, kind: see `AnnealingSchedule`. seed: of the reported run;
-            the pilot has its own.
+            the pilot has its own. check: look at the first rows first (`CheckError`).
     Raises:
         TypeError: a base without a Gaussian density. ValueError: a local base for another number of data.
     """
@@ -192,6 +194,8 @@ def ais(
     local = getattr(base, "q", base)
     if local != "prior" and not isinstance(local, Local):
         raise TypeError(f'base must be "prior", a Local Gaussian posterior or a Fit; got {type(base).__name__}')
+    if check:
+        check_door(model, None, x)
     local = local if isinstance(local, Local) else None
     parts = []
     with prepared(model, local, x) as (_, blocks):

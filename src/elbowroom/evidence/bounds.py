@@ -5,8 +5,7 @@ L[q]   = mean(log w)                 the evidence lower bound
 IWAE_K = log mean(w)                 Burda, Grosse and Salakhutdinov 2015
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
@@ -14,11 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..core import BLOCK, Block, Data, Rows, as_data, iterate_blocks, n_data, normal, seeded, select_rows
-from ..models import LatentModel, device_and_dtype, evaluating, log_joint
-from ..posteriors import Distribution, Local, Posterior, PosteriorLike, as_posterior
+from ..core import Block, Data, Rows, normal, seeded, select_rows
+from ..models import LatentModel, log_joint
+from ..posteriors import Distribution, PosteriorLike
 from ..results import Estimate, concatenate
+from .door import check_door
 from .importance_weights import grouped_noise, log_mean_exp
+from .preparation import prepared_pair
 
 __all__ = [
     "GROUP",
@@ -28,8 +29,6 @@ __all__ = [
     "iwae",
     "iwae_of",
     "log_weights",
-    "prepared",
-    "prepared_pair",
 ]
 
 Ids: TypeAlias = NDArray[np.int64] | Tensor
@@ -81,62 +80,46 @@ def iwae_of(log_w: Tensor, ids: Ids, name: str = "IWAE", key: object = None, str
     return Estimate(name, value.cpu().numpy(), side="lower", noise=noise, ids=_ids(ids))
 
 
-def elbo(model: LatentModel, q: PosteriorLike, x: Data, n_samples: int = 100, seed: int = 0) -> Estimate:
+def elbo(
+    model: LatentModel, q: PosteriorLike, x: Data, n_samples: int = 100, seed: int = 0, check: bool = True
+) -> Estimate:
     """L[q] per datum, unbiased, in nats.
 
     Args:
         model: a `LatentModel`. q: a posterior, or a callable x -> torch Distribution.
         x: N data (tensor, mapping, map-style dataset). n_samples: K. seed: of the draws.
+        check: look at the first rows before anything is computed, and refuse what cannot be right (`CheckError`).
     Raises:
-        ValueError: no data, or a density of the wrong shape.
+        ValueError: no data, or a density of the wrong shape. CheckError: a ValueError too.
     """
-    return _of_all_blocks(model, q, x, n_samples, seed, "L[q]", elbo_of)
+    return _of_all_blocks(model, q, x, n_samples, seed, "L[q]", elbo_of, check)
 
 
-def iwae(model: LatentModel, q: PosteriorLike, x: Data, n_samples: int = 1000, seed: int = 0) -> Estimate:
+def iwae(
+    model: LatentModel, q: PosteriorLike, x: Data, n_samples: int = 1000, seed: int = 0, check: bool = True
+) -> Estimate:
     """The importance-weighted lower bound of log p(x) per datum, in nats, with K = n_samples draws of q.
 
-    Raises:
-        ValueError: no data, or a density of the wrong shape.
+    Arguments and errors are those of `elbo`.
     """
-    return _of_all_blocks(model, q, x, n_samples, seed, f"IWAE_{n_samples}", iwae_of)
-
-
-@contextmanager
-def prepared(
-    model: LatentModel, q: PosteriorLike | None, x: Data, size: int = BLOCK
-) -> Iterator[tuple[Posterior | None, Iterator[Block]]]:
-    """The state every estimator runs in: modules in eval mode, data as blocks on the model's device, autograd allowed.
-
-    Yields the posterior (None where q is) and the blocks. Everything of the user's is back as it was on leaving.
-    """
-    posterior = None if q is None else as_posterior(q)
-    data = as_data(x)
-    if isinstance(posterior, Local) and posterior.n != n_data(data):
-        raise ValueError(
-            f"a local posterior has a row for each datum; got {posterior.n} rows for {n_data(data)} data. "
-            "Take some of its rows with q.rows(index), or fit it on these data."
-        )
-    with torch.inference_mode(False), evaluating(model, q):
-        yield posterior, iterate_blocks(data, size, *device_and_dtype(model, q))
-
-
-@contextmanager
-def prepared_pair(
-    model: LatentModel, q: PosteriorLike, x: Data, size: int = BLOCK
-) -> Iterator[tuple[Posterior, Iterator[Block]]]:
-    """`prepared` where there is a posterior."""
-    with prepared(model, q, x, size) as (posterior, blocks):
-        assert posterior is not None
-        yield posterior, blocks
+    return _of_all_blocks(model, q, x, n_samples, seed, f"IWAE_{n_samples}", iwae_of, check)
 
 
 def _of_all_blocks(
-    model: LatentModel, q: PosteriorLike, x: Data, n_samples: int, seed: int, name: str, bound: Callable[..., Estimate]
+    model: LatentModel,
+    q: PosteriorLike,
+    x: Data,
+    n_samples: int,
+    seed: int,
+    name: str,
+    bound: Callable[..., Estimate],
+    check: bool,
 ) -> Estimate:
     """`bound` of the log weights of n_samples draws of q, block by block; bounds of one seed share their draws."""
     if n_samples < 1:
         raise ValueError(f"n_samples must be at least 1; got {n_samples}")
+    if check:
+        check_door(model, q, x)
     parts = []
     with prepared_pair(model, q, x) as (posterior, blocks):
         for block in blocks:

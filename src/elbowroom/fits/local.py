@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..core import Block, Data, Rows, normal, orthogonal, seeded, select_rows
-from ..evidence import GROUP, log_weights, prepared
+from ..evidence import GROUP, check_door, log_weights, prepared
 from ..models import LatentModel, log_joint_and_grad
 from ..posteriors import (
     GAUSSIAN_PARAMS,
@@ -72,16 +72,19 @@ def fit_local(
     init: PosteriorLike | None = None,
     seed: int = 0,
     budget: Budget | None = None,
+    check: bool = True,
 ) -> Fit:
     """Fit the best member of `family` to each datum.
 
     Args:
         family: which distributions. model: a `LatentModel`. x: N data.
         init: a posterior to start from, as far as `family` can hold it; None for the prior.
-        budget: steps and samples; None for the family's own.
+        budget: steps and samples; None for the family's own. check: look at the first rows first (`CheckError`).
     Returns:
         A `Fit`. A datum whose every iterate failed keeps its start and is DIVERGED.
     """
+    if check:
+        check_door(model, init, x)
     params: list[Params] = []
     reports: list[FitReport] = []
     with prepared(model, init, x) as (posterior, blocks):
@@ -96,7 +99,7 @@ def fit_local(
     return Fit(Local(family, len(report.outcome), joined), report)
 
 
-def refine(model: LatentModel, q: Amortized, x: Data, steps: int = 20, seed: int = 0) -> Local:
+def refine(model: LatentModel, q: Amortized, x: Data, steps: int = 20, seed: int = 0, check: bool = True) -> Local:
     """A semi-amortized posterior: start at the encoder's answer and take `steps` gradient steps for each datum.
 
     Raises:
@@ -107,7 +110,7 @@ def refine(model: LatentModel, q: Amortized, x: Data, steps: int = 20, seed: int
         raise ValueError("refine needs a posterior with a known family, for instance er.Amortized(net, family)")
     rate = family.budget.learning_rate
     budget = Budget(n_steps=steps, n_samples=4, learning_rate=rate, max_rounds=1)
-    return fit_local(family, model, x, q, seed, budget).q
+    return fit_local(family, model, x, q, seed, budget, check).q
 
 
 def fit_block(

@@ -1,6 +1,6 @@
 """Measuring: the ladder of a model on data, by a plan; the sandwich that certifies it; checks of what is brought."""
 
-from .check import CheckError, check, check_range, data_notes
+from .check import check, data_notes
 from .decompose import decompose
 from .double_sampling import combine, expected_se, refined_rows, second_phase_seed
 from .plan import PLANS, Plan, PlanLike, PlanName, as_plan
@@ -9,7 +9,6 @@ from .sandwich import Sandwich, sandwich
 from .selftest import FALSE_ALARM, N_MODELS, SHORTFALL, TruthRow, limit_of, off, run_selftest
 
 __all__ = [
-    "CheckError",
     "FALSE_ALARM",
     "FittedRung",
     "N_MODELS",
@@ -22,7 +21,6 @@ __all__ = [
     "TruthRow",
     "as_plan",
     "check",
-    "check_range",
     "combine",
     "data_notes",
     "decompose",

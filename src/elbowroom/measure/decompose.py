@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..core import Block, Data, MapStyle, Rows, as_data, n_data, read_rows
-from ..evidence import ESTIMATOR_WORDS, Estimator, block_evidence, block_log_weights, elbo_of, prepared_pair
+from ..evidence import ESTIMATOR_WORDS, Estimator, block_evidence, block_log_weights, check_door, elbo_of, prepared_pair
 from ..models import LatentModel, latent_size
 from ..posteriors import (
     FAMILIES,
@@ -49,6 +49,7 @@ def decompose(
     progress: Callable[[int, int], None] | None = None,
     refine_on: int | None = None,
     refine_plan: PlanLike = "standard",
+    check: bool = True,
 ) -> Gaps:
     """Measure each datum's ladder.
 
@@ -65,6 +66,7 @@ def decompose(
         progress: called with (data done, data in all) after each block; data that are refined count twice.
         refine_on: how many data, drawn at random, `refine_plan` measures too. The others are measured by `plan` alone
             and corrected by the mean difference: means are those of `refine_plan`, single values predictions of it.
+        check: look at the first rows before anything is measured, and refuse what cannot be right (`CheckError`).
     Raises:
         ValueError: no data, an unknown plan, labels that do not match, a number to refine that is not between 2 and
             that of the data, or a model without one finite number.
@@ -81,6 +83,8 @@ def decompose(
         raise ValueError(f"refine_on must be between 2 and {n}, the number of data; got {refine_on}")
     if refine_on == n:
         first_plan, refine_on = second_plan, None
+    if check:
+        check_door(model, q, data)
     total = n + (refine_on or 0)
 
     def report(done: int) -> None:

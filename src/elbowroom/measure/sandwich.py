@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..core import BLOCK, Block, Data, Rows, as_data, iterate_blocks, n_data, read_rows, seeded
-from ..evidence import AnnealingSchedule, block_evidence, prepared, reverse_bound
+from ..evidence import AnnealingSchedule, block_evidence, check_door, prepared, reverse_bound
 from ..models import SamplesData, SamplesPrior, device_and_dtype, evaluating, latent_size
 from ..posteriors import FAMILIES, Posterior, PosteriorLike
 from ..results import Array, ByValue, Estimate, Flag, concatenate
@@ -75,6 +75,7 @@ def sandwich(
     plan: PlanLike = "standard",
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    check: bool = True,
 ) -> Sandwich:
     """Simulate n data from the model and bound log p(x) of each from both sides.
 
@@ -82,6 +83,7 @@ def sandwich(
         model: with `sample_prior` and `sample_data`. q: where local fits start; None for the prior.
         like: data whose covariates the simulated data borrow, for conditional models.
         plan: as in `decompose`; a plan without annealing gets the standard schedule. seed: of every draw.
+        check: look at the first simulated rows first (`CheckError`).
     Raises:
         TypeError: a model that cannot simulate.
     """
@@ -90,6 +92,8 @@ def sandwich(
             raise TypeError(f"a sandwich simulates its data: the model needs {method}; {type(model).__name__} has none")
     gaussian = _gaussian_plan(as_plan(plan))
     z, x = _simulate(model, n, like, seed)
+    if check:
+        check_door(model, q, x)
     lowers, uppers, flags, units = [], [], [], []
     with prepared(model, q, x) as (posterior, blocks):
         for block in blocks:

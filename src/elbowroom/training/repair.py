@@ -99,6 +99,7 @@ def repair(
     stop_by: Data | None = None,
     done: tuple[Epoch, ...] = (),
     progress: Callable[[Epoch], None] | None = None,
+    check: bool = True,
 ) -> Repair:
     """Train `new_q` in place on the frozen `model`, and compare it with `q` on a random sample of each set.
 
@@ -107,7 +108,7 @@ def repair(
         train: data to train on. heldout: data to report on; they decide nothing.
         settings, out, config, progress: as of `fit`. stop_by: its `heldout`, for `settings.patience`.
         done: the epochs of a new_q that is trained already; it is then only measured.
-        n: how many of each set are measured. plan: by which plan the ladder is.
+        n: how many of each set are measured. plan: by which plan the ladder is. check: look at the first rows first.
     Raises:
         TypeError: q has no known family, so no amortization can be told. What `fit` raises.
     """
@@ -115,7 +116,7 @@ def repair(
     before = {}
     for offset, (name, x) in enumerate(samples.items()):
         ids = np.arange(n_data(x)) + offset * n_data(as_data(train))
-        before[name] = decompose(model, q, x, plan=plan, seed=settings.seed, ids=ids.tolist())
+        before[name] = decompose(model, q, x, plan=plan, seed=settings.seed, ids=ids.tolist(), check=check)
     if not all(gaps.ladder for gaps in before.values()):
         raise TypeError("repair needs a q of a known family: of this one the amortization cannot be told")
     with _frozen(model):
@@ -125,7 +126,7 @@ def repair(
 
 
 def _elbo(model: LatentModel, q: PosteriorLike, x: Rows, settings: Settings) -> Estimate:
-    return elbo(model, q, x, n_samples=REPAIR_SAMPLES, seed=settings.seed)
+    return elbo(model, q, x, n_samples=REPAIR_SAMPLES, seed=settings.seed, check=False)
 
 
 def _sample(x: Data, n: int, seed: int, name: str) -> Rows:

@@ -5,17 +5,14 @@ can mend is one line, "elbowroom: error: ...", and exit code 2. Anything else ke
 """
 
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 __all__ = ["Advance", "UserError", "bars", "duration", "fail", "is_message", "say"]
 
-PACKAGE = Path(__file__).resolve().parent.parent
 Advance = Callable[..., None]  # (done, total, note="")
 
 
@@ -36,8 +33,9 @@ def fail(message: object) -> int:
 
 def is_message(error: BaseException) -> bool:
     """Whether elbowroom raised this, as a message to the user; an error inside torch or a user's model is not one."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and PACKAGE in Path(frames[-1].filename).resolve().parents
+    from ..core import raised_here  # with torch, which a command that raises has loaded
+
+    return raised_here(error)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from .blocks import (
     select_rows,
 )
 from .densities import LOG_2PI, log_standard_normal
+from .errors import raised_here
 from .files import PARTIAL_SUFFIX, write_atomically
 from .rng import forked, normal, orthogonal, seed_of, seeded, uniform
 
@@ -37,6 +38,7 @@ __all__ = [
     "normal",
     "observed",
     "orthogonal",
+    "raised_here",
     "read_rows",
     "seed_of",
     "seeded",

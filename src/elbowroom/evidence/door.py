@@ -2,15 +2,13 @@
 one sentence and no number. It costs a few passes of 16 rows; `check` looks deeper.
 """
 
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ..core import Data, Rows, as_data, forked, n_data, normal, observed, read_rows, seeded
+from ..core import Data, Rows, as_data, forked, n_data, normal, observed, raised_here, read_rows, seeded
 from ..models import LatentModel, latent_size, log_joint
 from ..posteriors import Local, PosteriorLike
 from .preparation import prepared
@@ -18,7 +16,6 @@ from .preparation import prepared
 __all__ = ["CheckError", "check_door", "check_logits", "check_range"]
 
 ROWS, SAMPLES = 8, 2
-PACKAGE = Path(__file__).resolve().parents[1]
 ORDER = "The order of the arguments is (model, q, x)."
 UNIT = {  # likelihoods of data from 0 to 1
     "discretized_logistic": "pixels k / 255, k = 0..255",
@@ -121,20 +118,12 @@ def _explained(who: str, x: Rows) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if _is_ours(error):
+        if isinstance(error, ValueError | TypeError) and raised_here(error):
             if isinstance(x, Tensor) and x.ndim < 2:
                 raise CheckError(str(error).rstrip(".") + _hint(x)) from error
             raise
         text = " ".join(str(error).split())
         raise CheckError(f"{who} failed on the first rows of x: {type(error).__name__}: {text}{_hint(x)}") from error
-
-
-def _is_ours(error: Exception) -> bool:
-    """Whether the package raised it as a sentence to its user."""
-    if not isinstance(error, ValueError | TypeError):
-        return False
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and PACKAGE in Path(frames[-1].filename).resolve().parents
 
 
 def _hint(x: Rows) -> str:

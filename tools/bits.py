@@ -45,7 +45,8 @@ APART = {
     "machine",
     "rungs",
     "estimators",
-}  # of run.json: no numbers of the run
+    "provenance",
+}  # no measured numbers
 
 
 def main() -> int:

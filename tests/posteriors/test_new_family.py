@@ -33,8 +33,7 @@ def isotropic() -> Iterator[type[Family]]:
 
 
 def stretched(n: int = 50) -> tuple[er.LinearGaussian, Tensor]:
-    """Independent latents of which one is known ten times as well as the others: a single scale costs a nat and more.
-    """
+    """Independent latents, one of them known ten times as well as the others: a single scale costs a nat and more."""
     generator = torch.Generator().manual_seed(4)
     weight = torch.linalg.qr(torch.randn(6, 3, generator=generator))[0] * torch.tensor([8.0, 0.8, 0.8])
     model = er.LinearGaussian(weight, torch.zeros(6), 0.8)

@@ -46,7 +46,7 @@ def test_what_is_written_comes_back(tmp_path: Path, n: int) -> None:
             assert found[name].tobytes() == values.tobytes()
     assert {key: meta[key] for key in META} == META
     assert meta["schema"] == store.SCHEMA
-    assert set(meta["versions"]) == {"python", "torch", "numpy"}
+    assert set(meta["versions"]) == {"elbowroom", "python", "torch", "numpy", "pyarrow"}
 
 
 def test_nothing_but_the_run_is_left(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from .blocks import (
     select_rows,
 )
 from .densities import LOG_2PI, log_standard_normal
+from .digest import digest_of
 from .errors import raised_here
 from .files import PARTIAL_SUFFIX, write_atomically
 from .rng import forked, normal, orthogonal, seed_of, seeded, uniform
@@ -30,6 +31,7 @@ __all__ = [
     "Rows",
     "as_data",
     "covariates",
+    "digest_of",
     "forked",
     "iterate_blocks",
     "log_standard_normal",

@@ -4,6 +4,7 @@ from .check import check, data_notes
 from .decompose import decompose
 from .double_sampling import combine, expected_se, refined_rows, second_phase_seed
 from .plan import PLANS, Plan, PlanLike, PlanName, as_plan
+from .provenance import described
 from .rungs import FittedRung, fit_rungs, fitted_flow, widest_gaussian
 from .sandwich import Sandwich, sandwich
 from .selftest import FALSE_ALARM, N_MODELS, SHORTFALL, TruthRow, limit_of, off, run_selftest
@@ -24,6 +25,7 @@ __all__ = [
     "combine",
     "data_notes",
     "decompose",
+    "described",
     "expected_se",
     "fit_rungs",
     "fitted_flow",

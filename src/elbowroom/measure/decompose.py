@@ -8,8 +8,9 @@ best member of q's own family, and smaller families are shown beside the ladder.
 all data, a costly one a random sample of them (`double_sampling`).
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from ..results import TEMPERED, Estimate, FitReport, Flag, Gaps, Outcome, concat
 from .check import data_notes
 from .double_sampling import combine, refined_rows, second_phase_seed
 from .plan import Plan, PlanLike, as_plan
+from .provenance import described
 from .rungs import FittedRung, fit_rungs, fitted_flow, widest_gaussian
 
 __all__ = ["decompose"]
@@ -91,6 +93,11 @@ def decompose(
         if progress is not None:
             progress(done, total)
 
+    provenance = described(model, q, data) | {
+        "arguments": {"seed": seed, "kl_weight": kl_weight, "objective": objective, "refine_on": refine_on},
+        "plans": [asdict(one) for one in ([first_plan] if refine_on is None else [first_plan, second_plan])],
+    }
+    start = time.perf_counter()
     gaps = _with_ids(_measure(model, q, data, first_plan, seed, kl_weight, report), ids)
     if refine_on is not None:
         rows, first_plan = refined_rows(n, refine_on, seed), second_plan
@@ -99,7 +106,9 @@ def decompose(
         second = _measure(model, own, chosen, second_plan, draws, kl_weight, lambda done: report(n + done))
         gaps = combine(gaps, second, rows.numpy())
     notes = gaps.notes + _notes(model, data, kl_weight, objective, gaps, first_plan)
-    return replace(gaps, groups=None if groups is None else np.asarray(groups), notes=notes)
+    provenance["seconds"] = round(time.perf_counter() - start, 3)
+    labels = None if groups is None else np.asarray(groups)
+    return replace(gaps, groups=labels, notes=notes, provenance=provenance)
 
 
 def _measure(

@@ -1,6 +1,7 @@
 """How results are shown, as aligned text or as plain HTML, and how they compare: by value, to a single bool."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from html import escape
 from typing import ClassVar, Protocol, TypeAlias, TypeVar
 
@@ -37,12 +38,17 @@ class Listing(dict[str, V]):
 
 
 class ByValue:
-    """Records that are equal where their fields are; arrays are compared as a whole, NaN being equal to NaN."""
+    """Data classes that are equal where their fields are; arrays are compared as a whole, NaN being equal to NaN."""
 
     __hash__ = None  # type: ignore[assignment]
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and same(vars(self), vars(other))
+        return type(self) is type(other) and same(_compared(self), _compared(other))
+
+
+def _compared(record: object) -> dict[str, object]:
+    apart = {field.name for field in fields(record) if not field.compare}  # type: ignore[arg-type]
+    return {name: value for name, value in vars(record).items() if name not in apart}
 
 
 def same(a: object, b: object) -> bool:

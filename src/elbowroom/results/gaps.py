@@ -66,6 +66,7 @@ class Gaps(Ladder):
             "shared": {name: list(e.shared) for name, e in estimates.items()},
             "fits": list(self.fits), "n": len(self),
             "rungs": [asdict(rung) for rung in self.rungs], "estimators": dict(self.estimators),
+            "provenance": dict(self.provenance),
         }  # fmt: skip
 
     def _by_column(self) -> dict[str, Estimate]:
@@ -103,6 +104,7 @@ def load_gaps(folder: str | Path) -> Gaps:
         notes=tuple(meta["notes"]),
         fingerprint=columns.get("fingerprint"),
         refined=columns.get("refined"),
+        provenance=meta.get("provenance", {}),
     )
 
 

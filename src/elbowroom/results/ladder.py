@@ -7,7 +7,7 @@ is read and judged without knowing the families that were fitted.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +64,7 @@ class Ladder(ByValue):
         work: work units per datum by stage. plan, seed, kl_weight: as declared. groups: (N,) labels or None.
         notes: what a reader must know. fingerprint: (N,) a hash of each datum, or None.
         refined: (N,) which data the second phase of a two-phase run measured; None where one plan measured all.
+        provenance: hashes of weights and data, the plan with all its settings, arguments, seconds; `==` passes it over.
     """
 
     elbo: Estimate
@@ -85,6 +86,7 @@ class Ladder(ByValue):
     notes: tuple[str, ...] = ()
     fingerprint: NDArray[np.int64] | None = None
     refined: NDArray[np.bool_] | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("local", "fits", "candidates"):

@@ -10,6 +10,7 @@ import json
 import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ..core import write_atomically
 __all__ = ["RESERVED", "SCHEMA", "RunError", "read_run", "write_run"]
 
 RESERVED = ".reserved"  # in a folder that a run is being measured for
+PACKAGES = ("elbowroom", "torch", "numpy", "pyarrow")  # whose versions a run tells
 SCHEMA = 2  # 1 did not hold the rungs of the ladder
 
 
@@ -60,10 +62,10 @@ def write_run(
         **meta,
         "parts": {part.name: _sha256(part)},
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
     }
-    write_atomically(folder / "run.json", json.dumps(record, indent=1).encode())
+    write_atomically(folder / "run.json", json.dumps(record, indent=1, default=_plain).encode())
     for stale in (folder / "data").glob("part-*.parquet"):
         if stale != part:
             stale.unlink()
@@ -101,6 +103,21 @@ def read_run(folder: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]
         tables.append(pq.read_table(path))
     table = pa.concat_tables(tables)
     return meta, {name: _numpy(table.column(name)) for name in table.column_names}
+
+
+def _version(package: str) -> str | None:
+    """The installed version; None of a package that is imported from its sources, uninstalled."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _plain(value: object) -> object:
+    """Numbers of numpy and torch as Python's."""
+    if isinstance(value, np.ndarray | np.generic | torch.Tensor):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is not JSON serializable")
 
 
 def _holds_other_files(folder: Path) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core import PARTIAL_SUFFIX, MapStyle, Rows, n_data, write_atomically
+from ..core import PARTIAL_SUFFIX, MapStyle, Rows, digest_of, write_atomically
 from .settings import Epoch, Settings
 from .weight_files import (
     CHECKPOINT,
@@ -97,7 +97,7 @@ class TrainingFolder:
         self.path, self.state = path, state
         self.identity = {
             "settings": json.dumps(state.settings.to_json(), sort_keys=True),
-            "data": _digest(x),
+            "data": digest_of(x),
             "networks": _networks(state.modules, config.get("architecture")),
         }
         refuse_file(path)
@@ -181,13 +181,4 @@ def _networks(modules: Mapping[str, nn.Module], architecture: object) -> str:
         named = module.named_parameters() if own else module.state_dict().items()  # a trained part's buffers move
         frozen |= {f"{part}.{name}": value.detach() for name, value in named if name not in own}
     described = json.dumps(architecture, sort_keys=True, default=str)
-    return hashlib.sha256(repr((trained, _digest(frozen), described)).encode()).hexdigest()
-
-
-def _digest(x: Rows | MapStyle) -> str:
-    """SHA-256 of the data; of a dataset that is read row by row, its length alone."""
-    if isinstance(x, Mapping):
-        return hashlib.sha256(repr({key: _digest(value) for key, value in x.items()}).encode()).hexdigest()
-    if not isinstance(x, Tensor):
-        return str(n_data(x))
-    return hashlib.sha256(x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+    return hashlib.sha256(repr((trained, digest_of(frozen), described)).encode()).hexdigest()

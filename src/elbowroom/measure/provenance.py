@@ -1,0 +1,53 @@
+"""What was measured, and by what: all that a saved run needs to be told apart from another, as JSON can hold it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ..core import MapStyle, Rows, digest_of, n_data
+from ..models import LatentModel, latent_size, modules_of
+
+__all__ = ["described"]
+
+
+def described(model: LatentModel, q: object, x: Rows | MapStyle) -> dict[str, Any]:
+    """Model, posterior and data, each by its class, its sizes and a hash of its numbers.
+
+    The hash of networks covers every parameter and buffer that can be found behind them. Data that are read row by row
+    have none.
+    """
+    family = getattr(q, "family", None)
+    return {
+        "model": {
+            "class": type(model).__name__,
+            "likelihood": getattr(getattr(model, "likelihood", None), "name", None),
+            "latents": latent_size(model),
+            "weights": _weights(model),
+        },
+        "posterior": {
+            "class": type(q).__name__,
+            "family": None if family is None else family.name,
+            "weights": _weights(q),
+        },
+        "data": _data(x),
+    }
+
+
+def _data(x: Rows | MapStyle) -> dict[str, Any]:
+    if not isinstance(x, Tensor | Mapping):
+        return {"n": n_data(x), "shapes": None, "sha256": None}
+    tensors = x if isinstance(x, Mapping) else {"x": x}
+    shapes = {name: list(value.shape) for name, value in tensors.items()}
+    return {"n": n_data(x), "shapes": shapes, "sha256": digest_of(x)}
+
+
+def _weights(thing: object) -> str | None:
+    """A hash of the networks behind a model or posterior; None where there are none."""
+    tensors = {
+        f"{i}.{name}": value
+        for i, module in enumerate(modules_of(thing))
+        for name, value in module.state_dict().items()
+        if isinstance(value, Tensor)  # the extra state of a module may be anything
+    }
+    return digest_of(tensors) if tensors else None

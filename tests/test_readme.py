@@ -1,4 +1,4 @@
-"""The README against the package: its code runs, its commands parse, its table is what is printed, its map is whole."""
+"""README and docs against the package: code runs, commands parse, the table is what is printed, the map is whole."""
 
 import re
 import shlex
@@ -17,7 +17,13 @@ from elbowroom.training import demo_model
 
 ROOT = Path(__file__).resolve().parent.parent
 SRC = ROOT / "src" / "elbowroom"
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    path.name: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+}
+README = PAGES["README.md"]
+ELSEWHERE = {
+    "families.md"
+}  # its code registers a family: tests/posteriors/test_new_family.py runs it, and takes it back
 SHOWN = README.split("<!-- demo -->")[1].split("<!-- /demo -->")[0].strip().strip("`").strip()
 
 
@@ -28,9 +34,12 @@ def as_users_have_it() -> None:
     torch.set_num_threads(1)
 
 
-def blocks(language: str) -> list[str]:
-    """The README's fenced blocks of one language."""
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language: str, page: str = README) -> list[str]:
+    """A page's fenced blocks of one language."""
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+
+
+WITH_CODE = [name for name, page in PAGES.items() if blocks("python", page) and name not in {"README.md", *ELSEWHERE}]
 
 
 def rung_rows(text: str) -> list[tuple[str, str, list[float]]]:
@@ -49,9 +58,38 @@ def test_the_code_runs_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["gaps"].amortization.mean > 0
 
 
+@pytest.mark.parametrize("name", WITH_CODE)
+def test_the_code_of_a_page_goes_on_from_that_of_the_readme(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    names: dict[str, object] = {}
+    for block in [*blocks("python"), *blocks("python", PAGES[name])]:
+        exec(compile(block, name, "exec"), names)
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.split()) <= 900
+
+
+@pytest.mark.parametrize("name", sorted(PAGES))
+def test_links_lead_somewhere(name: str) -> None:
+    folder = ROOT if name == "README.md" else ROOT / "docs"
+    targets = [target for target in re.findall(r"\]\(([^)#\s]+)\)", PAGES[name]) if "://" not in target]
+    missing = [target for target in targets if not (folder / target).exists()]
+    assert not missing
+
+
 def test_the_commands_parse() -> None:
-    commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("elbowroom ")]
-    assert len(commands) >= 5
+    commands = [
+        line
+        for page in PAGES.values()
+        for block in blocks("sh", page)
+        for line in block.splitlines()
+        if line.startswith("elbowroom ")
+    ]
+    assert len(commands) >= 15
     for line in commands:
         app.parse_args(shlex.split(line, comments=True)[1:], exit_on_error=False, print_error=False)
 
@@ -80,7 +118,7 @@ def test_the_ladder_shown_adds_up() -> None:
 
 def test_the_map_names_every_module() -> None:
     """Each file under its own room."""
-    lines = re.findall(r"^- `(\w+)/`: ((?:.|\n  )+)$", README.split("## Map")[1], re.MULTILINE)
+    lines = re.findall(r"^- `(\w+)/`: ((?:.|\n  )+)$", PAGES["map.md"], re.MULTILINE)
     named = {f"{room}/{file}" for room, text in lines for file in re.findall(r"`(\w+\.py)`", text)}
     modules = {path.relative_to(SRC).as_posix() for path in SRC.glob("*/*.py") if path.name != "__init__.py"}
     assert modules == named
@@ -90,7 +128,7 @@ def test_the_map_names_every_module() -> None:
 def test_an_example_is_measured(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As the README says, on few data; two steps of the ladder are evident in any trained VAE of this kind."""
+    """As docs/models.md says, on few data; two steps of the ladder are evident in any trained VAE of this kind."""
     monkeypatch.chdir(tmp_path)
     arguments = ["gaps", "--model", f"{path}:factory", "--n", "20", "--plan", "quick", "--out", "run"]
     assert main(arguments) == 0

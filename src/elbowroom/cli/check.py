@@ -16,7 +16,7 @@ def check_command(*, model: str, data: Path | None = None, seed: int = 0) -> Non
     Args:
         model: package.module:factory, file.py:factory, or the folder of a trained model.
         data: Array with one datum per row (.npy, .npz, .safetensors or .pt), in place of the factory's own sets.
-        seed: Of the draws.
+        seed: Random seed.
     """
     loaded, sets = open_with_sets(model, data)
     for name, x in sets.items():

@@ -41,20 +41,21 @@ def gaps_command(
         data: Array with one datum per row (.npy, .npz, .safetensors or .pt), in place of the factory's sets.
         n: Measure a random sample of N rows. Files are often sorted, so this is safer than --first.
         first: Measure the first FIRST rows.
-        seed: Of the sample and of every draw.
-        plan: What is fitted to each datum: quick (a diagonal Gaussian), standard (also a full one), flow
-            (also a coupling flow), precise (as standard, for an error of 0.05 nats
-            for each datum), published (the paper's protocol: 10 million gradients per datum).
+        seed: Random seed of the sample and of the measurement.
+        plan: Which posteriors are fitted to each datum, and how long. quick: a diagonal Gaussian; standard: also a
+            full Gaussian; flow: also a coupling flow; precise: as standard, for an error of 0.05 nats for each
+            datum, or a flag; published: the protocol of the paper, with 10 million gradients per datum.
         refine_on: Measure this many of the data, drawn at random, by --refine-plan too, and correct the others by the
             mean difference. Means are then those of that plan, at a fraction of its cost.
         refine_plan: The more costly plan of --refine-on.
         device: Torch device to move the networks to, such as cuda. By default they stay where the factory put them.
-        kl_weight: The beta that q was trained with. Other than 1, amortization is split into encoder and mismatch.
-        objective: Name of any other training objective, such as iwae; printed with the table.
-        out: Folder to save the run in; with several sets, one folder each within it.
+        kl_weight: The beta of the beta-VAE that was trained. If it is not 1, amortization is split into encoder and
+            mismatch.
+        objective: Name of any other training objective, such as iwae. It is printed with the table.
+        out: Folder in which the run is saved. If there are several sets, each has a folder within it.
         overwrite: Replace a run that is already there.
         weights: A .safetensors file to load into the factory's networks, with names that start with "model." and "q.".
-        dry_run: Measure one block, print the expected time, memory and standard errors, and stop.
+        dry_run: Measure one block of 50 data, print the time, memory and standard errors to expect, and stop.
     """
     loaded, sets = open_with_sets(model, data)
     if weights is not None:

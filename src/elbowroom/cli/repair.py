@@ -56,20 +56,21 @@ def repair_command(
     Args:
         folder: A folder of `elbowroom train`, on a data set with a test set.
         epochs: Passes over the training data.
-        seed: Of new weights, the order of the data and every draw.
-        out: Folder for the repaired model; FOLDER-repaired by default. A drop-in: decoder and new encoder.
-        encoder: Widths of the new encoder's hidden layers, such as 500-500; by default those of the old.
-        family: Of the new q; by default that of the old.
-        fresh: Start from new weights in any case.
-        data_dir: Folder of the data set's files, looked in before the usual places.
+        seed: Random seed of new weights, of the order of the data and of the measurement.
+        out: Folder of the repaired model, which holds the old decoder and the new encoder. FOLDER-repaired by default.
+        encoder: Widths of the new encoder's hidden layers, such as 500-500. By default they are those of the old.
+        family: Family of the new posterior q. By default it is that of the old one.
+        fresh: Start from new weights, even where the old encoder's would fit.
+        data_dir: Folder of the data set's files. It is looked in before the usual places.
         batch_size: Images per step.
-        learning_rate: Of Adam, at the start.
-        schedule: How the learning rate falls.
-        patience: Stop when the ELBO of 5,000 training data held out has not risen for so many epochs; keep the best.
-        clip_norm: Largest norm of a step's gradient; 0 for no limit. An auxiliary flow wants it, 150 or so.
-        n: How many random data of each set the ladder is measured on.
-        plan: By which plan.
-        threads: CPU threads.
+        learning_rate: Learning rate of Adam at the start.
+        schedule: How the learning rate falls during training.
+        patience: Hold out 5,000 training data, stop when their ELBO has not risen for this many epochs, and keep the
+            best epoch.
+        clip_norm: Largest norm of a step's gradient; 0 means no limit. An auxiliary flow needs one, such as 150.
+        n: Number of data, drawn at random from each set, on which the ladder is measured.
+        plan: Plan of the measurement before and after; see elbowroom gaps --help.
+        threads: Number of CPU threads.
         device: Torch device to work on.
     """
     if threads is not None:

@@ -13,7 +13,7 @@ def selftest_command(*, seed: int = 0) -> int:
     """The command; `app.HELP` says what it does.
 
     Args:
-        seed: Of the models, the data and every draw.
+        seed: Random seed of the models, of the data and of the measurement.
     """
     torch.set_num_threads(1)  # on models this small more threads only wait for each other
     with bars("models") as add:

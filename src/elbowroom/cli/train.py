@@ -52,10 +52,12 @@ class DataOptions:
     """What is trained on.
 
     Attributes:
-        binarize: Pixels become 0 or 1, for a bernoulli at one half by default (threshold), or stay grey: pixel / 255,
-            the default of the others, or / 256. Of grey ones a bernoulli is not normalized. Floats stay as they are.
-        n: Train on the first N data alone.
-        heldout: Training data to hold out, the last ones; 5,000 by default with --patience. cifar10 has its own.
+        binarize: What grey pixels become. threshold: 0 or 1, cut at one half (the default for bernoulli); stochastic: 0
+            or 1, drawn once; grey: pixel / 255 (the default for other likelihoods); grey256: pixel / 256. On grey
+            pixels a bernoulli is not normalized. Arrays of floats stay as they are.
+        n: Train on the first N data only.
+        heldout: Number of training data to hold out, from the end; 5,000 by default with --patience. cifar10 has a
+            validation set of its own.
     """
 
     binarize: Binarize | None = None
@@ -69,15 +71,18 @@ class NetworkOptions:
     """What is trained.
 
     Attributes:
-        networks: mlp, or conv for 32 x 32 images.
-        encoder: Widths of the encoder's hidden layers, or channels: 200-200 (conv: 64-128-256); linear for none.
-        decoder: The same of the decoder: 200-200 (conv: 256-128-64).
-        latents: Number of latents.
-        family: Of q(z|x). auxiliary-sigmoid is the paper's q_AF, auxiliary one whose scales may also expand; both
-            want --clip-norm. iaf, nsf and maf are flows of the package zuko (pip install elbowroom[flows]).
-        likelihood: Of x given the decoder's output.
-        scale: Of a likelihood with one: a number, learned, or decoder.
-        frozen: Folder of a trained model whose decoder is kept, and all that belongs to it; only an encoder is trained.
+        networks: Kind of both networks: mlp (fully connected), or conv (convolutions, for images of 32 x 32).
+        encoder: Widths of the encoder's hidden layers, or their channels. The default is 200-200, and 64-128-256 for
+            conv; linear means no hidden layer.
+        decoder: Widths of the decoder's hidden layers, or their channels. The default is 200-200, and 256-128-64 for
+            conv.
+        latents: Number of latent variables.
+        family: Family of the posterior q(z|x). auxiliary-sigmoid is the q_AF of the paper, and auxiliary is one whose
+            scales may also expand; both need --clip-norm. iaf, nsf and maf are flows of the package zuko (pip install
+            elbowroom[flows]).
+        likelihood: Distribution of x given the decoder's output.
+        scale: Scale of a likelihood that has one: a number, learned (one parameter), or decoder (one more output).
+        frozen: Folder of a trained model whose decoder, likelihood and latents are kept; only an encoder is trained.
     """
 
     networks: Literal["mlp", "conv"] = "mlp"
@@ -96,17 +101,17 @@ class StepOptions:
     """How it is trained.
 
     Attributes:
-        batch_size: Images per step.
-        learning_rate: Of Adam, at the start.
-        schedule: How the learning rate falls. stepped is the paper's, fitted to the number of epochs.
-        objective: elbo, or iwae with --samples.
-        samples: Draws of z for each datum and step.
-        annealing: What the warm-up weighs: the entropy of q (the paper's), the whole kl, or none.
-        warmup: Epochs until that weight is 1; by default an eighth of the epochs, as in the paper.
+        batch_size: Number of data per step.
+        learning_rate: Learning rate of Adam at the start.
+        schedule: How the learning rate falls during training. stepped is the paper's, scaled to the number of epochs.
+        objective: Bound that is maximized: elbo, or iwae with --samples draws.
+        samples: Number of draws of z for each datum and step.
+        annealing: What the warm-up weighs: the entropy of q (as in the paper), the whole kl divergence, or nothing.
+        warmup: Number of epochs until that weight is 1. By default it is an eighth of the epochs, as in the paper.
         kl_weight: The beta of a beta-VAE.
-        patience: Stop when the ELBO of held-out data has not risen for so many epochs, and keep the best epoch.
-        clip_norm: Largest norm of a step's gradient; 0 for no limit. 150 steadies flows on images of 28 x 28.
-        compile: Compile the step: half a minute, then about a tenth faster.
+        patience: Stop when the ELBO of held-out data has not risen for this many epochs, and keep the best epoch.
+        clip_norm: Largest norm of a step's gradient; 0 means no limit. 150 steadies flows on images of 28 x 28.
+        compile: Compile the step, which takes half a minute and makes training about a tenth faster.
     """
 
     batch_size: int = 100
@@ -151,13 +156,13 @@ def train_command(
     Args:
         dataset: mnist, fashion-mnist, cifar10, or an array with one datum per row (.npy, .npz).
         epochs: Passes over the training data. The paper's MLP on 60,000 images takes about 3 seconds each on one core.
-        seed: Of the weights, the order of the data and the noise.
-        out: Folder of the model; zoo/DATASET by default. One that holds a finished model is refused.
-        data_dir: Folder of the data set's files, looked in before the usual places.
-        half: Save the weights in half precision: half the size; the ELBO moves by less than 0.001 nats.
-        threads: CPU threads; two runs of one thread each get more done than one run of two.
+        seed: Random seed of the weights, of the order of the data and of the noise.
+        out: Folder of the model, zoo/DATASET by default. A folder that holds a finished model is refused.
+        data_dir: Folder of the data set's files. It is looked in before the usual places.
+        half: Save the weights in half precision. The file is half the size, and the ELBO moves by less than 0.001 nats.
+        threads: Number of CPU threads. Two runs of one thread each get more done than one run of two.
         device: Torch device to train on.
-        checkpoint_seconds: Least time between two checkpoints: what a killed run can lose.
+        checkpoint_seconds: Least time between two checkpoints, in seconds. A run that is killed loses no more.
     """
     command = _command(dataset, locals())
     folder = out or Path("zoo") / Path(dataset).stem

@@ -150,8 +150,8 @@ class TrainingFolder:
         for name in now:
             if before.get(name) != now[name]:
                 raise ValueError(
-                    f"{self.path}: holds a run with {name} {before.get(name)}, not {now[name]}; go on with the former, "
-                    "or train into a new folder"
+                    f"{self.path}: holds a run with {name} {before.get(name)}, not {now[name]}; resume with the former "
+                    "value, or train into a new folder"
                 )
         self.state.load(tensors, self.path / CHECKPOINT)
         self.state.done = [Epoch(**entries) for entries in json.loads(notes["epochs"])]

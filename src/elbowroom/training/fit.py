@@ -53,8 +53,8 @@ def fit(
         model, q: a `LatentModel` and a posterior. x: N data (tensor, mapping, map-style dataset).
         heldout: data whose ELBO is measured after each epoch, on the same noise each time; never the test set.
         out: a folder: `config.json` with `config` and the settings, a line of `epochs.jsonl` for each epoch,
-            `checkpoint.safetensors` while the run goes on and `model.safetensors` at its end. A folder that holds a
-            checkpoint of the same run is gone on with, to the same parameters as without the break.
+            `checkpoint.safetensors` during the run and `model.safetensors` at its end. If the folder holds a checkpoint
+            of the same run, that run is resumed, and ends in the same parameters as without the break.
         checkpoint_seconds: least time between two checkpoints, which are written between epochs.
         half: write the model in float16; the parameters in memory stay what they are.
         progress: called with each `Epoch`.

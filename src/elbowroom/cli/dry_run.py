@@ -54,7 +54,7 @@ def dry_run_of(
     say(f"{name}: {len(gaps)} data took {duration(seconds + second_seconds)}; to expect, errors in nats:\n")
     for line in aligned(table):
         say(line)
-    say(f"\nmemory: {_peak_memory()} for any number of data, which are measured {BLOCK} at a time")
+    say(f"\nmemory: {_peak_memory()} now, little more for more data, which are measured {BLOCK} at a time")
     others = [f"{other} ({len(s.ids):,})" for other, s in chosen.items() if other != name]
     if others:
         say(f"as long for each datum of {', '.join(others)}")

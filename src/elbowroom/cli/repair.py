@@ -69,7 +69,7 @@ def repair_command(
             best epoch.
         clip_norm: Largest norm of a step's gradient; 0 means no limit. An auxiliary flow needs one, such as 150.
         n: Number of data, drawn at random from each set, on which the ladder is measured.
-        plan: Plan of the measurement before and after; see elbowroom gaps --help.
+        plan: Plan of the measurement; see elbowroom gaps --help.
         threads: Number of CPU threads.
         device: Torch device to work on.
     """

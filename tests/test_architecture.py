@@ -278,12 +278,12 @@ def state():
 before = state()
 sys.addaudithook(lambda event, _: sockets.append(event) if event.startswith("socket.") else None)
 import elbowroom
-missing = [name for name in elbowroom.__all__ if not hasattr(elbowroom, name)]  # each is loaded when it is asked for
+missing = [name for name in dir(elbowroom) if not hasattr(elbowroom, name)]  # each is loaded when it is asked for
 print(json.dumps({
     "sockets": sockets,
     "loaded": [name for name in forbidden if name in sys.modules],
     "changed": [i for i, (old, new) in enumerate(zip(before, state())) if old != new],
-    "all": list(elbowroom.__all__),
+    "all": list(elbowroom._names),
     "missing": missing,
     "shown": dir(elbowroom),
 }))

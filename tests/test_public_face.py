@@ -1,11 +1,14 @@
 """The public face: every name that a page, a docstring or an error mentions is there, and has a docstring."""
 
 import inspect
+import pydoc
 import re
 from functools import reduce
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 import elbowroom as er
 
@@ -39,3 +42,32 @@ def test_every_public_name_has_a_docstring(name: str) -> None:
         own = [method for key, method in vars(thing).items() if not key.startswith("_") and inspect.isfunction(method)]
         missing = [method.__name__ for method in own if not inspect.getdoc(getattr(thing, method.__name__))]
         assert not missing
+
+
+def test_the_help_of_the_package_is_two_screens_with_every_name() -> None:
+    page = re.sub(".\x08", "", pydoc.render_doc(er))  # a letter, a backspace and the letter again is bold
+    assert len(page.splitlines()) <= 80
+    words = set(re.findall(r"\w+", page))
+    assert not {name for name in dir(er) if not name.startswith("_")} - words
+
+
+def test_what_users_build_prints_its_sizes() -> None:
+    families = (er.DiagonalGaussian(50), er.FullGaussian((2, 3)), er.AuxiliaryFlow(4, hidden=9))
+    assert [repr(family) for family in families] == [
+        "DiagonalGaussian(50)",
+        "FullGaussian((2, 3))",
+        "AuxiliaryFlow(4, n_steps=2, hidden=9, n_features=50, scale='exp')",
+    ]
+    assert repr(er.CouplingFlow(4)).startswith("CouplingFlow(4, n_couplings=4")
+    q = er.Amortized(nn.Linear(6, 8), er.DiagonalGaussian(4))
+    shown: dict[object, str] = {
+        q: "DiagonalGaussian(4), 56 parameters",
+        er.Local(er.DiagonalGaussian(4), 3): "DiagonalGaussian(4), 3 data, 24 parameters",
+        er.DecoderModel(nn.Linear(4, 6), "bernoulli", 4): "4 latents, prior N(0, I), 30 parameters",
+        er.DecoderModel(nn.Linear(4, 6), er.likelihoods.gaussian(0.1), 4): "(likelihood): gaussian(scale 0.1)",
+        er.LinearGaussian(torch.ones(6, 2), torch.zeros(6), 0.5): "6 features, 2 latents, scale 0.5",
+        er.FunctionModel(lambda x, z: z.sum(-1), 3): "3 latents, prior N(0, I)",
+    }
+    for thing, words in shown.items():
+        assert words in repr(thing)
+    assert repr(q(torch.zeros(7, 6))) == "DiagonalGaussian(4), one member for each of 7 data"

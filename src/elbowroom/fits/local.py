@@ -42,12 +42,15 @@ LARGE_GAIN = 0.5  # nats: a round that gained more was still on its way, and the
 ROTATION_DRAWS = 256  # behind the coordinates of a flow
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Fit:
     """A fitted local posterior `q`, and how each datum's fit ended."""
 
     q: Local
     report: FitReport
+
+    def __repr__(self) -> str:
+        return f"{self.q.family!r}: {self.report!r}"
 
     @property
     def outcome(self) -> NDArray[np.int64]:

@@ -6,7 +6,7 @@ from .decoder import DecoderModel
 from .function import FunctionModel
 from .joint import log_joint, log_joint_and_grad, value_and_grad
 from .linear_gaussian import LinearGaussian
-from .modules import device_and_dtype, evaluating, modules_of
+from .modules import device_and_dtype, evaluating, modules_of, n_parameters
 from .protocols import LatentModel, SamplesData, SamplesPrior, as_shape, can_sample_prior, latent_size, samples_prior
 from .tempered import Tempered
 
@@ -28,6 +28,7 @@ __all__ = [
     "log_joint",
     "log_joint_and_grad",
     "modules_of",
+    "n_parameters",
     "samples_prior",
     "value_and_grad",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..core import Rows, covariates, forked, log_standard_normal, normal, observed
 from .likelihoods import Likelihood, Output, as_likelihood
-from .modules import device_and_dtype
+from .modules import device_and_dtype, n_parameters
 from .protocols import as_shape, latent_size
 
 __all__ = ["DecoderModel"]
@@ -50,6 +50,11 @@ class DecoderModel(nn.Module):
         self.latent_shape = as_shape(latent_shape)
         self.prior = prior
         self.condition = tuple(condition)
+
+    def extra_repr(self) -> str:
+        """Latents, prior and size, in the words that torch prints before the networks."""
+        prior = "N(0, I)" if self.prior is None else type(self.prior).__name__
+        return f"{latent_size(self)} latents, prior {prior}, {n_parameters(self):,} parameters"
 
     def log_prior(self, z: Tensor, x: Rows | None = None) -> Tensor:
         """log p(z) in nats: (S, N, D) -> (S, N)."""

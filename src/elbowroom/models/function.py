@@ -37,6 +37,11 @@ class FunctionModel:
         if log_prior is None:
             self.sample_prior = self._sample_standard_normal
 
+    def __repr__(self) -> str:
+        names = [getattr(f, "__name__", type(f).__name__) for f in (self.log_likelihood, self._log_prior) if f]
+        prior = "N(0, I)" if self._log_prior is None else names[-1]
+        return f"FunctionModel({names[0]}, {latent_size(self)} latents, prior {prior})"
+
     def log_prior(self, z: Tensor, x: Rows | None) -> Tensor:
         """log p(z) in nats: (S, N, D) -> (S, N)."""
         if self._log_prior is not None:

@@ -42,6 +42,9 @@ class Likelihood(nn.Module, ABC):
     name = "custom"
     discrete = False
 
+    def _get_name(self) -> str:
+        return self.name  # by which torch prints it
+
     @abstractmethod
     def distribution(self, output: Output) -> distributions.Distribution:
         """The distribution of x given the decoder's output with leading dimensions (S, N)."""
@@ -123,6 +126,12 @@ class _LocationScale(Likelihood):
             self.log_scale = nn.Parameter(torch.zeros(()))
         if isinstance(scale, int | float) and not scale > 0:
             raise ValueError(f"scale must be positive; got {scale}")
+
+    def extra_repr(self) -> str:
+        """The scale, in the words that torch prints."""
+        if isinstance(self._scale, Tensor):
+            return f"scale of shape {tuple(self._scale.shape)}"
+        return f"scale {self._scale}" if isinstance(self._scale, str | int | float) else "scale from a function"
 
     def parameters_of(self, output: Output) -> tuple[Tensor, Tensor]:
         """Location and scale, with leading (S, N)."""

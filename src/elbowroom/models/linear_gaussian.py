@@ -25,6 +25,10 @@ class LinearGaussian(DecoderModel):
         self.register_buffer("bias", bias)
         self.scale = float(scale)
 
+    def extra_repr(self) -> str:
+        """The sizes, in the words that torch prints."""
+        return f"{len(self.bias)} features, {self.weight.shape[1]} latents, scale {self.scale:g}"
+
     def _mean(self, z: Tensor) -> Tensor:
         return z @ self.weight.T + self.bias
 

@@ -8,7 +8,7 @@ from types import CellType, FunctionType
 import torch
 from torch import Tensor, nn
 
-__all__ = ["device_and_dtype", "evaluating", "modules_of"]
+__all__ = ["device_and_dtype", "evaluating", "modules_of", "n_parameters"]
 
 
 def modules_of(*things: object) -> Iterator[nn.Module]:
@@ -61,6 +61,11 @@ def device_and_dtype(*things: object) -> tuple[torch.device | None, torch.dtype 
             if tensor.is_floating_point():
                 return tensor.device, tensor.dtype
     return None, None
+
+
+def n_parameters(module: nn.Module) -> int:
+    """How many numbers the parameters of a module are."""
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _cell(cell: CellType) -> object:

@@ -31,6 +31,9 @@ class CallablePosterior:
     def __init__(self, q: Callable[[Any], distributions.Distribution]) -> None:
         self.net = q
 
+    def __repr__(self) -> str:
+        return f"CallablePosterior({getattr(self.net, '__name__', type(self.net).__name__)})"
+
     def __call__(self, x: Rows) -> Distribution:
         answer: object = self.net(x)
         if hasattr(answer, "rsample_and_log_q"):

@@ -7,6 +7,7 @@ Parameters are a dict of tensors with a leading dimension: 1 where all data shar
 (`small_networks`); so one implementation of each family serves the amortized and the local posterior.
 """
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -91,6 +92,12 @@ class Family(ABC):
         self.latent_shape = as_shape(latent_shape)
         self.size = math.prod(self.latent_shape)
         self.noise_size = self.size
+
+    def __repr__(self) -> str:
+        shape = self.size if len(self.latent_shape) == 1 else self.latent_shape
+        options = [name for name in inspect.signature(type(self)).parameters if name != "latent_shape"]
+        given = [f"{name}={getattr(self, name)!r}" for name in options if hasattr(self, name)]
+        return f"{type(self).__name__}({', '.join([repr(shape), *given])})"
 
     @abstractmethod
     def condition(self, weights: Mapping[str, Tensor], context: Tensor) -> Params:

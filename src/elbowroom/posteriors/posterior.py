@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import Rows, covariates, observed, seeded
+from ..models import n_parameters
 from .family import WEIGHTS_KEY, Family
 from .small_networks import Params, copy_per_datum
 
@@ -25,6 +26,9 @@ class VariationalDistribution:
     def __init__(self, family: Family, params: Params) -> None:
         self.family, self.params = family, params
         self.noise_size, self.has_density = family.noise_size, family.has_density
+
+    def __repr__(self) -> str:
+        return f"{self.family!r}, one member for each of {len(self.params['mean'])} data"
 
     def rsample_and_log_q(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Standard normal noise (S, N, E) -> z (S, N, D), log q in nats (S, N)."""
@@ -61,6 +65,10 @@ class Amortized(nn.Module):
         self.net, self.family, self.condition = net, family, tuple(condition)
         self.weights = nn.ParameterDict(family.shared_weights(seeded(seed, WEIGHTS_KEY, family.name)))
 
+    def extra_repr(self) -> str:
+        """The family and the size, in the words that torch prints before the networks."""
+        return f"{self.family!r}, {n_parameters(self):,} parameters"
+
     def forward(self, x: Rows) -> VariationalDistribution:
         """The posterior of each of N data."""
         context = encoder_context(self.net, x, self.condition, self.family)
@@ -91,6 +99,10 @@ class Local(nn.Module):
         self.params = nn.ParameterDict(
             {key: nn.Parameter(value.clone(), key not in family.fixed) for key, value in params.items()}
         )
+
+    def extra_repr(self) -> str:
+        """The family and the size, in the words that torch prints before the parameters."""
+        return f"{self.family!r}, {self.n} data, {n_parameters(self):,} parameters"
 
     @staticmethod
     def of(distribution: VariationalDistribution) -> "Local":

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, distributions, nn
 
 from ..core import Rows, forked, log_standard_normal
-from ..models import as_shape
+from ..models import as_shape, n_parameters
 from .posterior import encoder_context
 
 __all__ = ["ZUKO_FEATURES", "ZUKO_KINDS", "ZukoPosterior", "zuko_posterior"]
@@ -61,6 +61,10 @@ class ZukoPosterior(nn.Module):
         self.net, self.transform, self.condition = net, transform, tuple(condition)
         self.size, self.n_features = math.prod(as_shape(latent_shape)), n_features
         self.context_size = 2 * self.size + n_features
+
+    def extra_repr(self) -> str:
+        """The size, in the words that torch prints before the networks."""
+        return f"{self.size} latents, {n_parameters(self):,} parameters"
 
     def forward(self, x: Rows) -> "ZukoDistribution":
         """The posterior of each of N data."""

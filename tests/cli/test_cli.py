@@ -14,8 +14,9 @@ import torch
 import elbowroom as er
 from elbowroom.cli import main
 from elbowroom.cli.app import HELP
-from elbowroom.cli.inputs import FactoryError, open_model, samples
-from elbowroom.datasets import DATASETS, demo_images, load_array
+from elbowroom.cli.data_spec import samples
+from elbowroom.cli.model_spec import open_model
+from elbowroom.datasets import DATASETS, binarize, demo_images, load_array
 from elbowroom.evidence import EvidencePlan
 from elbowroom.measure import PLANS, TruthRow, off, run_selftest
 from elbowroom.measure.selftest import CASES
@@ -173,18 +174,172 @@ def test_an_error_is_one_line(what: str, place: Path, capsys: pytest.CaptureFixt
     assert listing(place) == before
 
 
-@pytest.mark.parametrize("spec", ["models.py:fails", "broken.py:factory"])
-def test_an_error_of_the_users_code_keeps_its_traceback(spec: str, place: Path) -> None:
-    with pytest.raises(FactoryError) as caught:
-        main(["check", "--model", spec, "--data", "x.npy"])
-    assert isinstance(caught.value.__cause__, ZeroDivisionError | SyntaxError)
+@pytest.mark.parametrize(
+    ("spec", "error", "frames"),
+    [
+        ("models.py:fails", "--model models.py:fails: the factory raised ZeroDivisionError: division by zero", 1),
+        ("models:fails", "--model models:fails: the factory raised ZeroDivisionError: division by zero", 1),
+        ("broken.py:factory", "--model broken.py: reading it raised SyntaxError: ", 0),
+        ("broken:factory", "--model broken: importing it raised SyntaxError: ", 0),
+    ],
+)
+def test_an_error_of_the_users_code_keeps_its_own_traceback(
+    spec: str, error: str, frames: int, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Theirs and one line, no frame of ours."""
+    assert main(["check", "--model", spec, "--data", "x.npy"]) == 2
+    *shown, last = capsys.readouterr().err.splitlines()
+    assert last.startswith(f"elbowroom: error: {error}")
+    files = [line for line in shown if line.startswith("  File ")]
+    assert len([file for file in files if ", in fails" in file]) == frames
+    assert all(str(place) in file or "models.py" in file for file in files)
+    assert shown[-1].split(":")[0] in ("ZeroDivisionError", "SyntaxError")
+
+
+def test_a_json_object_is_all_of_standard_output(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*GAPS, "--first", "12", "--out", "run", "--json"]) == 0
+    shown = capsys.readouterr()
+    record = json.loads(shown.out)
+    saved = er.load_gaps("run")
+    assert str(saved) in shown.err
+    run = record["runs"]["data"]
+    assert run["n"] == 12
+    assert run["folder"] == str(place / "run")
+    rows = {row["name"]: row for row in run["rows"]}
+    assert rows["amortization"]["mean"] == pytest.approx(saved.amortization.mean)
+    assert rows["amortization"]["share"] == pytest.approx(saved.amortization.mean / saved.inference.mean)
+    assert rows["log p(x)"]["side"] == "lower"
+    assert run["flags"].keys() == {flag.name for flag in er.Flag}
+    assert [finding["text"] for finding in record["verdict"]["data"]] == [str(it) for it in saved.verdict()]
+    assert main(["report", "run", "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in again["runs"]["run"]["rows"]] == [row["name"] for row in run["rows"]]
+    for row, before in zip(again["runs"]["run"]["rows"], run["rows"], strict=True):
+        numbers = ("mean", "se", "mc_se")
+        assert [row[key] for key in numbers] == pytest.approx([before[key] for key in numbers], rel=1e-12)
+    assert main(["check", *GAPS[1:5], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"data": {"n": 30, "latents": 2, "notes": []}}
+    assert main([*GAPS, "--dry-run", "--json"]) == 0
+    dry = json.loads(capsys.readouterr().out)["dry_run"]
+    assert dry["n"] == [30]
+    assert dry["seconds"][0] > 0
+
+
+def test_a_number_that_is_not_finite_is_null(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*GAPS, "--first", "1", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name))
+    assert record["runs"]["data"]["rows"][0]["se"] is None
+
+
+def test_a_run_says_where_its_data_come_from_and_how_it_was_made(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*GAPS, "--first", "5", "--out", "run", "--json", "--threads", "1"]) == 0
+    told = er.load_gaps("run").provenance
+    assert {key: told["data"][key] for key in ("name", "set", "binarize", "n")} == {
+        "name": "x.npy", "set": "data", "binarize": None, "n": 5,
+    }  # fmt: skip
+    assert told["command"] == "elbowroom gaps --model models.py:factory --data x.npy --first 5 --plan quick --out run"
+    assert json.loads((place / "run/run.json").read_text())["machine"]["threads"] == 1
+
+
+GREY = """
+import torch
+import elbowroom as er
+
+def factory(likelihood="bernoulli"):
+    torch.manual_seed(0)
+    model = er.DecoderModel(torch.nn.Linear(2, 784), likelihood, 2)
+    return model, er.Amortized(torch.nn.Linear(784, 4), er.DiagonalGaussian(2))
+
+def gaussian():
+    return factory(er.likelihoods.gaussian(0.5))
+
+def own():
+    return factory(lambda output: torch.distributions.Independent(torch.distributions.Normal(output, 1.0), 1))
+
+def sorted_out():
+    return *factory(), {"train": torch.zeros(4, 784), "test": torch.ones(3, 784)}
+"""
+
+
+@pytest.fixture
+def grey(place: Path, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
+    """A data set by name, of images whose pixels are grey, and factories for models of them."""
+    torch.set_default_dtype(torch.float32)
+    (place / "grey.py").write_text(GREY)
+    images = torch.randint(0, 256, (12, 784), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    monkeypatch.setitem(DATASETS, "mnist", lambda split, folder: images if split == "train" else images[:5])
+    return images
+
+
+@pytest.mark.parametrize(
+    ("factory", "more", "rule"),
+    [
+        ("factory", [], "threshold"), ("gaussian", [], "grey"), ("factory", ["--binarize", "grey256"], "grey256"),
+        ("own", ["--binarize", "stochastic", "--seed", "4"], "stochastic"),
+    ],
+)  # fmt: skip
+def test_a_data_set_by_name_is_binarized_as_suits_the_likelihood(
+    factory: str, more: list[str], rule: str, place: Path, grey: torch.Tensor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["gaps", "--model", f"grey.py:{factory}", "--data", "mnist", "--plan", "quick", "--out", "run", *more]
+    assert main([*words, "--split", "test"]) == 0
+    assert not (place / "run/train").exists()
+    saved = er.load_gaps("run/test")
+    assert saved.provenance["data"]["name"] == "mnist"
+    assert saved.provenance["data"]["binarize"] == rule
+    source = open_model(f"grey.py:{factory}")
+    x = binarize(grey[:5], rule, 4)
+    assert np.array_equal(er.decompose(source.model, source.q, x, plan="quick", seed=saved.seed).elbo.values,
+                          saved.elbo.values)  # fmt: skip
+
+
+def test_pixels_need_a_rule_where_none_suits(
+    place: Path, grey: torch.Tensor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", "--model", "grey.py:own", "--data", "mnist"]) == 2
+    assert "say with --binarize what they become: threshold, stochastic, grey or grey256" in capsys.readouterr().err
+    assert main(["check", "--model", "grey.py:sorted_out", "--binarize", "grey"]) == 2
+    assert "brings data of its own, which are taken as they are" in capsys.readouterr().err
+    assert main(["check", "--model", "grey.py:sorted_out", "--split", "valid"]) == 2
+    assert "--split valid: expected one of train, test" in capsys.readouterr().err
+
+
+def test_a_file_with_two_sets_is_measured_as_two(
+    place: Path, grey: torch.Tensor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez("both.npz", train=grey[:7].numpy(), test=grey[7:].numpy())
+    words = ["gaps", "--model", "grey.py:factory", "--data", "both.npz", "--plan", "quick", "--out", "run"]
+    assert main(words) == 2
+    assert "--binarize" in capsys.readouterr().err
+    assert main([*words, "--binarize", "threshold"]) == 0
+    assert [len(er.load_gaps(f"run/{name}")) for name in ("train", "test")] == [7, 5]
+
+
+def test_threads_are_one_unless_asked_for(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for more, threads in (([], 1), (["--threads", "2"], 2)):
+        torch.set_num_threads(3)
+        assert main(["check", *GAPS[1:5], *more]) == 0
+        assert torch.get_num_threads() == threads
+
+
+def test_completion_is_installed_by_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SHELL", "/bin/bash")
+    assert main(["--install-completion", "--shell", "bash"]) == 0
+    script = tmp_path / ".local/share/bash-completion/completions/elbowroom"
+    assert "--refine-on" in script.read_text()
+    assert str(script) in " ".join(capsys.readouterr().out.split()).replace(" ", "")
 
 
 def test_an_unexpected_error_keeps_its_traceback(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> None:
         torch.zeros(2) @ torch.zeros(3)
 
-    monkeypatch.setattr("elbowroom.cli.inputs.check", broken)
+    monkeypatch.setattr("elbowroom.cli.model_spec.check", broken)
     with pytest.raises(RuntimeError, match="size"):
         main(GAPS)
 
@@ -195,7 +350,7 @@ def test_an_interruption_is_no_traceback(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("elbowroom.cli.inputs.check", interrupted)
+    monkeypatch.setattr("elbowroom.cli.model_spec.check", interrupted)
     assert main(GAPS) == 130
     assert capsys.readouterr().err == "elbowroom: interrupted\n"
 

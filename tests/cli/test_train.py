@@ -19,7 +19,7 @@ from elbowroom.training import family_names, load_model
 
 from ..training.test_fit import same, state
 
-READERS = ("inputs", "train", "repair")  # the modules that read data sets
+READERS = ("data_spec", "train", "repair")  # the modules that read data sets
 QUICK = ["--latents", "3", "--encoder", "12", "--decoder", "12", "--batch-size", "25", "--threads", "1"]
 
 
@@ -291,4 +291,4 @@ def test_a_configs_command_leaves_out_what_is_the_machines(place: Path) -> None:
     assert not {"--device", "--checkpoint-seconds", "--data-dir"} & set(words)
     assert words[:3] == ["elbowroom", "train", "mnist"]
     assert words[-2:] == ["--out", "m"]
-    assert {"--half", "--clip-norm", "--latents", "--threads", "--epochs"} <= set(words)
+    assert {"--half", "--clip-norm", "--latents", "--epochs"} <= set(words)

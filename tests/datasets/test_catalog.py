@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import elbowroom as er
-from elbowroom.cli.inputs import read_data
+from elbowroom.cli.data_spec import read_data
 from elbowroom.cli.terminal import UserError
 from elbowroom.datasets import (
     DATASETS,
@@ -337,8 +337,8 @@ def test_a_user_s_file_is_never_binarized_by_accident(tmp_path: Path) -> None:
     (tmp_path / "cut.npy").write_bytes((tmp_path / "shades.npy").read_bytes()[:-1])
     before = sorted(tmp_path.iterdir())
     wrong: list[tuple[str, str, str | None, type[Exception], str]] = [
-        ("floats.npy", "train", "threshold", UserError, "not uint8.*binarize must be none"),
-        ("bits.npy", "train", "threshold", UserError, "no value past 1.*binarize must be none"),
+        ("floats.npy", "train", "threshold", UserError, "not uint8.*leave --binarize out"),
+        ("bits.npy", "train", "threshold", UserError, "no value past 1.*leave --binarize out"),
         ("shades.npy", "train", None, UserError, "holds pixels.*threshold, stochastic, grey or grey256"),
         ("shades.npy", "train", "median", ValueError, "how must be"),
         ("shades.npy", "test", "threshold", UserError, "has no test set"),
@@ -346,7 +346,7 @@ def test_a_user_s_file_is_never_binarized_by_accident(tmp_path: Path) -> None:
         ("nan.npy", "train", None, ValueError, "3 of 3 values are not finite"),
         ("cut.npy", "train", "threshold", ValueError, "cannot be read as .npy"),
         ("absent.npy", "train", None, FileNotFoundError, "no such file"),
-        ("x.csv", "train", None, UserError, "no data set is named .*cifar10.*files ending in .npz"),
+        ("cifar", "train", None, UserError, "no data set is named .*cifar10.*files ending in .npz"),
     ]
     for name, split, rule, kind, message in wrong:
         with pytest.raises(kind, match=message) as caught:
@@ -359,7 +359,7 @@ def test_a_named_data_set_is_binarized_by_a_named_rule(monkeypatch: pytest.Monke
     shades = torch.from_numpy(pixels(0))
     monkeypatch.setitem(DATASETS, "mnist", lambda split, folder: shades)
     assert torch.equal(read_data("mnist", "train", None, "threshold", 0), binarize(shades))
-    with pytest.raises(UserError, match="mnist holds pixels, 0 to 255"):
+    with pytest.raises(UserError, match="mnist holds pixels from 0 to 255"):
         read_data("mnist", "train")
 
 

@@ -382,7 +382,7 @@ def test_divergence_keeps_the_last_good_epoch(tmp_path: Path) -> None:
             config={"architecture": asdict(SMALL)}, checkpoint_seconds=0,
         )  # fmt: skip
     assert same(state(q, model), good)
-    loaded, loaded_q, config = load_model(out)
+    loaded, loaded_q, config = load_model(out, unfinished=True)
     assert same(state(loaded_q, loaded), good)
     assert config["training"]["epochs_done"] == 2
     assert config["training"]["schedule"] == "diverging"
@@ -447,7 +447,9 @@ def test_a_run_can_be_measured_before_it_ends(tmp_path: Path) -> None:
     settings = Settings(**LONGER)
     with pytest.raises(KeyboardInterrupt):
         fit(model, q, bits(), settings, out=tmp_path / "run", config=config, checkpoint_seconds=0, progress=stop)
-    loaded, loaded_q, read = load_model(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"run: unfinished: epoch 2 of 6\. Run its training again"):
+        load_model(tmp_path / "run")
+    loaded, loaded_q, read = load_model(tmp_path / "run", unfinished=True)
     assert same(state(loaded_q, loaded), state(q, model))
     assert read["training"]["epochs_done"] == 2
 
@@ -701,6 +703,8 @@ def test_folders_that_are_no_model_are_refused_in_one_line(saved: Path, tmp_path
     rewrite(saved, likelihood="gaussian")
     refused(ValueError, "gaussian needs scale")
     (saved / "config.json").write_text("[]")
+    refused(ValueError, "expected a mapping; got a list")
+    (saved / "config.json").write_text("{}")
     refused(ValueError, "no `architecture`")
     (saved / "config.json").write_text("{")
     refused(ValueError, "not JSON")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from elbowroom.cli import main
-from elbowroom.cli.inputs import read_data
+from elbowroom.cli.data_spec import read_data
 from elbowroom.evidence import bounds
 from elbowroom.measure import check
 from elbowroom.training import load_model

@@ -1,14 +1,13 @@
 """The program `elbowroom`: its commands, and how an error ends it."""
 
 import inspect
-import os
 import sys
 from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
 
 from .. import __version__
-from .terminal import UserError, fail, is_message
+from .terminal import UserError, drop_stdout, fail, is_message
 
 __all__ = ["app", "main"]
 
@@ -20,6 +19,7 @@ app = App(
     help_format="markdown",
     suppress_keyboard_interrupt=False,
 )
+app.register_install_completion_command(help="Install completion of commands and options for your shell.")
 HELP = {
     "demo": """Measure the VAE that comes with elbowroom, on 250 training and 250 held-out images.
 
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return fail(error)
     except BrokenPipeError:  # whoever read standard output has gone, as in `elbowroom report ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_stdout()
         return 0
     except KeyboardInterrupt:
         print("elbowroom: interrupted", file=sys.stderr)

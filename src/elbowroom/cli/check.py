@@ -1,26 +1,42 @@
 """`elbowroom check`: what makes a model unmeasurable."""
 
-from pathlib import Path
+import torch
+from cyclopts.types import PositiveInt
 
 from ..core import n_data
 from ..models import latent_size
-from .inputs import checked, open_with_sets
-from .terminal import say
+from .data_spec import open_sets
+from .model_spec import checked, open_model
+from .options import NO_CHOICE, DataChoice, Switch
+from .terminal import json_object, say
 
 __all__ = ["check_command"]
 
 
-def check_command(*, model: str, data: Path | None = None, seed: int = 0) -> None:
+def check_command(
+    *,
+    model: str,
+    choice: DataChoice = NO_CHOICE,
+    seed: int = 0,
+    threads: PositiveInt = 1,
+    unfinished: Switch = False,
+    json: Switch = False,
+) -> None:
     """The command; `app.HELP` says what it does.
 
     Args:
         model: package.module:factory, file.py:factory, or the folder of a trained model.
-        data: Array with one datum per row (.npy, .npz, .safetensors or .pt), in place of the factory's own sets.
         seed: Random seed.
+        threads: Number of CPU threads.
+        unfinished: Check a trained folder whose training has not ended, as its last checkpoint left it.
+        json: Print one JSON object on standard output, and all else on standard error.
     """
-    loaded, sets = open_with_sets(model, data)
-    for name, x in sets.items():
-        notes = checked(loaded, x, seed)
-        say(f"OK: {name}, {n_data(x)} data, {latent_size(loaded.model)} latents")
-        for note in notes:
-            say(f"  note: {note}")
+    torch.set_num_threads(threads)
+    with json_object(json) as record:
+        loaded = open_model(model, unfinished)
+        for name, x in open_sets(loaded, choice, model, seed).sets.items():
+            notes = [*checked(loaded, x, seed), *loaded.notes]
+            say(f"OK: {name}, {n_data(x)} data, {latent_size(loaded.model)} latents")
+            for note in notes:
+                say(f"  note: {note}")
+            record[name] = {"n": n_data(x), "latents": latent_size(loaded.model), "notes": notes}

@@ -1,18 +1,16 @@
-"""`elbowroom gaps --dry-run`: one block is measured, and time, memory and errors of more are foretold from it."""
+"""`elbowroom gaps --dry-run`: what a measurement will cost, and how well it will know its means."""
 
 import sys
-import time
 from collections.abc import Callable, Mapping
-from functools import partial
+from typing import Any
 
-import numpy as np
 import torch
 
-from ..core import BLOCK, Rows, read_rows
-from ..measure import PlanName, combine, expected_se, second_phase_seed
-from ..results import Gaps, aligned
-from .inputs import Sample
-from .terminal import UserError, duration, say
+from ..core import BLOCK
+from ..measure import PILOT, Forecast, PlanName
+from ..results import aligned
+from .data_spec import Sample
+from .terminal import UserError, bars, duration, say
 
 __all__ = ["dry_run_of"]
 
@@ -20,50 +18,37 @@ SIZES = (100, 1000)  # numbers of data that are foretold beside that of the samp
 
 
 def dry_run_of(
-    measure: Callable[..., Gaps],
+    foretell: Callable[..., Forecast],
     chosen: Mapping[str, Sample],
-    seed: int,
     plan: PlanName,
-    refine_plan: PlanName,
     refine_on: int | None,
-) -> None:
-    """One block of the first set, measured by the plan of all data and by that of the refined, and what it says of
-    more.
-    """
+    refine_plan: PlanName,
+) -> dict[str, Any]:
+    """Print what the first set says of all -> the same as a record. `foretell` is `forecast` of a model."""
     if "published" in (plan, refine_plan if refine_on is not None else plan):
-        raise UserError("--dry-run measures one block, and plan published takes an hour or more; time standard")
+        raise UserError("--dry-run measures a few data, and plan published takes an hour or more; time standard")
     name, sample = next(iter(chosen.items()))
     n = len(sample.ids)
-    x = read_rows(sample.x, torch.arange(min(BLOCK, n)))
-    gaps, seconds = _timed(partial(measure, plan=plan), x)
-    refined: dict[int, int] = {}
-    second_seconds = 0.0
     sizes = sorted({*(size for size in SIZES if size < n), n})
-    if refine_on is not None:
-        second, second_seconds = _timed(partial(measure, plan=refine_plan, seed=second_phase_seed(seed)), x)
-        gaps = combine(gaps, second, np.arange(len(gaps)))
-        refined = {size: min(refine_on, size) for size in sizes}
+    with bars("data") as add:
+        total = min(n, PILOT) * (1 if refine_on is None else 2)
+        go = add(f"dry run on {min(n, PILOT)} data of {name}", total)
+        found = foretell(sample.x, sizes, plan=plan, refine_on=refine_on, refine_plan=refine_plan, progress=go)
     table = [("data", *(f"{size:,}" for size in sizes))]
-    if refined:
-        table.append(("refined", *(f"{refined[size]:,}" for size in sizes)))
-    times = [seconds * -(-size // BLOCK) + second_seconds * -(-refined.get(size, 0) // BLOCK) for size in sizes]
-    table.append(("time", *map(duration, times)))
-    for label, estimate in {"L[q]": gaps.elbo, **gaps.steps, "log p(x)": gaps.log_evidence}.items():
-        errors = [expected_se(estimate, size, refined.get(size, size)) for size in sizes]
-        table.append((f"se of {label}", *(f"{error:.3f}" for error in errors)))
-    say(f"{name}: {len(gaps)} data took {duration(seconds + second_seconds)}; to expect, errors in nats:\n")
+    if any(found.refined):
+        table.append(("refined", *(f"{refined:,}" for refined in found.refined)))
+    table.append(("time, about", *map(duration, found.seconds)))
+    table += [(f"se of {row}", *(f"{error:.3f}" for error in errors)) for row, errors in found.errors.items()]
+    took = duration(found.pilot_seconds)
+    say(f"{name}: {len(found.pilot)} data took {took}; to expect of more, standard errors in nats:\n")
     for line in aligned(table):
         say(line)
-    say(f"\nmemory: {_peak_memory()} now, little more for more data, which are measured {BLOCK} at a time")
+    say(f"\nmemory: {_peak_memory()} so far; a run holds {BLOCK} data at a time")
     others = [f"{other} ({len(s.ids):,})" for other, s in chosen.items() if other != name]
     if others:
         say(f"as long for each datum of {', '.join(others)}")
-
-
-def _timed(measure: Callable[..., Gaps], x: Rows) -> tuple[Gaps, float]:
-    """What was measured, and in how many seconds."""
-    start = time.perf_counter()
-    return measure(x), time.perf_counter() - start
+    numbers = {"n": sizes, "refined": found.refined, "seconds": found.seconds, "se": found.errors}
+    return {"set": name, "pilot": len(found.pilot), "pilot_seconds": found.pilot_seconds, **numbers}
 
 
 def _peak_memory() -> str:

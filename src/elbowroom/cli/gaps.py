@@ -1,16 +1,22 @@
 """`elbowroom gaps`: the ladder of a model on data."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from ..measure import PlanName, decompose
+import torch
+from cyclopts.types import PositiveInt
+
+from ..measure import PlanName, decompose, forecast
 from ..results import Gaps
+from .data_spec import open_sets, samples
 from .dry_run import dry_run_of
-from .inputs import checked, load_weights, open_with_sets, samples, to_device
-from .options import Switch
+from .model_spec import checked, load_weights, open_model, to_device
+from .options import NO_CHOICE, DataChoice, Switch, command_of
 from .run_folders import reserved, save
-from .show import show_ladder, show_verdict
-from .terminal import UserError, bars, say
+from .show import runs_record, show_ladder, show_verdict
+from .terminal import UserError, bars, json_object, say
 
 __all__ = ["gaps_command"]
 
@@ -18,29 +24,31 @@ __all__ = ["gaps_command"]
 def gaps_command(
     *,
     model: str,
-    data: Path | None = None,
+    choice: DataChoice = NO_CHOICE,
     n: int | None = None,
     first: int | None = None,
     seed: int = 0,
     plan: PlanName = "standard",
     refine_on: int | None = None,
     refine_plan: PlanName = "standard",
+    threads: PositiveInt = 1,
     device: str | None = None,
     kl_weight: float = 1.0,
     objective: str | None = None,
     out: Path | None = None,
     overwrite: Switch = False,
     weights: Path | None = None,
+    unfinished: Switch = False,
     dry_run: Switch = False,
+    json: Switch = False,
 ) -> None:
     """The command; `app.HELP` says what it does.
 
     Args:
         model: package.module:factory, file.py:factory, or the folder of a trained model. A factory returns (model, q),
             or (model, q, {"train": ..., "test": ...}); every set is then measured.
-        data: Array with one datum per row (.npy, .npz, .safetensors or .pt), in place of the factory's sets.
-        n: Measure a random sample of N rows. Files are often sorted, so this is safer than --first.
-        first: Measure the first FIRST rows.
+        n: Measure a random sample of N rows of each set. Files are often sorted, so this is safer than --first.
+        first: Measure the first FIRST rows of each set.
         seed: Random seed of the sample and of the measurement.
         plan: Which posteriors are fitted to each datum, and how long. quick: a diagonal Gaussian; standard: also a
             full Gaussian; flow: also a coupling flow; precise: as standard, for an error of 0.05 nats for each
@@ -48,6 +56,9 @@ def gaps_command(
         refine_on: Measure this many of the data, drawn at random, by --refine-plan too, and correct the others by the
             mean difference. Means are then those of that plan, at a fraction of its cost.
         refine_plan: The more costly plan of --refine-on.
+        threads: Number of CPU threads. One is never much slower than the others would be, and several times faster
+            where other programs are running; on an idle machine two take two thirds of the time. The last digits
+            depend on it.
         device: Torch device to move the networks to, such as cuda. By default they stay where the factory put them.
         kl_weight: The beta of the beta-VAE that was trained. If it is not 1, amortization is split into encoder and
             mismatch.
@@ -55,33 +66,52 @@ def gaps_command(
         out: Folder in which the run is saved. If there are several sets, each has a folder within it.
         overwrite: Replace a run that is already there.
         weights: A .safetensors file to load into the factory's networks, with names that start with "model." and "q.".
-        dry_run: Measure one block of 50 data, print the time, memory and standard errors to expect, and stop.
+        unfinished: Measure a trained folder whose training has not ended, as its last checkpoint left it.
+        dry_run: Measure 8 data, print the time, memory and standard errors to expect, and stop.
+        json: Print one JSON object on standard output, and the table on standard error.
     """
-    loaded, sets = open_with_sets(model, data)
-    if weights is not None:
-        load_weights(loaded, weights)
-    if device is not None:
-        to_device(loaded, device)
-    chosen = samples(sets, n, first, seed)
-    folders = {} if out is None else {name: out if data is not None else out / name for name in chosen}
-    for name, sample in chosen.items():
-        if refine_on is not None and not 2 <= refine_on <= len(sample.ids):
-            raise UserError(f"--refine-on {refine_on}: expected 2 to {len(sample.ids)}, the number of data of {name}")
-    checked(loaded, next(iter(chosen.values())).x, seed)
-    measure = partial(
-        decompose, loaded.model, loaded.q, seed=seed, kl_weight=kl_weight, objective=objective, check=False
-    )
-    if dry_run:
-        return dry_run_of(measure, chosen, seed, plan, refine_plan, refine_on)
-    measure = partial(measure, plan=plan, refine_on=refine_on, refine_plan=refine_plan)
-    runs: dict[str, Gaps] = {}
-    with reserved(folders.values(), overwrite):
+    command = command_of("gaps", gaps_command, locals(), without={"json"})
+    torch.set_num_threads(threads)
+    with json_object(json) as record:
+        loaded = open_model(model, unfinished)
+        found = open_sets(loaded, choice, model, seed)
+        if weights is not None:
+            load_weights(loaded, weights)
+        if device is not None:
+            to_device(loaded, device)
+        chosen = samples(found.sets, n, first, seed)
         for name, sample in chosen.items():
-            with bars("data") as add:
-                runs[name] = measure(sample.x, ids=sample.ids.tolist(), progress=add(name, len(sample.ids)))
-            show_ladder(name, runs[name])  # before it is saved: what is on the screen cannot be lost
-            if name in folders:
-                save(runs[name], folders[name], overwrite)
-    show_verdict(runs)
-    if folders:
-        say("\nsaved in " + " and ".join(map(str, folders.values())))
+            if refine_on is not None and not 2 <= refine_on <= len(sample.ids):
+                many = len(sample.ids)
+                raise UserError(f"--refine-on {refine_on}: expected 2 to {many}, the number of data of {name}")
+        checked(loaded, next(iter(chosen.values())).x, seed)
+        if dry_run:
+            foretell = partial(forecast, loaded.model, loaded.q, seed=seed, kl_weight=kl_weight)
+            record |= {"dry_run": dry_run_of(foretell, chosen, plan, refine_on, refine_plan)}
+            return
+        measure = partial(
+            decompose, loaded.model, loaded.q, plan=plan, seed=seed, kl_weight=kl_weight, objective=objective,
+            refine_on=refine_on, refine_plan=refine_plan, check=False,
+        )  # fmt: skip
+        folders = {} if out is None else {name: out if name == "data" else out / name for name in chosen}
+        runs: dict[str, Gaps] = {}
+        with reserved(folders.values(), overwrite):
+            for name, sample in chosen.items():
+                with bars("data") as add:
+                    gaps = measure(sample.x, ids=sample.ids.tolist(), progress=add(name, len(sample.ids)))
+                runs[name] = _with_origin(gaps, loaded.notes, command, {**found.origin, "set": name})
+                try:
+                    show_ladder(name, runs[name])  # before it is saved: what is on the screen cannot be lost
+                finally:  # and saved though the screen be gone
+                    if name in folders:
+                        save(runs[name], folders[name], overwrite)
+        show_verdict(runs)
+        record |= runs_record(runs, folders)
+        if folders:
+            say("\nsaved in " + " and ".join(map(str, folders.values())))
+
+
+def _with_origin(gaps: Gaps, notes: tuple[str, ...], command: str, origin: dict[str, Any]) -> Gaps:
+    """A run that also says where its data come from, and which command measured it."""
+    data = {**gaps.provenance["data"], **origin}
+    return replace(gaps, notes=gaps.notes + notes, provenance={**gaps.provenance, "data": data, "command": command})

@@ -1,11 +1,66 @@
-"""Option types that several commands share."""
+"""Option types that several commands share, the groups that they share, and the command that gives options again."""
 
-from typing import Annotated, Literal, TypeAlias
+import inspect
+import shlex
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
 
 from cyclopts import Parameter
 
-__all__ = ["FamilyName", "LearningRateName", "Switch"]
+__all__ = [
+    "Binarize", "DataChoice", "FamilyName", "LearningRateName", "NO_CHOICE", "Switch", "command_of", "flattened",
+]  # fmt: skip
 
+Binarize: TypeAlias = Literal["threshold", "stochastic", "grey", "grey256", "none"]
 FamilyName: TypeAlias = Literal["diagonal", "full", "flow", "auxiliary", "auxiliary-sigmoid", "iaf", "nsf", "maf"]
 LearningRateName: TypeAlias = Literal["constant", "stepped", "cosine"]
 Switch = Annotated[bool, Parameter(negative="", show_default=False)]
+flattened = Parameter(name="*")  # the fields of a group are options of the command
+
+
+@flattened
+@dataclass(frozen=True, kw_only=True)
+class DataChoice:
+    """What a model is measured on.
+
+    Attributes:
+        data: Name of a data set (mnist, fashion-mnist, cifar10), or a file that holds an array with one datum per row
+            (.npy, .npz, .safetensors, .pt). By default these are the factory's sets, or those that a trained folder
+            names.
+        split: Measure only this one of several sets, such as test.
+        binarize: What grey pixels from 0 to 255 become. threshold: 0 or 1, cut at one half; stochastic: 0 or 1, drawn
+            once; grey: pixel / 255; grey256: pixel / 256. By default it is what the model was trained on, or
+            what suits its likelihood; arrays of your own are taken as they are.
+        data_dir: Folder of the data set's files. It is looked in before the usual places.
+    """
+
+    data: str | None = None
+    split: str | None = None
+    binarize: Binarize | None = None
+    data_dir: Path | None = None
+
+
+NO_CHOICE = DataChoice()
+
+
+def command_of(
+    name: str, function: Callable[..., Any], given: Mapping[str, Any], without: Collection[str] = ()
+) -> str:
+    """The command line that calls a command's function with these arguments again: the arguments by position, and the
+    options whose value is not their default, but for those of `without`.
+    """
+    words, options = ["elbowroom", name], []
+    for key, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            words.append(str(given[key]))
+        elif is_dataclass(parameter.default):
+            options += [(f.name, getattr(given[key], f.name), f.default) for f in fields(parameter.default)]
+        elif key not in without:
+            options.append((key, given[key], parameter.default))
+    for key, value, default in options:
+        if value != default:
+            text = str(value).removesuffix(".0") if isinstance(value, float) else str(value)
+            words += [f"--{key.replace('_', '-')}", *([] if value is True else [text])]
+    return shlex.join(words)

@@ -22,7 +22,8 @@ from ..training import (
     repair,
     write_config,
 )
-from .inputs import LoadedModel, read_data, to_device
+from .data_spec import read_data
+from .model_spec import LoadedModel, to_device
 from .options import FamilyName, LearningRateName, Switch
 from .terminal import UserError, bars, say
 from .train import N_HELDOUT, layer_sizes
@@ -48,7 +49,7 @@ def repair_command(
     clip_norm: float = 0.0,
     n: int = 250,
     plan: Literal["quick", "standard"] = "quick",
-    threads: PositiveInt | None = None,
+    threads: PositiveInt = 1,
     device: str | None = None,
 ) -> None:
     """The command; `app.HELP` says what it does.
@@ -70,11 +71,10 @@ def repair_command(
         clip_norm: Largest norm of a step's gradient; 0 means no limit. An auxiliary flow needs one, such as 150.
         n: Number of data, drawn at random from each set, on which the ladder is measured.
         plan: Plan of the measurement; see elbowroom gaps --help.
-        threads: Number of CPU threads.
+        threads: Number of CPU threads; see elbowroom train --help.
         device: Torch device to work on.
     """
-    if threads is not None:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads)
     home = folder if folder.name not in ("", "..") else folder.resolve()
     target = out or home.with_name(f"{home.name}-repaired")
     model, q, sets, config = _with_its_data(folder, data_dir)
@@ -86,7 +86,7 @@ def repair_command(
     if new == old and not fresh:
         new_q.load_state_dict(q.state_dict())
     if device is not None:
-        to_device(LoadedModel(model, q, {}), device)
+        to_device(LoadedModel(model=model, q=q), device)
         new_q.to(device)
     settings = Settings(
         epochs=epochs, seed=seed, batch_size=batch_size, learning_rate=learning_rate, schedule=schedule,

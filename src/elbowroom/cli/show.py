@@ -1,13 +1,15 @@
 """What the commands that measure print: each run's ladder, then the verdict in words."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from textwrap import wrap
+from typing import Any
 
-from ..results import Gaps, judge
+from ..results import Gaps, Verdict, judge
 from .terminal import say
 
-__all__ = ["show", "show_ladder", "show_verdict", "verdict_lines"]
+__all__ = ["runs_record", "show", "show_ladder", "show_verdict", "verdict_lines"]
 
 WIDTH = 100  # of running text
 
@@ -31,12 +33,27 @@ def show_verdict(runs: Mapping[str, Gaps]) -> None:
         say(line)
 
 
+def runs_record(runs: Mapping[str, Gaps], folders: Mapping[str, Path]) -> dict[str, Any]:
+    """All runs for --json: each ladder with the folder that it is saved in, and the verdicts."""
+    ladders = {
+        name: gaps.to_dict() | {"folder": str(folders[name].resolve()) if name in folders else None}
+        for name, gaps in runs.items()
+    }
+    verdicts = {name: [asdict(finding) for finding in verdict] for name, verdict in _verdicts(runs)}
+    return {"runs": ladders, "verdict": verdicts}
+
+
 def verdict_lines(runs: Mapping[str, Gaps]) -> Iterator[str]:
     """The verdict in words. A run named "train" is what the others are judged against."""
+    for name, verdict in _verdicts(runs):
+        yield "verdict" if len(runs) == 1 else f"verdict on {name}"
+        for finding in verdict:
+            yield from wrap(finding.text, WIDTH, initial_indent="  - ", subsequent_indent="    ")
+
+
+def _verdicts(runs: Mapping[str, Gaps]) -> Iterator[tuple[str, Verdict]]:
     named = {Path(name).name: gaps for name, gaps in runs.items()}
     train = named.get("train") if len(named) == len(runs) > 1 else None
     for name, gaps in runs.items():
         if gaps is not train:
-            yield "verdict" if len(runs) == 1 else f"verdict on {name}"
-            for finding in judge(gaps, train):
-                yield from wrap(finding.text, WIDTH, initial_indent="  - ", subsequent_indent="    ")
+            yield name, judge(gaps, train)

@@ -1,33 +1,65 @@
 """What the command line shows, and how it fails.
 
-Results go to standard output, progress and errors to standard error, so that a table can be piped. An error that a user
-can mend is one line, "elbowroom: error: ...", and exit code 2. Anything else keeps its traceback.
+Results go to standard output, progress and errors to standard error, so that a table can be piped; with --json one JSON
+object goes to standard output, and all else to standard error. An error that a user can mend is one line, "elbowroom:
+error: ...", below it the lines of code that it advises, and exit code 2. Anything else keeps its traceback.
 """
 
+import json
+import math
+import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout, suppress
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-__all__ = ["Advance", "UserError", "bars", "duration", "fail", "is_message", "say"]
+__all__ = [
+    "Advance", "FactoryError", "UserError", "bars", "drop_stdout", "duration", "fail", "is_message", "json_object",
+    "say",
+]  # fmt: skip
 
 Advance = Callable[..., None]  # (done, total, note="")
+CODE = "\n    "  # begins a line of code in a message
 
 
 class UserError(Exception):
     """Something the user asked for that cannot be done; its text is the whole message."""
 
 
+class FactoryError(UserError):
+    """A user's module or factory that raised; `shown` is its traceback, for the fault is in their code."""
+
+    def __init__(self, text: str, shown: str) -> None:
+        super().__init__(text)
+        self.shown = shown
+
+
 def say(text: str = "") -> None:
-    """A line of the result, on standard output, as it is."""
-    print(text, flush=True)
+    """A line of the result, on standard output, as it is. UserError where it cannot be written."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        drop_stdout()
+        raise UserError(f"standard output cannot be written to ({error.strerror or error})") from None
 
 
-def fail(message: object) -> int:
-    """Print one line on standard error -> exit code 2."""
-    print("elbowroom: error: " + " ".join(str(message).split()), file=sys.stderr, flush=True)
+def drop_stdout() -> None:
+    """Send the rest of standard output nowhere: Python would try once more to write it as it exits, and complain."""
+    with suppress(OSError, ValueError):  # in a test standard output may be no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def fail(error: BaseException) -> int:
+    """Print one line on standard error, and the lines of code that it advises -> exit code 2."""
+    if isinstance(error, FactoryError):
+        print(error.shown, file=sys.stderr, end="")
+    text, *code = str(error).split(CODE)
+    print("elbowroom: error: " + CODE.join([" ".join(text.split()), *code]), file=sys.stderr, flush=True)
     return 2
 
 
@@ -36,6 +68,20 @@ def is_message(error: BaseException) -> bool:
     from ..core import raised_here  # with torch, which a command that raises has loaded
 
     return raised_here(error)
+
+
+@contextmanager
+def json_object(wanted: bool) -> Iterator[dict[str, Any]]:
+    """A record to fill. Where it is `wanted`, it is printed at the end, as one JSON object, and whatever else is said
+    meanwhile goes to standard error.
+    """
+    record: dict[str, Any] = {}
+    if not wanted:
+        yield record
+        return
+    with redirect_stdout(sys.stderr):
+        yield record
+    say(json.dumps(_strict(record), allow_nan=False))
 
 
 @contextmanager
@@ -49,7 +95,9 @@ def bars(unit: str) -> Iterator[Callable[[str, int], Advance]]:
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(),
         TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
     )  # fmt: skip
-    with Progress(*parts, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(
+        *parts, console=console, transient=True, disable=not console.is_terminal, redirect_stdout=False
+    ) as progress:
 
         def add(label: str, total: int) -> Advance:
             if not console.is_terminal:
@@ -62,6 +110,15 @@ def bars(unit: str) -> Iterator[Callable[[str, int], Advance]]:
             return advance
 
         yield add
+
+
+def _strict(value: Any) -> Any:
+    """What JSON can hold: None for a number that is not finite."""
+    if isinstance(value, Mapping):
+        return {str(key): _strict(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def duration(seconds: float) -> str:

@@ -1,16 +1,13 @@
 """`elbowroom train`: a VAE trained on a data set, and kept as a folder for `elbowroom gaps --model`."""
 
-import inspect
-import shlex
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from cyclopts import Parameter
 from cyclopts.types import NonNegativeInt, PositiveInt
 from torch import Tensor
 
@@ -31,19 +28,18 @@ from ..training import (
     load_model,
     write_config,
 )
-from .inputs import LoadedModel, read_data, to_device
-from .options import FamilyName, LearningRateName, Switch
+from .data_spec import read_data, usual_rule
+from .model_spec import LoadedModel, to_device
+from .options import Binarize, FamilyName, LearningRateName, Switch, command_of, flattened
 from .terminal import UserError, bars, duration, say
 
 __all__ = ["N_HELDOUT", "layer_sizes", "train_command"]
 
-Binarize = Literal["threshold", "stochastic", "grey", "grey256", "none"]
 LikelihoodName = Literal["bernoulli", "continuous_bernoulli", "gaussian", "laplace", "discretized_logistic"]
 LAYERS = {"mlp": ("200-200", "200-200"), "conv": ("64-128-256", "256-128-64")}
 N_HELDOUT = 5000
-NOT_RECORDED = {"dataset", "out", "data_dir", "device", "checkpoint_seconds"}  # in a config's command: the machine's
+NOT_RECORDED = {"out", "data_dir", "device", "checkpoint_seconds"}  # in a config's command: the machine's
 TEST_SAMPLES = 16  # of the ELBO that is reported at the end
-flattened = Parameter(name="*")  # the fields of a group are options of the command
 
 
 @flattened
@@ -147,7 +143,7 @@ def train_command(
     networks: NetworkOptions = NetworkOptions(),
     steps: StepOptions = StepOptions(),
     half: Switch = False,
-    threads: PositiveInt | None = None,
+    threads: PositiveInt = 1,
     device: str | None = None,
     checkpoint_seconds: float = 30.0,
 ) -> None:
@@ -160,14 +156,14 @@ def train_command(
         out: Folder of the model, zoo/DATASET by default. A folder that holds a finished model is refused.
         data_dir: Folder of the data set's files. It is looked in before the usual places.
         half: Save the weights in half precision. The file is half the size, and the ELBO moves by less than 0.001 nats.
-        threads: Number of CPU threads. Two runs of one thread each get more done than one run of two.
+        threads: Number of CPU threads. One is never much slower than the others would be, and several times faster
+            where other programs are running; convolutions gain from more on an idle machine.
         device: Torch device to train on.
         checkpoint_seconds: Least time between two checkpoints, in seconds. A run that is killed loses no more.
     """
-    command = _command(dataset, locals())
+    command = command_of("train", train_command, locals(), NOT_RECORDED)
     folder = out or Path("zoo") / Path(dataset).stem
-    if threads is not None:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads)
     settings = steps.settings(epochs, seed)
     fixed, entries = _fixed_by_frozen(networks)
     rule = _rule(data.binarize, dataset, entries["likelihood"])
@@ -184,7 +180,7 @@ def train_command(
     for note in data_notes(model, images):
         say(note)
     if device is not None:
-        to_device(LoadedModel(model, q, {}), device)
+        to_device(LoadedModel(model=model, q=q), device)
     command = f"{command} --out {folder}"
     trained_on = {"name": dataset, "split": "train", "n": len(images), "binarize": rule, "seed": seed}
     config = {"command": command, "data": trained_on, "architecture": asdict(architecture)}
@@ -234,24 +230,6 @@ def _to_be_measured(folder: Path, command: str) -> bool:
         return False
     config = load_model(folder)[2]
     return config.get("command") == command and "test_elbo" not in config
-
-
-def _command(dataset: str, given: Mapping[str, Any]) -> str:
-    """The options that were given a value other than their default, as the command that gives them again; without those
-    that are the machine's.
-    """
-    options: dict[str, tuple[Any, Any]] = {}  # name -> value, default
-    for name, parameter in inspect.signature(train_command).parameters.items():
-        if is_dataclass(parameter.default):
-            options |= {f.name: (getattr(given[name], f.name), f.default) for f in fields(parameter.default)}
-        elif name not in NOT_RECORDED:
-            options[name] = (given[name], parameter.default)
-    words = ["elbowroom", "train", dataset]
-    for name, (value, default) in options.items():
-        if value != default:
-            text = str(value).removesuffix(".0") if isinstance(value, float) else str(value)
-            words += [f"--{name.replace('_', '-')}", *([] if value is True else [text])]
-    return shlex.join(words)
 
 
 def _number(scale: str | None) -> float | str | None:
@@ -312,8 +290,7 @@ def _rule(binarize: str | None, dataset: str, likelihood: str) -> str | None:
     """What pixels become: the rule that was named, or else the one that suits the likelihood."""
     if likelihood == "discretized_logistic" and binarize not in (None, "none", "grey"):
         raise UserError(f"--binarize {binarize}: discretized_logistic takes pixels k / 255, so --binarize grey")
-    usual = "threshold" if likelihood == "bernoulli" else "grey"
-    return binarize or (usual if dataset in DATASETS else None)
+    return binarize or (usual_rule(likelihood) if dataset in DATASETS else None)
 
 
 def _report_test(images: Tensor, folder: Path, seed: int) -> None:

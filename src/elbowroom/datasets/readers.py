@@ -30,6 +30,20 @@ from torch import Tensor
 __all__ = ["SUFFIXES", "array_names", "load_array", "read_cifar10", "read_idx", "times"]
 
 SUFFIXES = (".npz", ".npy", ".safetensors", ".pt", ".pth")
+HOW_TO_CONVERT = {  # two lines of Python for each kind of file that many people have, and that is no array
+    "text": """import numpy as np
+np.save("{stem}.npy", np.loadtxt("{path}", delimiter="{detail}", skiprows=1))  # skiprows=0 without a header""",
+    "hdf5": """import h5py, numpy as np
+np.save("{stem}.npy", h5py.File("{path}")["x"][:])  # "x": the name of the array, one of list(h5py.File("{path}"))""",
+    "images": """import glob, numpy as np; from PIL import Image
+np.save("{stem}.npy", np.stack([np.asarray(Image.open(f).convert("L")) for f in sorted(glob.glob("{path}/*.*"))]))""",
+    "table": """import numpy as np, pandas as pd
+np.save("{stem}.npy", pd.read_{detail}("{path}").to_numpy(float))""",
+}
+OTHER_FILES = {
+    ".csv": ("text", ","), ".tsv": ("text", "\\t"), ".txt": ("text", " "), ".h5": ("hdf5", ""), ".hdf5": ("hdf5", ""),
+    ".parquet": ("table", "parquet"),
+}  # fmt: skip
 NUMBERS = {
     torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool,
     torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
@@ -226,10 +240,15 @@ def _records(content: bytes, whose: str) -> Tensor:
 
 def _read(path: Path) -> object:
     """What a user's file holds: an array, or a mapping of names to arrays."""
+    if path.suffix in (*SUFFIXES, *OTHER_FILES) and not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    kind, detail = ("images", "") if path.is_dir() else OTHER_FILES.get(path.suffix.lower(), (None, ""))
+    if kind is not None:
+        code = HOW_TO_CONVERT[kind].format(path=path, stem=path.stem, detail=detail)
+        indented = "".join(f"\n    {line}" for line in code.splitlines())
+        raise ValueError(f"{path}: expected an array in {', '.join(SUFFIXES)}; convert it with{indented}")
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path}: expected a file ending in {', '.join(SUFFIXES)}; got {path.suffix or 'no ending'}")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
     try:
         if path.suffix in (".pt", ".pth"):
             return torch.load(path, map_location="cpu", weights_only=True)

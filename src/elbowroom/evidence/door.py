@@ -93,7 +93,7 @@ def check_range(model: LatentModel, x: Rows) -> None:
     if low < 0 or high > 1:
         raise CheckError(
             f'likelihood "{name}" takes {takes}; got values from {low:g} to {high:g}. '
-            'Divide 8-bit images by 255, as datasets.binarize(images, "grey") does.'
+            'Divide 8-bit images by 255, as datasets.binarize(images, "grey") and, in a shell, --binarize grey do.'
         )
 
 

@@ -3,6 +3,7 @@
 from .check import check, data_notes
 from .decompose import decompose
 from .double_sampling import combine, expected_se, refined_rows, second_phase_seed
+from .forecast import PILOT, Forecast, forecast
 from .plan import PLANS, Plan, PlanLike, PlanName, as_plan
 from .provenance import described
 from .rungs import FittedRung, fit_rungs, fitted_flow, widest_gaussian
@@ -12,7 +13,9 @@ from .selftest import FALSE_ALARM, N_MODELS, SHORTFALL, TruthRow, limit_of, off,
 __all__ = [
     "FALSE_ALARM",
     "FittedRung",
+    "Forecast",
     "N_MODELS",
+    "PILOT",
     "PLANS",
     "Plan",
     "PlanLike",
@@ -29,6 +32,7 @@ __all__ = [
     "expected_se",
     "fit_rungs",
     "fitted_flow",
+    "forecast",
     "limit_of",
     "off",
     "refined_rows",

@@ -103,7 +103,7 @@ def _check_model(model: LatentModel, x: Rows, z: Tensor) -> None:
         raise CheckError(
             f"log p(x, z) must be finite at draws from N(0, I); got {_bad(value)} of {value.numel()} that are not"
         )
-    if not likelihood.requires_grad:
+    if not _depends_on(likelihood, point):
         raise CheckError("log_likelihood must be differentiable in z; it does not depend on z, or detaches it")
     (grad,) = torch.autograd.grad(value.sum(), point)
     if not torch.isfinite(grad).all():
@@ -188,6 +188,14 @@ def _rough_elbo(model: LatentModel, q: Posterior, block: Block, seed: int) -> fl
         z, log_q = dist.rsample_and_log_q(noise)
         value = (log_joint(model, x, z) - log_q).mean().item()
     return value if math.isfinite(value) else math.inf
+
+
+def _depends_on(value: Tensor, point: Tensor) -> bool:
+    """Whether there is a way from `point` to `value`; one that only parameters lead to requires a gradient too."""
+    if not value.requires_grad:
+        return False
+    (slope,) = torch.autograd.grad(value.sum(), point, retain_graph=True, allow_unused=True)
+    return slope is not None
 
 
 @contextmanager

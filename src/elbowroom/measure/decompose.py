@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..core import Block, Data, MapStyle, Rows, as_data, n_data, read_rows
+from ..core import BLOCK, Block, Data, MapStyle, Rows, as_data, n_data, read_rows
 from ..evidence import ESTIMATOR_WORDS, Estimator, block_evidence, block_log_weights, check_door, elbo_of, prepared_pair
 from ..models import LatentModel, latent_size
 from ..posteriors import (
@@ -35,7 +35,7 @@ from .plan import Plan, PlanLike, as_plan
 from .provenance import described
 from .rungs import FittedRung, fit_rungs, fitted_flow, widest_gaussian
 
-__all__ = ["decompose"]
+__all__ = ["decompose", "measured"]
 
 
 def decompose(
@@ -65,7 +65,8 @@ def decompose(
         kl_weight: the beta that q was trained with; other than 1, amortization is split into encoder and mismatch.
         objective: a label for any other objective ("iwae", "free bits"), printed with the table.
         groups: N labels, summed up apart in the table. ids: N integers; row numbers by default.
-        progress: called with (data done, data in all) after each block; data that are refined count twice.
+        progress: called with (data done, data in all) after each fit of a block and at the block's end; within a block
+            the data done are a share of it. Data that are refined count twice.
         refine_on: how many data, drawn at random, `refine_plan` measures too. The others are measured by `plan` alone
             and corrected by the mean difference: means are those of `refine_plan`, single values predictions of it.
         check: look at the first rows before anything is measured, and refuse what cannot be right (`CheckError`).
@@ -98,12 +99,12 @@ def decompose(
         "plans": [asdict(one) for one in ([first_plan] if refine_on is None else [first_plan, second_plan])],
     }
     start = time.perf_counter()
-    gaps = _with_ids(_measure(model, q, data, first_plan, seed, kl_weight, report), ids)
+    gaps = _with_ids(measured(model, q, data, first_plan, seed, kl_weight, report), ids)
     if refine_on is not None:
         rows, first_plan = refined_rows(n, refine_on, seed), second_plan
         own = q.rows(rows) if isinstance(q, Local) else q
         draws, chosen = second_phase_seed(seed), read_rows(data, rows)
-        second = _measure(model, own, chosen, second_plan, draws, kl_weight, lambda done: report(n + done))
+        second = measured(model, own, chosen, second_plan, draws, kl_weight, lambda done: report(n + done))
         gaps = combine(gaps, second, rows.numpy())
     notes = gaps.notes + _notes(model, data, kl_weight, objective, gaps, first_plan)
     provenance["seconds"] = round(time.perf_counter() - start, 3)
@@ -111,7 +112,7 @@ def decompose(
     return replace(gaps, groups=labels, notes=notes, provenance=provenance)
 
 
-def _measure(
+def measured(
     model: LatentModel,
     q: PosteriorLike,
     x: Rows | MapStyle,
@@ -119,27 +120,39 @@ def _measure(
     seed: int,
     kl_weight: float,
     report: Callable[[int], None],
+    size: int = BLOCK,
 ) -> Gaps:
     """One plan on all of x, without notes; `report` is called with the number of data done."""
     parts = []
-    with prepared_pair(model, q, x) as (posterior, blocks):
+    with prepared_pair(model, q, x, size) as (posterior, blocks):
         for block in blocks:
-            parts.append(_measure_block(model, posterior, block, plan, seed, kl_weight))
-            report(int(block.index[block.rows - 1]) + 1)
+            before = int(block.index[0])
+
+            def fitted(done: int, total: int, before: int = before, rows: int = block.rows) -> None:
+                report(before + rows * done // (total + 1))  # log p(x) is still to come
+
+            parts.append(_measure_block(model, posterior, block, plan, seed, kl_weight, fitted))
+            report(before + block.rows)
     return _masked(_joined(parts))
 
 
 def _measure_block(
-    model: LatentModel, posterior: Posterior, block: Block, plan: Plan, seed: int, kl_weight: float
+    model: LatentModel,
+    posterior: Posterior,
+    block: Block,
+    plan: Plan,
+    seed: int,
+    kl_weight: float,
+    fitted: Callable[[int, int], None],
 ) -> Gaps:
-    """The ladder of one block, cut to its real rows."""
+    """The ladder of one block, cut to its real rows; `fitted` is called with (rungs fitted, rungs in all)."""
     with torch.no_grad():
         encoder = posterior.rows(block.index)(block.x)
     own = encoder.family if isinstance(encoder, VariationalDistribution) else None
     ids, work = block.index.numpy(), {"elbo": 0.5 * plan.n_elbo}
     log_w = block_log_weights(model, encoder, block, plan.n_elbo, seed, "elbo")
     elbo = elbo_of(log_w, ids, "L[q]", key=("elbo", seed))
-    rungs = fit_rungs(model, posterior, block, plan, seed, own, kl_weight)
+    rungs = fit_rungs(model, posterior, block, plan, seed, own, kl_weight, fitted)
     local: dict[str, Estimate] = {}
     flags = np.zeros(len(ids), dtype=np.int64)
     for name, rung in rungs.items():

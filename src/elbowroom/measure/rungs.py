@@ -1,7 +1,7 @@
 """The local fits of one block of data: each rung that a plan asks for, and the best member of q's own family."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ..core import Block
@@ -50,8 +50,10 @@ def fit_rungs(
     seed: int,
     own: Family | None,
     kl_weight: float = 1.0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, FittedRung]:
-    """Fit the plan's rungs of one block, and q's own family, from the lowest up.
+    """Fit the plan's rungs of one block, and q's own family, from the lowest up; `progress` is called after each with
+    (rungs fitted, rungs in all).
 
     The widest Gaussian comes first, from the better of two starts: its steps are blind to the posterior's scales and
     correlations. The other Gaussians begin at it, and so do flows; q's own family, where it is no Gaussian, begins at
@@ -60,10 +62,14 @@ def fit_rungs(
     size = latent_size(model)
     gaussians, others = _families(plan, size, own)
     rungs: dict[str, FittedRung] = {}
+    is_tempered = kl_weight != 1.0 and own is not None
+    total = len(gaussians) + len(others) + is_tempered
 
     def fit(name: str, family: Family, target: LatentModel, start: Params) -> None:
         params, report = fit_block(family, target, block, start, seed, plan.budget(family))
         rungs[name] = FittedRung(family, params, report)
+        if progress is not None:
+            progress(len(rungs), total)
 
     start, cost = best_start(posterior, model, block, seed, plan.multistart)
     for family in sorted(gaussians, key=lambda family: math.inf if family.place is None else -family.place):
@@ -73,7 +79,7 @@ def fit_rungs(
     for family in others:
         mine = own is not None and family.name == own.name
         fit(family.name, family, model, start_of(family, posterior, model, block, seed) if mine else start)
-    if kl_weight != 1.0 and own is not None:
+    if is_tempered and own is not None:
         fit(TEMPERED, own, Tempered(model, kl_weight), start_of(own, posterior, model, block, seed))
     order = [family.name for family in (*gaussians, *others)]
     return {name: rungs[name] for name in (*order, TEMPERED) if name in rungs}

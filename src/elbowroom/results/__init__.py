@@ -7,7 +7,8 @@ from .gaps import Gaps, load_gaps
 from .ladder import REMAINDER, TEMPERED, Ladder, Rung, suggestion
 from .outcomes import FLAG_WORDS, OUTCOME_WORDS, FitReport, Flag, Outcome
 from .store import RESERVED, SCHEMA, RunError, read_run, write_run
-from .table import flag_counts, group_table, ladder_html, ladder_table
+from .summary import ladder_summary
+from .table import LadderRow, flag_counts, group_table, ladder_html, ladder_rows, ladder_table, rungs_beside
 from .verdict import Finding, Verdict, judge
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Flag",
     "Gaps",
     "Ladder",
+    "LadderRow",
     "Listing",
     "OUTCOME_WORDS",
     "Outcome",
@@ -43,9 +45,12 @@ __all__ = [
     "html_table",
     "judge",
     "ladder_html",
+    "ladder_rows",
+    "ladder_summary",
     "ladder_table",
     "load_gaps",
     "read_run",
+    "rungs_beside",
     "suggestion",
     "write_run",
 ]

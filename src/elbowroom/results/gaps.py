@@ -12,6 +12,7 @@ from . import store
 from .estimate import Array, Correction, Estimate
 from .ladder import Ladder, Rung
 from .outcomes import FitReport
+from .summary import ladder_summary
 from .table import ladder_html, ladder_table
 from .verdict import Verdict, judge
 
@@ -33,6 +34,14 @@ class Gaps(Ladder):
         With the gaps of training data as `train`, these are held-out data, and how the encoder generalizes is judged.
         """
         return judge(self, train)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The table as a dictionary that JSON can hold: "rows" from L[q] up to log p(x), each with its kind ("rung" or
+        "step"), name, side, and mean, se and mc_se in nats; then counts of flags and fits, notes, and the work.
+
+        A number that is not finite is None. Flags are under the names of `Flag`.
+        """
+        return ladder_summary(self)
 
     def save(self, folder: str | Path, overwrite: bool = False) -> None:
         """Write a run folder that `load_gaps` reads. Raises `store.RunError` where the folder is in use."""

@@ -84,6 +84,11 @@ def read_run(folder: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]
     try:
         meta = json.loads((folder / "run.json").read_text())
     except FileNotFoundError:
+        if (folder / RESERVED).exists():
+            raise RunError(
+                f"{folder} holds a run that was interrupted before it was saved, or is being measured now; if nothing "
+                "measures into it, measure it again"
+            ) from None
         raise RunError(f"{folder} holds no run: run.json is missing. A run is written by gaps.save(folder).") from None
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise RunError(f"{folder}/run.json cannot be read: {error}") from None

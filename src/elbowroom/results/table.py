@@ -1,6 +1,7 @@
 """The ladder as a table: rows with side and error, and the footnotes below them; as text and as HTML."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from textwrap import wrap
 
 import numpy as np
@@ -11,7 +12,7 @@ from .estimate import SIDES, Estimate
 from .ladder import TEMPERED, Ladder
 from .outcomes import FLAG_WORDS
 
-__all__ = ["flag_counts", "group_table", "ladder_html", "ladder_table"]
+__all__ = ["LadderRow", "flag_counts", "group_table", "ladder_html", "ladder_rows", "ladder_table", "rungs_beside"]
 
 LABEL = 27  # columns of a label; a longer one goes on in the next line
 HEADER = ("", "nats", "se", "mc", "share")
@@ -47,22 +48,41 @@ def flag_counts(flags: NDArray[np.int64]) -> dict[str, int]:
     return {words: int((flags & flag > 0).sum()) for flag, words in FLAG_WORDS.items() if (flags & flag).any()}
 
 
-def _rungs(ladder: Ladder) -> Iterator[Row]:
-    """The ladder from the bottom up: a rung, the step above it, the next rung."""
+@dataclass(frozen=True)
+class LadderRow:
+    """A row of the ladder: a rung, or the step to the next one with its share of the inference gap."""
+
+    name: str
+    estimate: Estimate
+    is_step: bool = False
+    share: float | None = None
+
+
+def ladder_rows(ladder: Ladder) -> Iterator[LadderRow]:
+    """The ladder from the bottom up: a rung, the step above it, the next rung. Shares only of a positive gap."""
     total = ladder.inference.mean
     tops: list[Estimate] = [ladder.local[name] for name in ladder.ladder] + [ladder.log_evidence]
     if TEMPERED in ladder.local and ladder.ladder:
         tops.insert(0, ladder.local[TEMPERED])
-    yield _row("L[q]", ladder.elbo)
+    yield LadderRow("L[q]", ladder.elbo)
     for (name, step), top in zip(ladder.steps.items(), tops, strict=True):
-        yield _row(f"  + {name}", step, f"{100 * step.mean / total:.0f}%" if total > 0 else "")
-        yield _row(top.name, top)
+        yield LadderRow(name, step, True, step.mean / total if total > 0 else None)
+        yield LadderRow(top.name, top)
+
+
+def rungs_beside(ladder: Ladder) -> list[Estimate]:
+    """The fitted rungs that are not part of the ladder."""
+    return [ladder.local[name] for name in ladder.local if name not in ladder.ladder and name != TEMPERED]
+
+
+def _rungs(ladder: Ladder) -> Iterator[Row]:
+    for row in ladder_rows(ladder):
+        label = f"  + {row.name}" if row.is_step else row.name
+        yield _row(label, row.estimate, "" if row.share is None else f"{100 * row.share:.0f}%")
 
 
 def _beside(ladder: Ladder) -> list[Row]:
-    """The fitted rungs that are not part of the ladder."""
-    names = [name for name in ladder.local if name not in ladder.ladder and name != TEMPERED]
-    return [_row(ladder.local[name].name, ladder.local[name]) for name in names]
+    return [_row(estimate.name, estimate) for estimate in rungs_beside(ladder)]
 
 
 def _row(label: str, estimate: Estimate, share: str = "") -> Row:

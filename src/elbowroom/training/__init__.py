@@ -3,7 +3,7 @@
 from .architecture import AmortizedPosterior, Architecture, architecture_of, build, family_names
 from .checkpoints import TrainingFolder, TrainingState, read_epochs
 from .fit import adam, fit, run_epoch, step_of
-from .model_folders import demo_model, load_model, save_model, shipped
+from .model_folders import demo_model, load_model, save_model, shipped, training_progress
 from .networks import conv_decoder, conv_encoder, mlp, mlp_decoder, mlp_encoder
 from .repair import Repair, repair
 from .settings import ADAM_EPS, Epoch, LearningRateSchedule, Settings, entropy_weight, learning_rate_factor
@@ -62,6 +62,7 @@ __all__ = [
     "state_of",
     "step_of",
     "to_half",
+    "training_progress",
     "write_config",
     "write_tensors",
 ]

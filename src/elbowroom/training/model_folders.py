@@ -29,7 +29,7 @@ from .weight_files import (
     write_tensors,
 )
 
-__all__ = ["demo_model", "load_model", "save_model", "shipped"]
+__all__ = ["demo_model", "load_model", "save_model", "shipped", "training_progress"]
 
 
 def save_model(folder: str | Path, q: nn.Module, model: object, config: Mapping[str, Any], half: bool = False) -> None:
@@ -45,23 +45,28 @@ def save_model(folder: str | Path, q: nn.Module, model: object, config: Mapping[
     write_config(folder, config)
 
 
-def load_model(folder: str | Path) -> tuple[DecoderModel, AmortizedPosterior, dict[str, Any]]:
+def load_model(
+    folder: str | Path, unfinished: bool = False
+) -> tuple[DecoderModel, AmortizedPosterior, dict[str, Any]]:
     """(model, q, config) of a folder that `save_model` or `fit` wrote, on the CPU and in evaluation mode.
 
-    Of a training that has not ended, the weights of its last checkpoint.
+    With `unfinished`, a training that has not ended gives the weights of its last checkpoint.
 
-    Raises FileNotFoundError or ValueError: what is missing, damaged, or does not fit the architecture.
+    Raises:
+        FileNotFoundError, ValueError: something is missing, damaged, or does not fit the architecture, or the training
+            has not ended.
     """
     folder = Path(folder)
-    if not (folder / CONFIG).is_file():
-        raise FileNotFoundError(f"{folder}: expected a model's folder with {CONFIG} and {WEIGHTS}; no {CONFIG} there")
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{folder / CONFIG}: not JSON ({error})") from None
-    if not isinstance(config, dict) or "architecture" not in config:
+    config = _config(folder)
+    if "architecture" not in config:
         raise ValueError(
             f"{folder / CONFIG}: no `architecture` to build the networks from; the weights can be read with safetensors"
+        )
+    so_far = training_progress(folder)
+    if so_far is not None and not unfinished:
+        raise ValueError(
+            f"{folder}: unfinished: {so_far}. Run its training again to finish it, or ask for the unfinished model "
+            "(--unfinished; in Python unfinished=True)"
         )
     model, q = build(config["architecture"])
     modules = modules_by_prefix(q, model)
@@ -73,6 +78,28 @@ def load_model(folder: str | Path) -> tuple[DecoderModel, AmortizedPosterior, di
         state = {name: value for name, value in state.items() if name.split(".")[0] in modules}
     load_state(modules, state, path)
     return model.eval(), q.eval(), config
+
+
+def training_progress(folder: str | Path) -> str | None:
+    """How far a training that has not ended has come, such as "epoch 4 of 50"; None for a folder of any other kind."""
+    folder = Path(folder)
+    if (folder / WEIGHTS).exists() or not (folder / CHECKPOINT).exists():
+        return None
+    training = _config(folder).get("training", {})
+    return f"epoch {training.get('epochs_done', '?')} of {training.get('epochs', '?')}"
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """The config of a model's folder. Raises FileNotFoundError or ValueError where there is none."""
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"{folder}: expected a model's folder with {CONFIG} and {WEIGHTS}; no {CONFIG} there")
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG}: not JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{folder / CONFIG}: expected a mapping; got a {type(config).__name__}")
+    return config
 
 
 def shipped(name: str = "fashion-mnist") -> tuple[DecoderModel, AmortizedPosterior]:

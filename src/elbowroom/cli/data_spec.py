@@ -1,0 +1,165 @@
+"""What the command line's --data names, read into sets of data, and which rows of them are measured.
+
+    mnist             a data set by name: its training and its test images
+    images.npy        an array of the user's; a .npz may hold one, or both of train and test
+    (nothing)         the sets that a factory brings, or those that a folder's model was trained on
+
+Grey pixels become data by a rule that has a name (`datasets.binarize`): the one asked for, that of the training, or
+the one that suits the likelihood.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..core import Data, MapStyle, Rows, as_data, n_data, read_rows, seeded
+from ..datasets import DATASETS, SUFFIXES, array_names, binarize, load_array
+from .model_spec import LoadedModel
+from .options import Binarize, DataChoice
+from .terminal import UserError
+
+__all__ = ["Sample", "Sets", "open_sets", "read_data", "samples", "usual_rule"]
+
+RULES = "threshold, stochastic, grey or grey256"
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Sets to measure, by name, and where they come from: `origin` is what a saved run tells of it."""
+
+    sets: Mapping[str, Rows | MapStyle]
+    origin: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Data to measure, and the identity of each: its row number, counted on from one set to the next."""
+
+    x: Rows | MapStyle
+    ids: NDArray[np.int64]
+
+
+def open_sets(loaded: LoadedModel, choice: DataChoice, name: str, seed: int) -> Sets:
+    """The sets to measure: those of --data, else the factory's own, else those that the folder's model was trained on.
+
+    `name` is the model's, for errors; `seed` that of pixels that are drawn.
+    """
+    if choice.data is None and loaded.sets:
+        if choice.binarize is not None:
+            raise UserError(f"--binarize {choice.binarize}: {name} brings data of its own, which are taken as they are")
+        found = Sets({key: as_data(x) for key, x in loaded.sets.items()}, {"name": None, "binarize": None})
+    else:
+        found = _named_sets(loaded, choice, name, seed)
+    if choice.split is None:
+        return found
+    if choice.split not in found.sets:
+        raise UserError(f"--split {choice.split}: expected one of {', '.join(found.sets)}")
+    return Sets({choice.split: found.sets[choice.split]}, found.origin)
+
+
+def samples(sets: Mapping[str, Data], n: int | None, first: int | None, seed: int) -> dict[str, Sample]:
+    """Of each set a seeded random sample of `n` rows, its first `first` rows, or all of it.
+
+    The first rows of a larger sample are those of a smaller one with the same seed.
+    """
+    if n is not None and first is not None:
+        raise UserError("--n and --first exclude each other: a random sample, or the first rows")
+    chosen, offset = {}, 0
+    for name, x in sets.items():
+        data = as_data(x)
+        total = n_data(data)
+        wanted = n if n is not None else first
+        if wanted is not None and not 1 <= wanted <= total:
+            option = "--n" if n is not None else "--first"
+            raise UserError(f"{option} {wanted}: expected 1 to {total}, the number of data in {name}")
+        rows = torch.arange(total if wanted is None else wanted)
+        if n is not None:
+            rows = torch.randperm(total, generator=seeded(seed, "sample", name))[:n]
+        chosen[name] = Sample(data if wanted is None else read_rows(data, rows), rows.numpy() + offset)
+        offset += total
+    return chosen
+
+
+def read_data(
+    name: str, split: str, folder: Path | None = None, binarization: str | None = None, seed: int = 0
+) -> torch.Tensor:
+    """A data set by name or a user's array by path, as floats.
+
+    Pixels, 0 to 255, are binarized by the rule named, and a rule must be named: those of a named data set, and an array
+    of uint8 with a value past 1. Any other array is left as it is, with `binarization` None or "none".
+    """
+    images = DATASETS[name](split, folder) if name in DATASETS else _own_array(_file(name), split)
+    rule = None if binarization == "none" else binarization
+    if images.dtype == torch.uint8 and (name in DATASETS or int(images.max()) > 1):
+        if rule is None:
+            raise UserError(f"{name} holds pixels from 0 to 255; say with --binarize what they become: {RULES}")
+        return binarize(images, rule, seed)
+    if rule is not None:
+        kind = "uint8 with no value past 1" if images.dtype == torch.uint8 else "numbers that are not uint8"
+        raise UserError(f"{name} holds {kind}, no pixels from 0 to 255: leave --binarize out, or say none")
+    return images.to(torch.get_default_dtype())
+
+
+def usual_rule(likelihood: str | None) -> Binarize | None:
+    """What the pixels of a named data set become under a likelihood; None where the likelihood is not one of ours."""
+    if likelihood in (None, "custom", "categorical"):
+        return None
+    return "threshold" if likelihood in ("bernoulli", "bernoulli_probs") else "grey"
+
+
+def _named_sets(loaded: LoadedModel, choice: DataChoice, name: str, seed: int) -> Sets:
+    """The sets of a data set or file that --data or the model's training names, under the rule of that training unless
+    another is asked for.
+    """
+    before = loaded.trained_on
+    spec = choice.data or before.get("name")
+    if spec is None:
+        raise UserError(f"--data is needed: {name} brings no data of its own")
+    rule, single = choice.binarize, "data"
+    if spec == before.get("name"):
+        rule, seed, single = rule or before.get("binarize"), before.get("seed", 0), "train"
+    if choice.data is None and spec not in DATASETS and not Path(spec).is_file():
+        raise UserError(f"--data is needed: {spec}, on which {name} was trained, is not there")
+    if spec in DATASETS:
+        rule = rule or usual_rule(_likelihood(loaded))
+        sets = {split: read_data(spec, split, choice.data_dir, rule, seed) for split in ("train", "test")}
+    else:
+        sets = _own_sets(_file(spec), rule, seed, single)
+    origin: dict[str, Any] = {"name": spec, "binarize": rule}
+    return Sets(sets, origin | ({"binarize_seed": seed} if rule == "stochastic" else {}))
+
+
+def _likelihood(loaded: LoadedModel) -> str | None:
+    return getattr(getattr(loaded.model, "likelihood", None), "name", None)
+
+
+def _file(name: str) -> Path:
+    """A file or folder by its path; UserError for what can only be meant as the name of a data set."""
+    if not Path(name).suffix and not Path(name).exists():
+        known = ", ".join(sorted(DATASETS))
+        raise UserError(f"no data set is named {name}; there are {known}, and files ending in {', '.join(SUFFIXES)}")
+    return Path(name)
+
+
+def _own_sets(path: Path, rule: str | None, seed: int, single: str) -> dict[str, torch.Tensor]:
+    """The sets of a user's file: the arrays named train and test, or its one array, which is called `single`. Without a
+    rule nothing is converted.
+    """
+    there = array_names(path)
+    names: list[str] = [name for name in ("train", "test") if name in there] or [""]
+    if rule not in (None, "none"):
+        return {name or single: read_data(str(path), name or "train", None, rule, seed) for name in names}
+    return {name or single: load_array(path, name=name or "x") for name in names}
+
+
+def _own_array(path: Path, split: str) -> torch.Tensor:
+    """The array of a user's file named as the split; for "train" also its x, or its only one."""
+    names = array_names(path)
+    if split in names or split == "train":
+        return load_array(path, name=split if split in names else "x", pixels=True)
+    raise UserError(f"{path} has no {split} set: a .npz with arrays named train and {split} has both")

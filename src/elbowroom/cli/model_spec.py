@@ -1,0 +1,170 @@
+"""What the command line's --model and --weights name, read into a model and a posterior.
+
+    package.module:factory   a function of an importable module
+    file.py:factory          a function of a file
+    zoo/NAME                 a folder that `elbowroom train` wrote
+
+A factory takes no arguments and returns (model, q), or (model, q, {"train": ..., "test": ...}) with data of its own.
+"""
+
+import importlib
+import importlib.util
+import sys
+import traceback
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any
+
+import torch
+
+from ..core import Data
+from ..measure import check
+from ..models import LatentModel, modules_of
+from ..posteriors import PosteriorLike
+from ..training import load_model, load_state, modules_by_prefix, read_tensors, training_progress
+from .terminal import FactoryError, UserError
+
+__all__ = ["LoadedModel", "checked", "load_weights", "open_model", "to_device"]
+
+RETURNS = '(model, q) or (model, q, {"train": ..., "test": ...})'
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A model, its posterior, the data sets that a factory gave with them, by name, what a trained folder says of the
+    data set that it was trained on, and notes that belong under its tables.
+    """
+
+    model: LatentModel
+    q: PosteriorLike
+    sets: Mapping[str, Data] = field(default_factory=dict)
+    trained_on: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def open_model(spec: str, unfinished: bool = False) -> LoadedModel:
+    """What `spec` names; a folder whose training has not ended only where `unfinished` is True.
+
+    Raises:
+        UserError: a bad spec or a wrong return value. FactoryError: the user's code failed.
+    """
+    if Path(spec).is_dir():
+        return _trained(Path(spec), unfinished)
+    target, _, name = spec.rpartition(":")
+    if not target or not name:
+        raise UserError(
+            f"--model {spec}: expected package.module:factory, file.py:factory or the folder of a trained model"
+        )
+    module = _file_module(Path(target)) if target.endswith(".py") else _named_module(target)
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        known = [key for key, value in vars(module).items() if _is_own_function(value, module)]
+        raise UserError(f"--model {spec}: {target} has no function {name}; it has {', '.join(known) or 'none'}")
+    try:
+        answer = factory()
+    except Exception as error:
+        raise FactoryError(f"--model {spec}: the factory raised {_first_line(error)}", _own_traceback(error)) from error
+    if not isinstance(answer, tuple) or len(answer) not in (2, 3):
+        raise UserError(f"--model {spec}: the factory must return {RETURNS}; got {_kind(answer)}")
+    sets = answer[2] if len(answer) == 3 else {}
+    if not isinstance(sets, Mapping) or any(not _is_name(key) for key in sets):
+        raise UserError(f"--model {spec}: the factory's third value must map names to data; got {_kind(sets)}")
+    return LoadedModel(model=answer[0], q=answer[1], sets=sets)
+
+
+def checked(loaded: LoadedModel, x: Data, seed: int) -> list[str]:
+    """The notes of `check`; they are printed with the table, not as warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return check(loaded.model, loaded.q, x, seed)
+
+
+def load_weights(loaded: LoadedModel, path: Path) -> None:
+    """Load a .safetensors file into the networks of `loaded`, in place; every name and shape must fit."""
+    if not path.exists():
+        raise UserError(f"--weights {path}: no such file")
+    try:
+        tensors, _ = read_tensors(path)
+        load_state(modules_by_prefix(loaded.q, loaded.model), tensors, path)
+    except (ValueError, OSError) as error:
+        raise UserError(f"--weights {error}") from None
+
+
+def to_device(loaded: LoadedModel, device: str) -> None:
+    """Move the networks to `device`; data follow them block by block."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from None
+    for module in modules_of(loaded.model, loaded.q):
+        module.to(device)
+
+
+def _trained(folder: Path, unfinished: bool) -> LoadedModel:
+    """A folder of `train`, with what its config says of its data set."""
+    model, q, config = load_model(folder, unfinished)
+    so_far = training_progress(folder)
+    notes = () if so_far is None else (f"the training of this model is unfinished: {so_far}",)
+    return LoadedModel(model=model, q=q, trained_on=config.get("data", {}), notes=notes)
+
+
+def _file_module(path: Path) -> ModuleType:
+    """A file as a module; its own folder is on the path, as it is for `python file.py`."""
+    if not path.is_file():
+        raise UserError(f"--model {path}: no such file")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent.resolve()))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise FactoryError(f"--model {path}: reading it raised {_first_line(error)}", _own_traceback(error)) from error
+    return module
+
+
+def _named_module(name: str) -> ModuleType:
+    """An importable module, looked for in the working directory too."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None and f"{name}.".startswith(f"{missing}."):
+            raise UserError(f"--model {name}: no module of that name (a file is named with its .py)") from None
+        text = f"--model {name}: importing it raised {_first_line(error)}"
+        raise FactoryError(text, _own_traceback(error)) from error
+
+
+def _own_traceback(error: BaseException) -> str:
+    """The traceback as the user's own code would print it: the frames above it, ours and importlib's, are left out."""
+    frame: TracebackType | None = error.__traceback__
+    while frame is not None and _is_machinery(frame.tb_frame.f_code.co_filename):
+        frame = frame.tb_next
+    return "".join(traceback.format_exception(type(error), error, frame))
+
+
+def _is_machinery(file: str) -> bool:
+    return file == __file__ or file.startswith("<frozen importlib") or file == importlib.__file__
+
+
+def _first_line(error: BaseException) -> str:
+    text = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _is_own_function(value: object, module: ModuleType) -> bool:
+    return callable(value) and not isinstance(value, type) and getattr(value, "__module__", "") == module.__name__
+
+
+def _is_name(key: object) -> bool:
+    return isinstance(key, str) and key not in ("", ".", "..") and Path(key).name == key
+
+
+def _kind(value: object) -> str:
+    return f"a {type(value).__name__}" + (f" of {len(value)}" if hasattr(value, "__len__") else "")

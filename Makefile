@@ -4,7 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.elbowroom-installed
+RUN := $(VENV)/.elbowroom-run
+DEV := $(VENV)/.elbowroom-dev
 CHECK_PYTHON := 'import sys; sys.version_info < (3, 11) and sys.exit("needs Python 3.11 or newer: set PYTHON=")'
 
 .PHONY: all help venv demo test slow bench lint types clean
@@ -14,30 +15,34 @@ all: venv help  ## build the environment and list the targets
 help:  ## list the targets
 	@awk -F ':.*##' '/^[a-z]+:.*##/ {printf "make %-7s %s\n", $$1, $$2}' Makefile
 
-venv: $(STAMP)  ## build the environment (again when pyproject.toml or constraints.txt changed)
+venv: $(DEV)  ## build the environment (again when pyproject.toml or constraints.txt changed)
 
-$(STAMP): pyproject.toml constraints.txt tools/install.py
+$(RUN): pyproject.toml constraints.txt tools/install.py
 	@test -x $(BIN)/python || $(PYTHON) -c $(CHECK_PYTHON)
 	@test -x $(BIN)/python || { echo "Building $(VENV) ..." && $(PYTHON) -m venv $(VENV); }
 	@$(BIN)/python tools/install.py
 	@touch $@
 
-demo: $(STAMP)  ## measure the model that is shipped, on the data that is shipped
+$(DEV): $(RUN)
+	@$(BIN)/python tools/install.py dev
+	@touch $@
+
+demo: $(RUN)  ## measure the model that is shipped, on the data that is shipped
 	@$(BIN)/elbowroom demo $(ARGS)
 
-test: $(STAMP)  ## run the fast tests and the doctests
+test: $(DEV)  ## run the fast tests and the doctests
 	@$(BIN)/python -m pytest -q $(ARGS)
 
-slow: $(STAMP)  ## run the slow tests, and those on the files of ELBOWROOM_DATA
+slow: $(DEV)  ## run the slow tests, and those on the files of ELBOWROOM_DATA
 	@$(BIN)/python -m pytest -q -m "slow or external" $(ARGS)
 
-bench: $(STAMP)  ## measure cost and reach on the files of ELBOWROOM_DATA, write docs/benchmarks.md (ARGS="growth" for sizes)
+bench: $(DEV)  ## measure cost and reach on the files of ELBOWROOM_DATA, write docs/benchmarks.md (ARGS="growth" for sizes)
 	@$(BIN)/python -m tools.bench $(ARGS)
 
-lint: $(STAMP)  ## check the style
+lint: $(DEV)  ## check the style
 	@$(BIN)/ruff check --quiet --output-format concise .
 
-types: $(STAMP)  ## check the types
+types: $(DEV)  ## check the types
 	@$(BIN)/mypy --no-error-summary
 
 clean:  ## remove caches and build products (the environment stays)

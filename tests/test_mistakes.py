@@ -3,6 +3,7 @@ most three lines, and no half-written folder.
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -70,12 +71,20 @@ def no_scale(): return model_of(decoder, er.likelihoods.gaussian(0.0)), q
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A working directory with models, good and bad data, runs and folders in every state."""
+def place(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`shared` as the working directory. Every test leaves it as it was, or puts back what it takes."""
     torch.set_default_dtype(torch.float32)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("ELBOWROOM_DATA", raising=False)
-    paths, modules = list(sys.path), set(sys.modules)
+    monkeypatch.chdir(shared)
+    return shared
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with models, good and bad data, runs and folders in every state."""
+    tmp_path, before = tmp_path_factory.mktemp("mistakes"), Path.cwd()
+    os.chdir(tmp_path)
+    paths, modules, dtype = list(sys.path), set(sys.modules), torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
     (tmp_path / "mine.py").write_text(MODELS)
     x = np.random.default_rng(0).integers(0, 2, (N, P))
     np.save("x.npy", x.astype(np.float32))
@@ -104,6 +113,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "unfinished/checkpoint.safetensors").touch()
     model, q = factory("right")
     er.decompose(model, q, load_array("x.npy")[:2], plan="quick").save("taken")
+    torch.set_default_dtype(dtype)
+    os.chdir(before)
     yield tmp_path
     sys.path[:] = paths
     for name in set(sys.modules) - modules:
@@ -285,10 +296,11 @@ def test_there_are_thirty_through_both_doors() -> None:
 def test_the_lines_that_convert_a_table_convert_it(place: Path) -> None:
     with pytest.raises(ValueError, match="convert it with") as caught:
         load_array("x.csv")
-    expected = load_array("x.npy")
+    expected, before = load_array("x.npy"), (place / "x.npy").read_bytes()
     (place / "x.npy").unlink()
     exec("\n".join(line.strip() for line in str(caught.value).splitlines()[1:]), {})
     assert torch.equal(load_array("x.npy"), expected)
+    (place / "x.npy").write_bytes(before)
 
 
 @pytest.mark.parametrize("name", ["x.h5", "x.parquet", "images"])

@@ -1,5 +1,8 @@
 """Install elbowroom, editable and with the tested versions, into the environment of this file's Python.
 
+    python tools/install.py        what it needs to run
+    python tools/install.py dev    also what its tests, linters and benchmarks need
+
 A torch that is already there and new enough is never replaced: it may be a build for an accelerator, or the
 one that a user's models were trained with. It is pinned to the version found, and the pins of what it
 requires are left out (an older torch asks for an exact older sympy, and pip would solve that conflict by
@@ -11,6 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from importlib import metadata
 from pathlib import Path
 
@@ -18,7 +22,12 @@ ROOT = Path(__file__).resolve().parent.parent
 OLDEST_TORCH = (2, 6)
 
 
-def main() -> None:
+WHAT = {"": "what elbowroom needs to run (torch among it, about 200 MB)", "dev": "tests, linters and benchmarks"}
+
+
+def main(extra: str = "") -> None:
+    start = time.monotonic()
+    print(f"Installing {WHAT[extra]} ...", flush=True)
     before = torch_version()
     keep = before is not None and is_new_enough(before)
     lines = (ROOT / "constraints.txt").read_text().splitlines()
@@ -28,11 +37,12 @@ def main() -> None:
         constraints = Path(folder, "constraints.txt")
         constraints.write_text("\n".join(lines) + "\n")
         pip = [sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
-        code = subprocess.call([*pip, "-c", str(constraints), "-e", f"{ROOT}[dev]"])
+        code = subprocess.call([*pip, "-c", str(constraints), "-e", f"{ROOT}[{extra}]" if extra else str(ROOT)])
     if code:
         sys.exit(code)
     if keep and torch_version() != before:
         sys.exit(f"torch {before} was here and is now {torch_version()}: a fault of tools/install.py")
+    print(f"Installed in {time.monotonic() - start:.0f} s.", flush=True)
 
 
 def torch_version() -> str | None:
@@ -66,4 +76,4 @@ def name_of(line: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:2])

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def factory():
 
 class Slow(torch.nn.Linear):
     def forward(self, z):
-        time.sleep(0.05)
+        time.sleep(0.008)
         return super().forward(z)
 
 def slow():
@@ -162,3 +163,173 @@ def test_a_run_that_is_stopped_leaves_nothing_or_says_that_it_was(place: Path, h
         assert main(words()) == 2
         assert "holds a run that was interrupted" in capsys.readouterr().err
         assert main(words("factory", "--overwrite")) == 0
+
+
+def program(*arguments: str, before: str = "", **options) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, after some lines of Python."""
+    code = f"import sys\n{before}\nfrom elbowroom.cli import main\nsys.exit(main({list(arguments)!r}))"
+    options = {"stdout": subprocess.PIPE, **options}
+    return subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, check=False, **options)
+
+
+def killed_at(rename: int) -> str:
+    """Lines that kill the process in place of one of its renames, by which files come to be."""
+    return f"""
+import os, signal
+real, calls = os.replace, []
+def replace(*names):
+    calls.append(names)
+    os.kill(os.getpid(), signal.SIGKILL) if len(calls) == {rename} else real(*names)
+os.replace = replace"""
+
+
+def interrupt_at(rename: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same as Ctrl-C, here."""
+    real, calls = os.replace, []
+
+    def replace(*names: str) -> None:
+        calls.append(names)
+        if len(calls) == rename:
+            raise KeyboardInterrupt
+        real(*names)
+
+    monkeypatch.setattr("elbowroom.core.files.os.replace", replace)
+
+
+RENAMES = pytest.mark.parametrize("rename", [1, 2], ids=["of the numbers", "of the record"])
+
+
+@RENAMES
+def test_a_run_that_is_killed_while_it_saves_was_printed_and_is_named(place: Path, rename: int, capsys) -> None:
+    killed = program(*words(), before=killed_at(rename))
+    assert killed.returncode == -signal.SIGKILL
+    assert "log p(x)" in killed.stdout
+    assert main(["report", "run"]) == 2
+    assert "holds a run that was interrupted" in capsys.readouterr().err
+    assert main(words("factory", "--overwrite")) == 0
+    assert len(er.load_gaps("run")) == 10
+    assert len(list((place / "run").rglob("*"))) == 3  # data, its part and run.json: nothing is left of the other
+
+
+@RENAMES
+def test_a_run_that_is_interrupted_while_it_saves_was_printed_and_is_gone(
+    place: Path, rename: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupt_at(rename, monkeypatch)
+    assert main(words()) == 130
+    shown = capsys.readouterr()
+    assert "log p(x)" in shown.out
+    assert shown.err.splitlines()[-1] == "elbowroom: interrupted"
+    assert not (place / "run").exists()
+
+
+@RENAMES
+@pytest.mark.parametrize("how", ["killed", "interrupted"])
+def test_a_run_that_is_being_replaced_is_whole_at_any_moment(
+    place: Path, how: str, rename: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(words("factory", "--first", "4")) == 0
+    if how == "killed":
+        assert program(*words("factory", "--overwrite"), before=killed_at(rename)).returncode == -signal.SIGKILL
+    else:
+        with monkeypatch.context() as patch:
+            interrupt_at(rename, patch)
+            assert main(words("factory", "--overwrite")) == 130
+    assert len(er.load_gaps("run")) == 4
+    assert main(["report", "run"]) == 0
+    assert main(words("factory", "--overwrite")) == 0
+    assert len(er.load_gaps("run")) == 10
+    assert len(list((place / "run").rglob("*"))) == 3
+
+
+def test_a_save_that_the_disk_refuses_is_one_line_and_the_table_stands(place: Path) -> None:
+    """A limit on the size of a file does what a full disk does: the write fails half way."""
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))"
+    refused = program(*words(), before=limit)
+    assert refused.returncode == 2
+    assert "log p(x)" in refused.stdout
+    assert refused.stderr.splitlines()[-1] == (
+        "elbowroom: error: run: the run could not be saved (File too large); what was measured is printed above"
+    )
+    assert not (place / "run").exists()
+
+
+@pytest.fixture
+def small_disk(place: Path) -> Iterator[Path]:
+    """A file system of 16 KiB; skips where none may be mounted."""
+    disk = place / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a file system needs privileges that are not there")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk(small_disk: Path) -> None:
+    refused = program(*words()[:-1], "disk/run")
+    assert refused.returncode == 2
+    assert "log p(x)" in refused.stdout
+    assert "disk/run: the run could not be saved (No space left on device); what was" in refused.stderr
+    assert list(small_disk.iterdir()) == []
+    (small_disk / "ballast").write_bytes(bytes(16 * 1024))
+    refused = program(*words()[:-1], "disk/run")
+    assert refused.returncode == 2
+    assert "disk/run: cannot be written to (No space left on device); nothing was measured" in refused.stderr
+    assert refused.stdout == ""
+    assert [path.name for path in small_disk.iterdir()] == ["ballast"]
+
+
+def test_a_read_only_disk(small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    refused = program(*words()[:-1], "disk/run")
+    assert refused.returncode == 2
+    assert "disk/run: cannot be written to (Read-only file system); nothing was measured" in refused.stderr
+    assert refused.stdout == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_standard_output_that_cannot_be_written_is_one_line_and_the_run_is_saved(place: Path) -> None:
+    line = "elbowroom: error: standard output cannot be written to (No space left on device)"
+    with open("/dev/full", "w") as full:
+        measured = program(*words(), stdout=full)
+        reported = program("report", "run", stdout=full)
+        as_json = program("report", "run", "--json", stdout=full)
+    for run in (measured, reported, as_json):
+        assert run.returncode == 2
+        assert run.stderr.splitlines()[-1] == line
+    assert len(reported.stderr.splitlines()) == 1
+    assert len(er.load_gaps("run")) == 10
+
+
+def test_two_runs_into_one_folder_at_once(place: Path) -> None:
+    """One of them measures, the other is told so before it begins."""
+    code = f"import sys; from elbowroom.cli import main; sys.exit(main({words('slow', '--first', '2')!r}))"
+    command = [sys.executable, "-c", code]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    ended = [(process.communicate(timeout=120), process.returncode) for process in both]
+    assert sorted(code for _, code in ended) == [0, 2]
+    (out, err), _ = next(it for it in ended if it[1] == 2)
+    assert out == ""
+    assert "is measuring into it" in err
+    assert len(er.load_gaps("run")) == 2
+
+
+def test_report_finds_runs_at_any_depth_and_damaged_ones_hide_none(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for n, folder in ((3, "runs/a"), (4, "runs/deep/er/b"), (5, "runs/c")):
+        assert main([*words()[:-1], folder, "--first", str(n)]) == 0
+    claim(place / "runs/stopped", dead_process())
+    next((place / "runs/c/data").iterdir()).write_bytes(b"")
+    capsys.readouterr()
+    assert main(["report", "runs"]) == 2
+    shown = capsys.readouterr()
+    assert [line.split(":")[0] for line in shown.out.splitlines() if " data, plan " in line] == [
+        "runs/a", "runs/deep/er/b",
+    ]  # fmt: skip
+    damaged, interrupted = shown.err.splitlines()
+    assert "runs/c/data/part-00000.parquet is missing or was changed" in damaged
+    assert "runs/stopped holds a run that was interrupted" in interrupted

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..core import write_atomically
+from ..core import PARTIAL_SUFFIX, write_atomically
 
 __all__ = ["RESERVED", "SCHEMA", "RunError", "read_run", "write_run"]
 
@@ -66,7 +66,8 @@ def write_run(
         "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
     }
     write_atomically(folder / "run.json", json.dumps(record, indent=1, default=_plain).encode())
-    for stale in (folder / "data").glob("part-*.parquet"):
+    cut = folder.rglob(f".*{PARTIAL_SUFFIX}")  # by a kill in the middle of a write
+    for stale in (*(folder / "data").glob("part-*.parquet"), *cut):
         if stale != part:
             stale.unlink()
 
@@ -129,7 +130,8 @@ def _holds_other_files(folder: Path) -> bool:
     """Whether there is something that is no run's, nor what one left that was interrupted before its record came."""
     if not folder.exists() or (folder / "run.json").exists():
         return False
-    if any(path.name not in (RESERVED, "data") for path in folder.iterdir()):
+    own = (RESERVED, "data")
+    if any(path.name not in own and not path.name.endswith(PARTIAL_SUFFIX) for path in folder.iterdir()):
         return True
     return (folder / "data").exists() and any("part" not in path.name for path in (folder / "data").iterdir())
 

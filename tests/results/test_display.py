@@ -36,6 +36,15 @@ def test_an_estimate_is_a_sentence() -> None:
     assert repr(Estimate("L[q]", np.zeros(2))) == "L[q] = 0.000 nats (se 0.000, mc 0.000)"
 
 
+def test_a_single_result_is_a_table_of_one_row_in_html() -> None:
+    shown = estimate()._repr_html_()
+    assert shown.startswith("<table><thead><tr><th></th><th></th><th>nats</th><th>se</th><th>mc</th><th>data</th>")
+    assert ">L[q]</td>" in shown
+    assert "-1.500" in shown
+    assert "960" in report()._repr_html_()
+    assert "apart" in Comparison(1.0, 0.1, float("nan"), np.empty(0))._repr_html_()
+
+
 def test_a_fit_counts_how_it_ended() -> None:
     assert repr(report()) == "3 fits: 2 converged, 1 ran out; 960 decoder gradients per datum"
 

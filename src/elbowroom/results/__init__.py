@@ -1,7 +1,7 @@
 """What was measured, and how it reads. A saved run is loaded, printed and judged without any estimator."""
 
 from .compare import Comparison, compare
-from .display import ByValue, Listing, Row, aligned, html_list, html_table
+from .display import ByValue, Listing, Row, Shown, aligned, html_list, html_table
 from .estimate import SIDES, Array, Correction, Estimate, concatenate
 from .gaps import Gaps, load_gaps
 from .ladder import REMAINDER, TEMPERED, Ladder, Rung, suggestion
@@ -34,6 +34,7 @@ __all__ = [
     "Rung",
     "SCHEMA",
     "SIDES",
+    "Shown",
     "TEMPERED",
     "Verdict",
     "aligned",

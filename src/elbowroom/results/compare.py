@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from .display import ByValue, Listing, Row
+from .display import Listing, Row, Shown
 from .estimate import Array
 from .ladder import Ladder
 
@@ -13,7 +13,7 @@ __all__ = ["Comparison", "compare"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Comparison(ByValue):
+class Comparison(Shown):
     """a - b of one quantity, in nats: the mean difference and its standard error `se`; where the data are the same,
     also `values` (N,) per datum and `mc_se`, the error on these data alone (NaN and empty where they are not).
     """

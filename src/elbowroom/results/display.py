@@ -1,25 +1,39 @@
 """How results are shown, as aligned text or as plain HTML, and how they compare: by value, to a single bool."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from html import escape
-from typing import ClassVar, Protocol, TypeAlias, TypeVar
+from typing import ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 
-__all__ = ["ByValue", "Listing", "Row", "aligned", "html_list", "html_table"]
+__all__ = ["ByValue", "Listing", "Row", "Shown", "aligned", "html_list", "html_table"]
 
 Row: TypeAlias = tuple[str, ...]
 V = TypeVar("V", bound="Shown")
 
 
-class Shown(Protocol):
-    """A result that is one line of a table."""
+class ByValue:
+    """Data classes that are equal where their fields are; arrays are compared as a whole, NaN being equal to NaN."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and same(_compared(self), _compared(other))
+
+
+class Shown(ByValue, ABC):
+    """A result that is one line of a table, and by itself a table of that line."""
 
     header: ClassVar[Row]
 
+    @abstractmethod
     def row(self) -> Row:
         """Its cells, one for each of the header's."""
+
+    def _repr_html_(self) -> str:
+        return html_table([("", *self.header), (str(getattr(self, "name", "")), *self.row())])
 
 
 class Listing(dict[str, V]):
@@ -35,15 +49,6 @@ class Listing(dict[str, V]):
 
     def _repr_html_(self) -> str:
         return html_table(self.rows())
-
-
-class ByValue:
-    """Data classes that are equal where their fields are; arrays are compared as a whole, NaN being equal to NaN."""
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and same(_compared(self), _compared(other))
 
 
 def _compared(record: object) -> dict[str, object]:

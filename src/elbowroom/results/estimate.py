@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .display import ByValue, Row
+from .display import ByValue, Row, Shown
 
 __all__ = ["SIDES", "Array", "Correction", "Estimate", "concatenate"]
 
@@ -60,7 +60,7 @@ class Correction(ByValue):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Estimate(ByValue):
+class Estimate(Shown):
     """A quantity in nats for each of N data.
 
     Attributes:

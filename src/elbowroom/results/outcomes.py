@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .display import ByValue, Row
+from .display import Row, Shown
 
 __all__ = ["FLAG_WORDS", "OUTCOME_WORDS", "FitReport", "Flag", "Outcome"]
 
@@ -55,7 +55,7 @@ OUTCOME_WORDS = {
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class FitReport(ByValue):
+class FitReport(Shown):
     """How each datum's local fit ended: outcome (N,) as of `Outcome`, steps (N,), work units per datum (N,)."""
 
     header: ClassVar[Row] = (*OUTCOME_WORDS.values(), "steps", "work")

@@ -151,7 +151,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "no run to report": (["report", "busy"], "holds no run"),
     "nothing to report": (["report"], "needs the folder of a run"),
     "a dry run that takes hours": (
-        [*GAPS, "--dry-run", "--refine-on", "10", "--refine-plan", "published"], "takes an hour or more"
+        [*GAPS, "--dry-run", "--refine-on", "10", "--refine-plan", "published"], "cannot time plan published"
     ),
     "no such data set": (["train", "letters"], "there are cifar10, fashion-mnist, mnist"),
     "no epochs": (["train", "mnist", "--epochs", "none"], "epochs"),

@@ -28,7 +28,9 @@ HELP = {
     "selftest": """Measure models whose every number is known, and print the truth beside the estimate.
 
     Takes about ten seconds. Exits with code 1 if a number is further off than chance explains.""",
-    "check": """Check that a model can be measured: shapes, finite values, gradients, modes, batch dependence.""",
+    "check": """Check that a model can be measured, and say what to fix if it cannot.
+
+    The checks are of shapes, finite values, gradients, evaluation mode, and independence of the batch.""",
     "gaps": """Measure where a VAE's ELBO loses nats against log p(x), and print the ladder and the verdict.""",
     "train": """Train a VAE and save it as a folder that `elbowroom gaps --model` measures.
 
@@ -36,18 +38,18 @@ HELP = {
     "repair": """Retrain the encoder of a trained model on its frozen decoder, and report how much comes back.
 
     The new encoder starts from the old one's weights if it has the same size and family.""",
-    "data": """List the data sets that have names and where their files are; with names, download them.
+    "data": """List the named data sets and where their files are, or download those that are given.
 
     Files are looked for in --data-dir, $ELBOWROOM_DATA, the user's cache and /usr/share/datasets. Downloads go to the
     cache, and are kept only if every SHA-256 is that of the official files.""",
-    "report": """Print the tables and the verdict of saved runs.""",
+    "report": """Print the tables and the verdict of saved runs again.""",
 }
 for _name, _help in HELP.items():  # a command's module is imported when it is run: `--help` needs no torch
     app.command(f"elbowroom.cli.{_name}:{_name}_command", name=_name, help=inspect.cleandoc(_help))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command -> exit code: 0, 1 where a selftest fails, 2 for an error that the user can mend."""
+    """Run one command -> exit code: 0; 1 if a selftest fails; 2 for an error that the user can mend; 130 for Ctrl-C."""
     try:
         code = app(argv, exit_on_error=False, print_error=False, result_action="return_value")
     except (CycloptsError, UserError) as error:

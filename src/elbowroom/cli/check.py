@@ -28,8 +28,8 @@ def check_command(
         model: package.module:factory, file.py:factory, or the folder of a trained model.
         seed: Random seed.
         threads: Number of CPU threads.
-        unfinished: Check a trained folder whose training has not ended, as its last checkpoint left it.
-        json: Print one JSON object on standard output, and all else on standard error.
+        unfinished: Check a model whose training has not ended, from its last checkpoint.
+        json: Print one JSON object on standard output, and everything else on standard error.
     """
     torch.set_num_threads(threads)
     with json_object(json) as record:

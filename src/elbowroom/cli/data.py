@@ -1,4 +1,4 @@
-"""`elbowroom data`: data sets listed, and fetched."""
+"""`elbowroom data`: list data sets, and download them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +17,8 @@ def data_command(*names: Annotated[str, Parameter(name="NAME")], data_dir: Path 
     """The command; `app.HELP` says what it does.
 
     Args:
-        names: Data sets to fetch: cifar10, fashion-mnist, mnist.
-        data_dir: Folder looked in first.
+        names: Data sets to download: cifar10, fashion-mnist or mnist.
+        data_dir: Folder that is looked in first.
     """
     unknown = [name for name in names if name not in SOURCES]
     if unknown:
@@ -46,7 +46,7 @@ def _listed(name: str, folder: Path | None) -> tuple[str, ...]:
 
 
 def _fetched(name: str, folder: Path | None) -> Path:
-    """Where a data set lies, fetched first if need be."""
+    """The folder of a data set, which is downloaded first if it is nowhere."""
     advance: Callable[..., None] | None = None
     with bars("MB") as add:
 

@@ -63,9 +63,9 @@ def open_sets(loaded: LoadedModel, choice: DataChoice, name: str, seed: int) -> 
 
 
 def samples(sets: Mapping[str, Data], n: int | None, first: int | None, seed: int) -> dict[str, Sample]:
-    """Of each set a seeded random sample of `n` rows, its first `first` rows, or all of it.
+    """Take from each set a random sample of `n` rows, its first `first` rows, or all rows.
 
-    The first rows of a larger sample are those of a smaller one with the same seed.
+    A smaller sample with the same seed is the beginning of a larger one.
     """
     if n is not None and first is not None:
         raise UserError("--n and --first exclude each other: a random sample, or the first rows")
@@ -88,10 +88,11 @@ def samples(sets: Mapping[str, Data], n: int | None, first: int | None, seed: in
 def read_data(
     name: str, split: str, folder: Path | None = None, binarization: str | None = None, seed: int = 0
 ) -> torch.Tensor:
-    """A data set by name or a user's array by path, as floats.
+    """Read one split of a data set by name, or of a user's array by path, as floats.
 
-    Pixels, 0 to 255, are binarized by the rule named, and a rule must be named: those of a named data set, and an array
-    of uint8 with a value past 1. Any other array is left as it is, with `binarization` None or "none".
+    Pixels from 0 to 255 are converted by the rule `binarization`, which must be given. Pixels are the images of a named
+    data set, and an array of uint8 with a value above 1. Any other array is used as it is; `binarization` is then None
+    or "none".
     """
     images = DATASETS[name](split, folder) if name in DATASETS else _own_array(_file(name), split)
     rule = None if binarization == "none" else binarization
@@ -101,7 +102,7 @@ def read_data(
         return binarize(images, rule, seed)
     if rule is not None:
         kind = "uint8 with no value past 1" if images.dtype == torch.uint8 else "numbers that are not uint8"
-        raise UserError(f"{name} holds {kind}, no pixels from 0 to 255: leave --binarize out, or say none")
+        raise UserError(f"{name} holds {kind}, not pixels from 0 to 255. It is used as it is: leave --binarize out")
     return images.to(torch.get_default_dtype())
 
 
@@ -158,7 +159,7 @@ def _own_sets(path: Path, rule: str | None, seed: int, single: str) -> dict[str,
 
 
 def _own_array(path: Path, split: str) -> torch.Tensor:
-    """The array of a user's file named as the split; for "train" also its x, or its only one."""
+    """The array of a user's file with the name of the split. For "train" it may be called x or be the only one."""
     names = array_names(path)
     if split in names or split == "train":
         return load_array(path, name=split if split in names else "x", pixels=True)

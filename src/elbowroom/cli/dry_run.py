@@ -26,7 +26,7 @@ def dry_run_of(
 ) -> dict[str, Any]:
     """Print what the first set says of all -> the same as a record. `foretell` is `forecast` of a model."""
     if "published" in (plan, refine_plan if refine_on is not None else plan):
-        raise UserError("--dry-run measures a few data, and plan published takes an hour or more; time standard")
+        raise UserError("--dry-run cannot time plan published, which takes minutes for each datum; choose another plan")
     name, sample = next(iter(chosen.items()))
     n = len(sample.ids)
     sizes = sorted({*(size for size in SIZES if size < n), n})

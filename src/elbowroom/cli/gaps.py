@@ -48,7 +48,7 @@ def gaps_command(
         model: package.module:factory, file.py:factory, or the folder of a trained model. A factory returns (model, q),
             or (model, q, {"train": ..., "test": ...}); every set is then measured.
         n: Measure a random sample of N rows of each set. Files are often sorted, so this is safer than --first.
-        first: Measure the first FIRST rows of each set.
+        first: Measure only the first rows of each set, this many.
         seed: Random seed of the sample and of the measurement.
         plan: Which posteriors are fitted to each datum, and how long. quick: a diagonal Gaussian; standard: also a
             full Gaussian; flow: also a coupling flow; precise: as standard, for an error of 0.05 nats for each
@@ -56,9 +56,8 @@ def gaps_command(
         refine_on: Measure this many of the data, drawn at random, by --refine-plan too, and correct the others by the
             mean difference. Means are then those of that plan, at a fraction of its cost.
         refine_plan: The more costly plan of --refine-on.
-        threads: Number of CPU threads. One is never much slower than the others would be, and several times faster
-            where other programs are running; on an idle machine two take two thirds of the time. The last digits
-            depend on it.
+        threads: Number of CPU threads. Two take two thirds of the time on an idle machine, but several times as long
+            as one where other programs are running. The last digits of the numbers depend on it.
         device: Torch device to move the networks to, such as cuda. By default they stay where the factory put them.
         kl_weight: The beta of the beta-VAE that was trained. If it is not 1, amortization is split into encoder and
             mismatch.
@@ -66,7 +65,7 @@ def gaps_command(
         out: Folder in which the run is saved. If there are several sets, each has a folder within it.
         overwrite: Replace a run that is already there.
         weights: A .safetensors file to load into the factory's networks, with names that start with "model." and "q.".
-        unfinished: Measure a trained folder whose training has not ended, as its last checkpoint left it.
+        unfinished: Measure a model whose training has not ended, from its last checkpoint.
         dry_run: Measure 8 data, print the time, memory and standard errors to expect, and stop.
         json: Print one JSON object on standard output, and the table on standard error.
     """

@@ -34,8 +34,14 @@ RETURNS = '(model, q) or (model, q, {"train": ..., "test": ...})'
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """A model, its posterior, the data sets that a factory gave with them, by name, what a trained folder says of the
-    data set that it was trained on, and notes that belong under its tables.
+    """A model and its posterior, with the data that are known for them.
+
+    Attributes:
+        model: A `LatentModel`.
+        q: Its posterior.
+        sets: Data sets by name, where a factory returned some.
+        trained_on: For the folder of a trained model, what its config says of the data set of the training.
+        notes: Sentences that belong below the model's tables.
     """
 
     model: LatentModel
@@ -46,7 +52,7 @@ class LoadedModel:
 
 
 def open_model(spec: str, unfinished: bool = False) -> LoadedModel:
-    """What `spec` names; a folder whose training has not ended only where `unfinished` is True.
+    """Build or load the model that `spec` names. A training that has not ended is loaded only if `unfinished` is True.
 
     Raises:
         UserError: a bad spec or a wrong return value. FactoryError: the user's code failed.
@@ -76,7 +82,7 @@ def open_model(spec: str, unfinished: bool = False) -> LoadedModel:
 
 
 def checked(loaded: LoadedModel, x: Data, seed: int) -> list[str]:
-    """The notes of `check`; they are printed with the table, not as warnings."""
+    """Run `check` and return its notes, without their warnings: they are printed below the table."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return check(loaded.model, loaded.q, x, seed)
@@ -104,7 +110,7 @@ def to_device(loaded: LoadedModel, device: str) -> None:
 
 
 def _trained(folder: Path, unfinished: bool) -> LoadedModel:
-    """A folder of `train`, with what its config says of its data set."""
+    """Load the folder of a trained model, with what its config says of its data set."""
     model, q, config = load_model(folder, unfinished)
     so_far = training_progress(folder)
     notes = () if so_far is None else (f"the training of this model is unfinished: {so_far}",)
@@ -112,7 +118,7 @@ def _trained(folder: Path, unfinished: bool) -> LoadedModel:
 
 
 def _file_module(path: Path) -> ModuleType:
-    """A file as a module; its own folder is on the path, as it is for `python file.py`."""
+    """Import a file as a module. Its folder is put on the path, as `python file.py` does."""
     if not path.is_file():
         raise UserError(f"--model {path}: no such file")
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -128,7 +134,7 @@ def _file_module(path: Path) -> ModuleType:
 
 
 def _named_module(name: str) -> ModuleType:
-    """An importable module, looked for in the working directory too."""
+    """Import a module by name. The working directory is searched too."""
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
@@ -142,7 +148,7 @@ def _named_module(name: str) -> ModuleType:
 
 
 def _own_traceback(error: BaseException) -> str:
-    """The traceback as the user's own code would print it: the frames above it, ours and importlib's, are left out."""
+    """Format the traceback of the user's code alone, without the frames above it, which are ours and importlib's."""
     frame: TracebackType | None = error.__traceback__
     while frame is not None and _is_machinery(frame.tb_frame.f_code.co_filename):
         frame = frame.tb_next

@@ -1,4 +1,4 @@
-"""Option types that several commands share, the groups that they share, and the command that gives options again."""
+"""Types and groups of options that several commands share, and the command line that repeats a call."""
 
 import inspect
 import shlex
@@ -27,12 +27,12 @@ class DataChoice:
 
     Attributes:
         data: Name of a data set (mnist, fashion-mnist, cifar10), or a file that holds an array with one datum per row
-            (.npy, .npz, .safetensors, .pt). By default these are the factory's sets, or those that a trained folder
-            names.
-        split: Measure only this one of several sets, such as test.
+            (.npy, .npz, .safetensors, .pt). By default, the sets that the factory returns, or the data set on which
+            the model in the folder was trained.
+        split: Measure only this one of the sets, such as test.
         binarize: What grey pixels from 0 to 255 become. threshold: 0 or 1, cut at one half; stochastic: 0 or 1, drawn
-            once; grey: pixel / 255; grey256: pixel / 256. By default it is what the model was trained on, or
-            what suits its likelihood; arrays of your own are taken as they are.
+            once; grey: pixel / 255; grey256: pixel / 256. By default, a data set is treated as in the model's
+            training, or as suits its likelihood, and arrays of your own are used as they are.
         data_dir: Folder of the data set's files. It is looked in before the usual places.
     """
 
@@ -48,8 +48,9 @@ NO_CHOICE = DataChoice()
 def command_of(
     name: str, function: Callable[..., Any], given: Mapping[str, Any], without: Collection[str] = ()
 ) -> str:
-    """The command line that calls a command's function with these arguments again: the arguments by position, and the
-    options whose value is not their default, but for those of `without`.
+    """Return the command line that repeats a call of a command's function.
+
+    It holds the positional arguments, and options that differ from their default, but those of `without`.
     """
     words, options = ["elbowroom", name], []
     for key, parameter in inspect.signature(function).parameters.items():

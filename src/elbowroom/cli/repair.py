@@ -1,4 +1,4 @@
-"""`elbowroom repair`: a new encoder on the frozen decoder of a trained model, and what it recovers."""
+"""`elbowroom repair`: train a new encoder on the frozen decoder of a trained model, and measure what it recovers."""
 
 import json
 from dataclasses import asdict, replace
@@ -114,7 +114,7 @@ def repair_command(
 def _done_already(
     target: Path, described: dict[str, Any], settings: Settings, new_q: AmortizedPosterior
 ) -> tuple[Epoch, ...]:
-    """The epochs of this very repair, and its weights in new_q, where it was broken off before its measurement."""
+    """The epochs of this same repair, with its weights loaded into new_q, if it was stopped before its measurement."""
     if not (target / WEIGHTS).exists():
         return ()
     _, q, config = load_model(target)

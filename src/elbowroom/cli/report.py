@@ -1,4 +1,4 @@
-"""`elbowroom report`: saved runs, printed again."""
+"""`elbowroom report`: print saved runs again."""
 
 from pathlib import Path
 from typing import Annotated

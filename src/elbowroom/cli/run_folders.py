@@ -22,7 +22,7 @@ __all__ = ["reserved", "save"]
 
 @contextmanager
 def reserved(folders: Iterable[Path], overwrite: bool) -> Iterator[None]:
-    """Hold folders while they are measured for. What was made for them is gone again where nothing was saved.
+    """Reserve folders while a measurement runs. Folders that were made for it are removed if nothing is saved in them.
 
     Raises:
         UserError: a folder that holds a run (unless `overwrite`), other files, an interrupted run or one under way, or
@@ -35,7 +35,7 @@ def reserved(folders: Iterable[Path], overwrite: bool) -> Iterator[None]:
 
 
 def save(gaps: Gaps, folder: Path, overwrite: bool) -> None:
-    """Save a run whose table was printed already. UserError where that fails."""
+    """Save a run whose table was printed already. Raises UserError if that fails."""
     try:
         gaps.save(folder, overwrite)
     except OSError as error:
@@ -68,7 +68,7 @@ def _reserved(folder: Path, overwrite: bool) -> Iterator[None]:
 
 
 def _remove(folder: Path, missing: list[Path]) -> None:
-    """The folders that were made for a run, where none came into them."""
+    """Remove the folders that were made for a run if no run was saved in them."""
     if folder in missing and not (folder / "run.json").exists():
         rmtree(folder, ignore_errors=True)
     for parent in missing[1:]:
@@ -77,7 +77,7 @@ def _remove(folder: Path, missing: list[Path]) -> None:
 
 
 def _refuse_occupied(folder: Path, overwrite: bool) -> bool:
-    """Whether the folder holds an interrupted run, which is to be replaced. UserError where it may not be used."""
+    """Whether the folder holds an interrupted run, to be replaced. UserError for one that may not be used."""
     if any(parent.exists() and not parent.is_dir() for parent in (folder, *folder.parents)):
         raise UserError(f"{folder}: a run is saved as a folder, and there is a file in its place")
     if not folder.is_dir():
@@ -101,7 +101,7 @@ def _refuse_occupied(folder: Path, overwrite: bool) -> bool:
 
 
 def _owner(claim: Path) -> dict[str, str | int] | None:
-    """Who reserved the folder; None where nobody did."""
+    """The process that reserved the folder, or None."""
     try:
         owner = json.loads(claim.read_text())
         return {"host": owner["host"], "pid": int(owner["pid"]), "since": owner["since"]}
@@ -112,7 +112,7 @@ def _owner(claim: Path) -> dict[str, str | int] | None:
 
 
 def _is_alive(owner: dict[str, str | int]) -> bool:
-    """Whether that process runs on this machine; of another machine nothing is known, so it is taken to be."""
+    """Whether that process still runs. One of another machine is assumed to, because that cannot be known here."""
     if owner["host"] != socket.gethostname():
         return bool(owner["host"])
     try:

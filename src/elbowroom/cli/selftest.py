@@ -1,4 +1,4 @@
-"""`elbowroom selftest`: the pipeline on models whose every number is known, truth beside estimate."""
+"""`elbowroom selftest`: measure models whose every number is known, and print truth beside estimate."""
 
 from dataclasses import asdict
 

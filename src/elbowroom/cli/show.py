@@ -15,26 +15,28 @@ WIDTH = 100  # of running text
 
 
 def show(runs: Mapping[str, Gaps]) -> None:
-    """Each run's ladder under its name, then the verdict, on held-out against training data where both are there."""
+    """Print each run's ladder under its name, then the verdict, which compares held-out with training data if both are
+    there.
+    """
     for name, gaps in runs.items():
         show_ladder(name, gaps)
     show_verdict(runs)
 
 
 def show_ladder(name: str, gaps: Gaps) -> None:
-    """One run's ladder under its name."""
+    """Print one run's ladder under its name."""
     say(f"{name}: {len(gaps)} data, plan {gaps.plan}, seed {gaps.seed}\n")
     say(f"{gaps}\n")
 
 
 def show_verdict(runs: Mapping[str, Gaps]) -> None:
-    """The verdict on all runs."""
+    """Print the verdict on all runs."""
     for line in verdict_lines(runs):
         say(line)
 
 
 def runs_record(runs: Mapping[str, Gaps], folders: Mapping[str, Path]) -> dict[str, Any]:
-    """All runs for --json: each ladder with the folder that it is saved in, and the verdicts."""
+    """What --json prints of runs: each ladder with the folder in which it is saved, and the verdicts."""
     ladders = {
         name: gaps.to_dict() | {"folder": str(folders[name].resolve()) if name in folders else None}
         for name, gaps in runs.items()
@@ -44,7 +46,7 @@ def runs_record(runs: Mapping[str, Gaps], folders: Mapping[str, Path]) -> dict[s
 
 
 def verdict_lines(runs: Mapping[str, Gaps]) -> Iterator[str]:
-    """The verdict in words. A run named "train" is what the others are judged against."""
+    """The lines of the verdict. The other runs are compared with one that is named "train"."""
     for name, verdict in _verdicts(runs):
         yield "verdict" if len(runs) == 1 else f"verdict on {name}"
         for finding in verdict:

@@ -38,7 +38,7 @@ class FactoryError(UserError):
 
 
 def say(text: str = "") -> None:
-    """A line of the result, on standard output, as it is. UserError where it cannot be written."""
+    """Print a line of the result on standard output, as it is. Raises UserError if it cannot be written."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -55,7 +55,7 @@ def drop_stdout() -> None:
 
 
 def fail(error: BaseException) -> int:
-    """Print one line on standard error, and the lines of code that it advises -> exit code 2."""
+    """Print an error as one line on standard error, with the lines of code that it advises. Returns exit code 2."""
     if isinstance(error, FactoryError):
         print(error.shown, file=sys.stderr, end="")
     text, *code = str(error).split(CODE)
@@ -72,7 +72,7 @@ def is_message(error: BaseException) -> bool:
 
 @contextmanager
 def json_object(wanted: bool) -> Iterator[dict[str, Any]]:
-    """A record to fill. Where it is `wanted`, it is printed at the end, as one JSON object, and whatever else is said
+    """Yield a record to fill. If it is `wanted`, it is printed at the end as one JSON object, and all that is printed
     meanwhile goes to standard error.
     """
     record: dict[str, Any] = {}
@@ -113,7 +113,7 @@ def bars(unit: str) -> Iterator[Callable[[str, int], Advance]]:
 
 
 def _strict(value: Any) -> Any:
-    """What JSON can hold: None for a number that is not finite."""
+    """The same value with None for every number that is not finite, which JSON cannot hold."""
     if isinstance(value, Mapping):
         return {str(key): _strict(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -122,7 +122,7 @@ def _strict(value: Any) -> Any:
 
 
 def duration(seconds: float) -> str:
-    """A time to two figures that matter.
+    """A time in words, to about two significant figures.
 
     >>> duration(0.42), duration(42), duration(150), duration(9000)
     ('0.4 s', '42 s', '2 min 30 s', '2 h 30 min')

@@ -1,4 +1,4 @@
-"""`elbowroom train`: a VAE trained on a data set, and kept as a folder for `elbowroom gaps --model`."""
+"""`elbowroom train`: train a VAE on a data set and save it as a folder for `elbowroom gaps --model`."""
 
 import time
 from collections.abc import Callable
@@ -123,7 +123,7 @@ class StepOptions:
     compile: Switch = False
 
     def settings(self, epochs: int, seed: int) -> Settings:
-        """As `fit` takes them."""
+        """The settings in the form that `training.fit` takes."""
         named = asdict(self)
         renamed = {"n_samples": named.pop("samples"), "compiled": named.pop("compile")}
         if named["warmup"] is None:
@@ -156,8 +156,8 @@ def train_command(
         out: Folder of the model, zoo/DATASET by default. A folder that holds a finished model is refused.
         data_dir: Folder of the data set's files. It is looked in before the usual places.
         half: Save the weights in half precision. The file is half the size, and the ELBO moves by less than 0.001 nats.
-        threads: Number of CPU threads. One is never much slower than the others would be, and several times faster
-            where other programs are running; convolutions gain from more on an idle machine.
+        threads: Number of CPU threads. More speed up convolutions on an idle machine, but slow everything down several
+            times where other programs are running.
         device: Torch device to train on.
         checkpoint_seconds: Least time between two checkpoints, in seconds. A run that is killed loses no more.
     """
@@ -193,7 +193,7 @@ def train_command(
 
 
 def layer_sizes(text: str) -> tuple[int, ...]:
-    """500-500 -> (500, 500); linear -> ()."""
+    """Widths of layers from text: 500-500 gives (500, 500), and linear gives ()."""
     if text == "linear":
         return ()
     try:
@@ -206,7 +206,7 @@ def _fit(
     model: DecoderModel, q: AmortizedPosterior, images: Tensor, held_out: Tensor | None, settings: Settings,
     folder: Path, config: dict[str, Any], checkpoint_seconds: float, half: bool,
 ) -> None:  # fmt: skip
-    """`fit` with a bar, and a line on what came of it."""
+    """Train with a progress bar, and print one line on the result."""
     start = time.perf_counter()
     with bars("epochs") as add:
         advance = add(f"training on {config['data']['name']}", settings.epochs)
@@ -225,7 +225,7 @@ def _fit(
 
 
 def _to_be_measured(folder: Path, command: str) -> bool:
-    """Whether the folder holds this command's model, and the run was broken off between its last epoch and its test."""
+    """Whether the folder holds the model of this command, which was stopped between its last epoch and its test."""
     if not (folder / WEIGHTS).exists():
         return False
     config = load_model(folder)[2]
@@ -240,7 +240,7 @@ def _number(scale: str | None) -> float | str | None:
 
 
 def _held_out(dataset: str, read: Callable[..., Tensor], n: int | None, n_held: int) -> tuple[Tensor, Tensor | None]:
-    """Training data, and data held out of them."""
+    """The training data, and those held out of them or None."""
     images = read(split="train")[:n]
     if n_held == 0:
         return images, None
@@ -252,8 +252,9 @@ def _held_out(dataset: str, read: Callable[..., Tensor], n: int | None, n_held: 
 
 
 def _fixed_by_frozen(networks: NetworkOptions) -> tuple[DecoderModel | None, dict[str, Any]]:
-    """The model whose decoder is kept, if one is, and the entries of the architecture that are not the encoder's;
-    UserError where an option asks for something else than the kept decoder has.
+    """The model whose decoder is kept, or None, and the entries of the architecture that do not belong to the encoder.
+
+    Raises UserError if an option asks for something that the kept decoder does not have.
     """
     entries: dict[str, Any] = {
         "networks": networks.networks, "n_latent": networks.latents, "likelihood": networks.likelihood,
@@ -274,7 +275,7 @@ def _fixed_by_frozen(networks: NetworkOptions) -> tuple[DecoderModel | None, dic
 
 
 def _architecture(networks: NetworkOptions, entries: dict[str, Any], images: Tensor) -> Architecture:
-    """Of networks for these images."""
+    """The architecture of networks for these images."""
     shape = tuple(images.shape[1:])
     encoder, decoder = LAYERS[entries["networks"]]
     hidden = entries["decoder_hidden"]
@@ -287,14 +288,14 @@ def _architecture(networks: NetworkOptions, entries: dict[str, Any], images: Ten
 
 
 def _rule(binarize: str | None, dataset: str, likelihood: str) -> str | None:
-    """What pixels become: the rule that was named, or else the one that suits the likelihood."""
+    """The rule for grey pixels: the one that was asked for, or the one that suits the likelihood."""
     if likelihood == "discretized_logistic" and binarize not in (None, "none", "grey"):
         raise UserError(f"--binarize {binarize}: discretized_logistic takes pixels k / 255, so --binarize grey")
     return binarize or (usual_rule(likelihood) if dataset in DATASETS else None)
 
 
 def _report_test(images: Tensor, folder: Path, seed: int) -> None:
-    """The ELBO of the test set, of the model as it was saved, into config.json."""
+    """Measure the ELBO of the saved model on the test set, and write it into config.json."""
     model, q, config = load_model(folder)
     estimate = elbo(model, q, images, n_samples=TEST_SAMPLES, seed=seed)
     numbers = {"mean": estimate.mean, "se": estimate.se, "mc_se": estimate.mc_se}

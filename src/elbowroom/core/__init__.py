@@ -1,4 +1,4 @@
-"""What everything stands on: seeds by meaning, data in blocks, whole files, the standard normal density."""
+"""The foundation: seeds by meaning, data in blocks, files written whole, and the standard normal density."""
 
 from .blocks import (
     BLOCK,

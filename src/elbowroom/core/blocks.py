@@ -1,7 +1,7 @@
-"""Data in blocks: a fixed-size, globally indexed range of data is the unit of work, of seeding and of resumption.
+"""Data in blocks: a range of rows of fixed size is the unit of work, of seeding and of resumption.
 
-A short last block is padded with its last row, because the rows of a matmul differ bitwise with the batch size; the
-padding is dropped from every result. Data may be a tensor, a mapping of tensors, or a map-style dataset.
+A short last block is padded with its last row, because the rows of a matrix product differ bitwise with the batch size;
+the padding is dropped from every result. Data may be a tensor, a mapping of tensors, or a map-style dataset.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ BLOCK = 50
 
 
 class MapStyle(Protocol):
-    """A data set that is read row by row: x[i], of i = 0..len(x) - 1."""
+    """A data set that is read row by row: x[i] for i = 0, ..., len(x) - 1."""
 
     def __len__(self) -> int:
         """The number of data N."""
@@ -40,7 +40,15 @@ Data: TypeAlias = (  # what a user may pass
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """Rows `index` (B,) of the data; only the first `rows` are real, the others repeat the last one."""
+    """One block of B rows of the data; only the first `rows` are real, the others repeat the last one.
+
+    Attributes:
+        number: number of the block, counted from 0.
+        index: (B,) row of the data for each row of the block.
+        rows: number of real rows.
+        x: the rows, with first dimension B.
+        like: an empty tensor with the device and the floating dtype that latents and noise should have.
+    """
 
     number: int
     index: Tensor
@@ -56,10 +64,10 @@ def as_data(x: Mapping[str, Tensor | NDArray[Any]]) -> Mapping[str, Tensor]: ...
 @overload
 def as_data(x: Data) -> Rows | MapStyle: ...
 def as_data(x: Data) -> Rows | MapStyle:
-    """The data behind what a user passed: arrays become tensors, a DataLoader lends its dataset.
+    """The data behind what a user passed: arrays become tensors, and a DataLoader gives its dataset.
 
     Raises:
-        TypeError: iterable-only data, which cannot be read again in the same order.
+        TypeError: data that can only be iterated, and so cannot be read again in the same order.
         ValueError: no data, or a mapping whose tensors differ in their first dimension.
     """
     data: object = x.dataset if isinstance(x, DataLoader) else x
@@ -86,12 +94,17 @@ def n_data(x: Rows | MapStyle) -> int:
 
 
 def observed(x: Rows) -> Tensor:
-    """The data proper, without covariates: a mapping holds them under "x"."""
+    """The data without covariates; a mapping holds them under "x"."""
     return x["x"] if isinstance(x, Mapping) else x
 
 
 def covariates(x: Rows | None, names: Sequence[str]) -> dict[str, Tensor]:
-    """The tensors of x with these names. TypeError where x is no mapping, ValueError where it lacks one of them."""
+    """The tensors of x with these names.
+
+    Raises:
+        TypeError: x is not a mapping, though there are names.
+        ValueError: x lacks one of the names.
+    """
     if not names:
         return {}
     if not isinstance(x, Mapping):
@@ -109,7 +122,10 @@ def read_rows(x: Mapping[str, Tensor], index: Tensor) -> Mapping[str, Tensor]: .
 @overload
 def read_rows(x: Rows | MapStyle, index: Tensor) -> Rows: ...
 def read_rows(x: Rows | MapStyle, index: Tensor) -> Rows:
-    """Rows `index` (B,) of the data, stacked. Of a dataset's (input, label) tuples the input is taken."""
+    """Rows `index` (B,) of the data, stacked along the first dimension.
+
+    If the items of a data set are tuples or lists, such as (input, label), their first element is taken.
+    """
     if isinstance(x, Tensor):
         return x[index.to(x.device)]
     if isinstance(x, Mapping):
@@ -124,12 +140,12 @@ def read_rows(x: Rows | MapStyle, index: Tensor) -> Rows:
 
 
 def select_rows(x: Rows, index: Tensor) -> Rows:
-    """Rows `index` of data that are in memory and on the index's device, such as a block's."""
+    """Rows `index` (B,) of data in memory on the same device as the index, such as those of a block."""
     return {key: value[index] for key, value in x.items()} if isinstance(x, Mapping) else x[index]
 
 
 def move(x: Rows, device: torch.device | None, dtype: torch.dtype | None) -> Rows:
-    """`x` on `device`, its floating tensors in `dtype`: the data go to the model, never the model to the data."""
+    """`x` on `device`, its floating-point tensors in `dtype`: data move to the model, never the model to the data."""
     if isinstance(x, Mapping):
         return {key: _moved(value, device, dtype) for key, value in x.items()}
     return _moved(x, device, dtype)
@@ -138,7 +154,7 @@ def move(x: Rows, device: torch.device | None, dtype: torch.dtype | None) -> Row
 def iterate_blocks(
     x: Data, size: int = BLOCK, device: torch.device | None = None, dtype: torch.dtype | None = None
 ) -> Iterator[Block]:
-    """All blocks of the data in order, each padded to `size` rows.
+    """Iterate over the blocks of the data in order, each padded to `size` rows.
 
     >>> [(b.number, b.rows, len(b.x)) for b in iterate_blocks(torch.zeros(70, 3))]
     [(0, 50, 50), (1, 20, 50)]

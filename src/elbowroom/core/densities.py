@@ -1,4 +1,4 @@
-"""The density of the standard normal distribution, said once: priors, posteriors and bases of annealing all use it."""
+"""The density of the standard normal distribution, which priors, posteriors and bases of annealing share."""
 
 import math
 
@@ -10,7 +10,7 @@ LOG_2PI = math.log(2 * math.pi)
 
 
 def log_standard_normal(u: Tensor) -> Tensor:
-    """log N(u; 0, I) in nats, its constant included: (..., D) -> (...).
+    """log N(u; 0, I) in nats, including its constant: (..., D) -> (...).
 
     >>> import torch
     >>> round(log_standard_normal(torch.zeros(2)).item(), 4) == round(-LOG_2PI, 4)

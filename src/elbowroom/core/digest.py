@@ -1,4 +1,4 @@
-"""SHA-256 of numbers: of data, and of networks' weights by name. Names of files and of objects play no part."""
+"""SHA-256 of the numbers in data and in networks' weights; names of files and of objects play no part."""
 
 import hashlib
 from collections.abc import Mapping
@@ -12,8 +12,9 @@ __all__ = ["digest_of"]
 
 
 def digest_of(x: Rows | MapStyle) -> str:
-    """SHA-256 of a tensor's numbers, or of a mapping's by name; of a data set that is read row by row, its length
-    alone.
+    """SHA-256 of a tensor's bytes, or of a mapping's names and digests in order, as hexadecimal digits.
+
+    For a data set that is read row by row, it is the length as text.
 
     >>> digest_of(torch.zeros(3)) == digest_of(torch.zeros(3)), digest_of(torch.zeros(3)) == digest_of(torch.ones(3))
     (True, False)

@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""Files that are written whole or not at all."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ PARTIAL_SUFFIX = ".part"  # the end of a temporary name
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write under a temporary name, sync, rename: a reader sees the old file or the new one, never a part."""
+    """Write under a temporary name, sync and rename: a reader sees the old file or the new one, never a part."""
     temporary = path.with_name(f".{path.name}{PARTIAL_SUFFIX}")
     try:
         with temporary.open("wb") as file:

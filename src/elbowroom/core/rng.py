@@ -1,6 +1,6 @@
-"""Randomness keyed by meaning: a generator is named by what it draws, never by when it is asked.
+"""Randomness keyed by meaning: a generator is named by what it draws, not by when it is used.
 
-seeded(seed, "ais", block, group)   ->  the same numbers whoever asks, in whatever order, on how many workers
+seeded(seed, "ais", block, group)   ->  the same numbers for every caller, in any order, on any number of workers
 """
 
 import hashlib
@@ -27,9 +27,10 @@ def seeded(seed: int, *keys: str | int, device: torch.device | str = "cpu") -> t
 
 
 def seed_of(noise: Tensor) -> int:
-    """A seed for foreign code, hashed from the first numbers of `noise`: it depends on the key of the draws alone.
+    """A seed for foreign code, hashed from the first eight numbers of `noise`, so it depends on these draws alone.
 
-    The bits themselves would not do: a generator may seed from its low 32, which single precision leaves at zero.
+    The bits of the numbers are not used as they are, because a generator may seed from the low 32, which are zero for
+    numbers of single precision.
     """
     head = noise.flatten()[:8].double().cpu().numpy().tobytes()
     return int.from_bytes(hashlib.sha256(head).digest()[:8], "little") >> 1
@@ -38,17 +39,17 @@ def seed_of(noise: Tensor) -> int:
 def normal(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
     """Standard normal noise of `shape` in the dtype and on the device of `like`.
 
-    Drawn where the generator lives, in float64, so that float32 and float64 runs see the same noise.
+    It is drawn on the generator's device in float64, so that float32 and float64 runs have the same noise.
     """
     return torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device).to(like)
 
 
 def orthogonal(shape: tuple[int, int], generator: torch.Generator, like: Tensor) -> Iterator[Tensor]:
-    """Standard normal draws (N, D) without end. Within each set of D in turn, the draws of a row are orthogonal and of
-    equal length, so the average of e e' over a set is a multiple of the identity.
+    """Yield standard normal draws (N, D) without end.
 
-    Rows share a random rotation and differ by signs of their own and by length: each row is N(0, I), but rows of one
-    draw are not independent of each other.
+    Within each set of D successive draws, those of one row are orthogonal and of equal length, so that the average of
+    e e' over a set is a multiple of the identity. All rows share a random rotation, and differ by their own signs and
+    length: each row is N(0, I), but the rows of one draw are not independent of each other.
     """
     n, d = shape
     while True:
@@ -67,9 +68,9 @@ def uniform(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) ->
 
 @contextmanager
 def forked(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Run foreign code that draws from the global generators: seeded inside, restored outside.
+    """Run foreign code that draws from the global generators: they are seeded inside and restored on leaving.
 
-    Those of the CPU and of `device`: torch.manual_seed would also seed every other device, for good.
+    Only the generators of the CPU and of `device` are touched; torch.manual_seed would seed every other device too.
     """
     device = torch.device(device)
     on_cuda = device.type == "cuda"

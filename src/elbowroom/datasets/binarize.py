@@ -1,4 +1,4 @@
-"""How grey pixels become data: by a rule that has a name, never implicitly; and the images that are shipped."""
+"""How grey pixels become data, always by a rule that is named; and the images that come with the package."""
 
 from importlib import resources
 
@@ -12,12 +12,15 @@ __all__ = ["binarize", "demo_images"]
 
 
 def binarize(images: Tensor | np.ndarray, how: str = "threshold", seed: int | None = None) -> Tensor:
-    """uint8 images -> floats of the default dtype, same shape, by a rule that has a name.
+    """Turn uint8 images into floats of the default dtype and the same shape, by a named rule.
 
     "threshold"   1 where the pixel is at least 128, that is above one half of 255; else 0
-    "stochastic"  1 with probability pixel / 255, drawn once under `seed` (required)
+    "stochastic"  1 with probability pixel / 255, drawn once under `seed`, which is required
     "grey"        pixel / 255, not binary: a Bernoulli likelihood of it is not normalized
     "grey256"     pixel / 256, the scale of the paper's evaluation code; not binary either
+
+    Raises:
+        ValueError: images that are not uint8, an unknown rule, or "stochastic" without a seed.
 
     >>> binarize(torch.tensor([0, 127, 128, 255], dtype=torch.uint8))
     tensor([0., 0., 1., 1.])
@@ -36,7 +39,7 @@ def binarize(images: Tensor | np.ndarray, how: str = "threshold", seed: int | No
 
 
 def demo_images() -> dict[str, Tensor]:
-    """The shipped sample of Fashion-MNIST, thresholded to 0 and 1: "train" and "heldout", each (250, 784)."""
+    """The sample of Fashion-MNIST in the package, binarized by "threshold": "train" and "heldout", each (250, 784)."""
     asset = resources.files("elbowroom") / "assets" / "fashion-mnist" / "images.npz"
     with asset.open("rb") as stream, np.load(stream, allow_pickle=False) as packed:
         bits = {name: np.unpackbits(packed[name], axis=1, count=784) for name in ("train", "heldout")}

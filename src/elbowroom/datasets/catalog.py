@@ -4,14 +4,14 @@
     fashion-mnist   train 60,000, test 10,000               (N, 784)
     cifar10         train 45,000, valid 5,000, test 10,000  (N, 3, 32, 32); valid is the end of the training files
 
-Nothing here reaches a network; `fetch` does, when asked. A data set is looked for in the `directory` given, then in
-$ELBOWROOM_DATA, the user's cache (`cache_directory()`) and the system's folder of data sets; in each of them
-in a folder of the data set's name or directly; the error of a fruitless search lists every place.
+Nothing here uses the network; `fetch` does, when asked. A data set is searched for in the given `directory`, then in
+$ELBOWROOM_DATA, the user's cache (`cache_directory()`) and the system's folder of data sets, and in each of them
+first in a folder of the data set's name. If it is in none of them, the error lists every place.
 
-Whether the pixels are the official ones is decided by their SHA-256. MNIST and Fashion-MNIST are refused when they
-are not: their files have the same names, and a mix-up would go unseen. CIFAR-10 is read when its files are whole,
-since copies that were thresholded or sent through JPEG serve for 3-bit CIFAR; `find_dataset` then says that they
-are other pixels.
+Whether the pixels are the official ones is decided by their SHA-256. Other pixels of MNIST and Fashion-MNIST are
+refused, because their files have the same names and a mix-up would go unnoticed. CIFAR-10 is read whenever its files
+are whole, since copies that were thresholded or compressed as JPEG serve for 3-bit CIFAR; `find_dataset` then says
+that their pixels are not the official ones.
 """
 
 import hashlib
@@ -55,7 +55,7 @@ PIXELS = {  # SHA-256 of the pixels, header left out
     ("fashion-mnist", "train"): "2e487a6c89124f78f2d7521542223cafe96f7123c3ca13d447772ac6ecbb3012",
     ("fashion-mnist", "test"): "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a",
 }
-LABELS = {  # the same of the labels
+LABELS = {  # SHA-256 of the labels, header left out
     ("mnist", "train"): "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13",
     ("mnist", "test"): "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5",
     ("fashion-mnist", "train"): "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7",
@@ -75,16 +75,29 @@ CIFAR_BATCHES = list(CIFAR_FILES)[:5]
 
 @dataclass(frozen=True)
 class DatasetPlace:
-    """Where a data set lies, all its images read and whole; `note` is empty where the pixels are the official ones."""
+    """Where a data set lies, after all its images were read and found whole.
+
+    Attributes:
+        path: its folder, or the archive.
+        note: what is unusual about the pixels; empty where they are the official ones.
+    """
 
     path: Path
     note: str = ""
 
 
 def load_dataset(name: str, split: str = "train", directory: str | Path | None = None) -> Tensor:
-    """The images of one split of a data set by name, uint8. Next step: `binarize`.
+    """Load the images of one split of a data set by name, uint8; `binarize` turns them into data.
 
-    Raises FileNotFoundError with the places looked in, ValueError for a damaged file or an unknown name or split.
+    Args:
+        name: "mnist", "fashion-mnist" or "cifar10".
+        split: "train" or "test"; for "cifar10" also "valid".
+        directory: the first place to search.
+    Returns:
+        (N, 784), or (N, 3, 32, 32) for "cifar10".
+    Raises:
+        FileNotFoundError: no place has the images; the message lists the places.
+        ValueError: a damaged file, or an unknown name or split.
     """
     if name not in DATASETS:
         raise ValueError(f"no data set is named {name!r}; there are {', '.join(sorted(DATASETS))}")
@@ -92,9 +105,11 @@ def load_dataset(name: str, split: str = "train", directory: str | Path | None =
 
 
 def load_labels(name: str, split: str = "train", directory: str | Path | None = None) -> Tensor:
-    """The classes of the images that `load_dataset` gives, in their order: int64 (N,), 0 to 9.
+    """Load the classes of the images that `load_dataset` returns, in the same order: int64 (N,), 0 to 9.
 
-    Raises as `load_dataset` does, and ValueError where the file beside the images does not belong to them.
+    Raises:
+        FileNotFoundError: no place has the images, or there are no labels beside them.
+        ValueError: what `load_dataset` raises, or labels that do not belong to the images.
     """
     if name == "cifar10":
         return _cifar(split, directory)[1].long()
@@ -114,7 +129,7 @@ def load_labels(name: str, split: str = "train", directory: str | Path | None = 
 
 
 def cifar10(split: str = "train", directory: str | Path | None = None) -> Tensor:
-    """CIFAR-10 (Krizhevsky 2009), uint8 (N, 3, 32, 32): 45,000 for "train", 5,000 "valid", 10,000 "test"."""
+    """CIFAR-10 (Krizhevsky 2009), uint8 (N, 3, 32, 32): 45,000 images for "train", 5,000 "valid", 10,000 "test"."""
     return _cifar(split, directory)[0]
 
 
@@ -132,7 +147,11 @@ DATASETS: dict[str, Callable[..., Tensor]] = {"cifar10": cifar10, "fashion-mnist
 
 
 def find_dataset(name: str, directory: str | Path | None = None) -> DatasetPlace | None:
-    """The first place that has all images of a data set; None where there is none. ValueError for a damaged one."""
+    """The first place that has all images of a data set, or None.
+
+    Raises:
+        ValueError: a damaged data set.
+    """
     for place in places(name, directory):
         there = look_in(name, place)
         if there:
@@ -141,7 +160,11 @@ def find_dataset(name: str, directory: str | Path | None = None) -> DatasetPlace
 
 
 def look_in(name: str, place: Path) -> DatasetPlace | None:
-    """A data set in one folder, every image of it read."""
+    """Look for a data set in one folder and read all its images; None if it is not there.
+
+    Raises:
+        ValueError: a damaged data set.
+    """
     if name == "cifar10":
         path = _cifar_path(place)
         return None if path is None else DatasetPlace(path, _cifar_note(path))
@@ -150,13 +173,13 @@ def look_in(name: str, place: Path) -> DatasetPlace | None:
 
 
 def places(name: str, directory: str | Path | None = None) -> list[Path]:
-    """The folders that a data set is looked for in, in that order."""
+    """The folders in which a data set is searched for, in order."""
     roots = [Path(root).expanduser() for root in (directory, os.environ.get("ELBOWROOM_DATA")) if root]
     return [folder for root in (*roots, cache_directory(), SYSTEM) for folder in (root / name, root)]
 
 
 def cache_directory() -> Path:
-    """Where downloads are kept: $XDG_CACHE_HOME/elbowroom, or ~/.cache/elbowroom. Not created here."""
+    """The folder of downloads: $XDG_CACHE_HOME/elbowroom, or ~/.cache/elbowroom. It is not created here."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "elbowroom"
 
 

@@ -1,7 +1,8 @@
-"""Downloading a data set, only when asked: official addresses, SHA-256 of every file, all of a data set or nothing.
+"""Downloads of data sets, only when asked: from official addresses, with the SHA-256 of every file checked.
 
-Files come into a temporary folder beside their place, are compared with the SHA-256 that their authors' files are known
-by, and move when the last one is right. `pooch` does the transfer and is imported with the first download.
+Files are downloaded into a temporary folder beside their final place, compared with the SHA-256 of the official files,
+and moved there when the last one is right: all files of a data set arrive, or none. `pooch` does the transfer and is
+imported with the first download.
 """
 
 import os
@@ -16,7 +17,7 @@ from .catalog import cache_directory, look_in, places
 
 __all__ = ["SOURCES", "Source", "fetch"]
 
-TIMEOUT = 30  # seconds without a byte
+TIMEOUT = 30  # seconds without a byte before a download fails
 A_DAY = 86_400  # seconds
 CHUNK = 2**16  # bytes at a time
 AS_IT_IS = {"Accept-Encoding": "identity"}  # a .gz is not to be unpacked on the way
@@ -25,7 +26,13 @@ ByteProgress = Callable[[int, int], None]  # (bytes that are here, bytes in all)
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set comes from: the address that its files' names follow, each file's SHA-256, and bytes in all."""
+    """Where a data set is downloaded from.
+
+    Attributes:
+        address: the URL that the names of the files are appended to.
+        files: the SHA-256 of each file, by its name.
+        n_bytes: size of all files together, in bytes.
+    """
 
     address: str
     files: Mapping[str, str]
@@ -62,12 +69,20 @@ SOURCES = {
 
 
 def fetch(name: str, directory: str | Path | None = None, progress: ByteProgress | None = None) -> Path:
-    """The place of a data set, downloaded into the user's cache where `find_dataset` has none -> its folder or archive.
+    """Find a data set, or download it into the user's cache.
 
-    A damaged copy in the cache is replaced; one anywhere else is the user's, and is refused as `find_dataset` does.
+    A damaged copy in its folder of the cache is replaced. A damaged copy in any other place is the user's and is
+    refused, as by `find_dataset`. A download that fails leaves no file behind.
 
-    Raises ValueError for an unknown name, a damaged copy, or a download that is not the official file;
-    ConnectionError where a file cannot be had, with what to do by hand. Nothing is left of what failed.
+    Args:
+        name: one of `SOURCES`.
+        directory: the first place to search.
+        progress: called with (bytes downloaded, bytes in all).
+    Returns:
+        The folder or the archive of the data set.
+    Raises:
+        ValueError: an unknown name, a damaged copy, or a download that is not the official file.
+        ConnectionError: a file cannot be downloaded; the message says what to do by hand.
     """
     if name not in SOURCES:
         raise ValueError(f"no data set is named {name!r}; there are {', '.join(SOURCES)}")
@@ -88,7 +103,7 @@ def fetch(name: str, directory: str | Path | None = None, progress: ByteProgress
 def _download(source: Source, folder: Path, progress: ByteProgress | None) -> None:
     """Every file of a source, whole and right, into `folder`; or none of them."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for left in folder.parent.glob(f".{folder.name}-*"):  # by a download that was killed
+    for left in folder.parent.glob(f".{folder.name}-*"):  # left by a download that was killed
         if time.time() - left.stat().st_mtime > A_DAY:
             shutil.rmtree(left, ignore_errors=True)
     here = 0
@@ -121,7 +136,7 @@ def _retrieve(url: str, sha256: str, path: Path, arrived: Callable[[int], None])
             for chunk in response.iter_content(CHUNK):
                 arrived(stream.write(chunk))
 
-    pooch.get_logger().setLevel("ERROR")  # what is to be said is said here
+    pooch.get_logger().setLevel("ERROR")  # the user sees the messages of this package instead
     try:
         pooch.retrieve(url, f"sha256:{sha256}", fname=path.name, path=path.parent, downloader=transfer)
     except requests.RequestException as error:

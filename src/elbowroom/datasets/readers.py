@@ -1,15 +1,15 @@
-"""File formats of images and arrays: a path in, tensors out, or an error of one line that names the file.
+"""File formats of images and arrays: a path in, tensors out, or an error that names the file.
 
-IDX, the format of MNIST and Fashion-MNIST (LeCun): two zero bytes, a type byte (8: unsigned byte), the number
-of dimensions, each dimension as a big-endian 32-bit integer, then the values, last dimension fastest. Read as
-distributed, gzip and all, and refused unless type, dimensions and number of bytes agree.
+IDX is the format of MNIST and Fashion-MNIST (LeCun): two zero bytes, a type byte (8: unsigned byte), the number
+of dimensions, each dimension as a big-endian 32-bit integer, then the values, last dimension fastest. Files are read as
+distributed, with or without gzip, and refused unless type, dimensions and number of bytes agree.
 
-CIFAR-10, binary version (Krizhevsky): files of 10,000 records, each one byte of label, 0 to 9, and 3072 bytes of
-pixels: 32 x 32 red, then green, then blue, row by row. Read from a folder of such files or out of the .tar.gz. An
-archive is only ever read, never unpacked onto the disk; one that holds a path out of its folder, a link, a
-device or a file larger than a batch is refused.
+CIFAR-10, binary version (Krizhevsky), consists of files of 10,000 records. Each record is one byte of label, 0 to 9,
+and 3072 bytes of pixels: 32 x 32 red, then green, then blue, row by row. They are read from a folder or out of the
+.tar.gz, which is never unpacked onto the disk. An archive is refused if it holds a path out of its folder, a link, a
+device, a file larger than a batch, or two files of one name.
 
-A user's array: .npy, .npz, .safetensors, .pt. No pickle is run.
+A user's array is read from .npy, .npz, .safetensors, .pt or .pth. No pickle is run.
 """
 
 import gzip
@@ -58,10 +58,11 @@ TAIL = 2**20  # bytes of padding that may follow the last member of an archive
 
 
 def read_idx(path: str | Path) -> Tensor:
-    """One IDX file of unsigned bytes, gzip or plain -> uint8 tensor of the shape in its header.
+    """Read one IDX file of unsigned bytes, gzip or plain, as a uint8 tensor of the shape in its header.
 
-    Raises FileNotFoundError, or ValueError for a wrong magic number, a damaged archive, or a count of bytes
-    other than the header's.
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a wrong magic number, a damaged file, or a number of bytes other than the header's.
     """
     path = Path(path)
     if not path.is_file():
@@ -86,10 +87,14 @@ def read_idx(path: str | Path) -> Tensor:
 
 
 def read_cifar10(path: str | Path, files: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """The records of `files`, in that order, of a .tar.gz or a folder -> images (N, 3, 32, 32), labels (N,), uint8.
+    """Read the records of `files`, in that order, from a .tar.gz or a folder.
 
-    Raises FileNotFoundError, or ValueError: a damaged or unsafe archive, a file that is not there, not of whole
-    records or with a label past 9.
+    Returns:
+        Images (N, 3, 32, 32) and labels (N,), both uint8, with 10,000 records for each file.
+    Raises:
+        FileNotFoundError: `path` does not exist.
+        ValueError: a damaged or unsafe archive, or a file that is missing, is not 10,000 records long or has a label
+            above 9.
     """
     path = Path(path)
     if not path.exists():
@@ -103,13 +108,18 @@ def read_cifar10(path: str | Path, files: Sequence[str]) -> tuple[Tensor, Tensor
 
 
 def load_array(path: str | Path, dtype: torch.dtype | None = None, name: str = "x", pixels: bool = False) -> Tensor:
-    """A user's array, first dimension N, as a tensor of `dtype` (torch's default if None). No pickle is run.
+    """Load a user's array, whose first dimension is N. No pickle is run.
 
-    .npz, .safetensors and a .pt mapping must hold one array or one named `name`; .npy and .pt may be the array
-    itself. With `pixels` an array of uint8 stays one.
-
-    Raises FileNotFoundError, or ValueError with one line: the file is no such archive, has several
-    arrays and none of that name, is empty, is not of real numbers, or holds a value that is not finite.
+    Args:
+        path: .npz, .safetensors and a mapping in .pt or .pth must hold one array, or one under `name`; .npy, .pt and
+            .pth may be the array itself.
+        dtype: dtype of the tensor; torch's default if None.
+        name: name of the array in a file of several.
+        pixels: return an array of uint8 as it is.
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file cannot be read or is of another format, has several arrays and none of that name, is
+            empty, is not of real numbers, or holds a value that is not finite.
     """
     path = Path(path)
     array = _pick(_read(path), path, name)
@@ -127,13 +137,13 @@ def load_array(path: str | Path, dtype: torch.dtype | None = None, name: str = "
 
 
 def array_names(path: str | Path) -> list[str]:
-    """The names of the arrays that a user's file holds; none where it is itself one array."""
+    """The sorted names of the arrays in a user's file; an empty list if the file is itself one array."""
     contents = _read(Path(path))
     return sorted(map(str, contents)) if isinstance(contents, dict) else []
 
 
 def times(shape: Sequence[int]) -> str:
-    """A shape in words.
+    """A shape as text.
 
     >>> times((3, 32, 32))
     '3 x 32 x 32'

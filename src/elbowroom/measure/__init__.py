@@ -1,4 +1,4 @@
-"""Measuring: the ladder of a model on data, by a plan; the sandwich that certifies it; checks of what is brought."""
+"""Measurements: the ladder of a model on data, the sandwich that certifies it, and checks of models and data."""
 
 from .check import check, data_notes
 from .decompose import decompose

@@ -1,6 +1,6 @@
-"""`check`: what is wrong with a model or a posterior, found before a number is computed from it.
+"""`check` finds what is wrong with a model or a posterior before any number is computed from it.
 
-Each check ends in one line that says what was expected, what came, and what to do.
+Each check fails with one line that says what was expected, what was found, and what to do.
 """
 
 import math
@@ -19,21 +19,26 @@ from ..posteriors import Local, Posterior, PosteriorLike, VariationalDistributio
 __all__ = ["check", "data_notes"]
 
 CHECK_SAMPLES = 4
-MODE_TOLERANCE = 1.0  # nats by which the ELBO may differ between train and eval mode, or this share of it: the batch
-MODE_SHARE = 0.005  # statistics of 256 images cost a well-trained convolutional VAE some 2 of 890 nats
-CROWD = 256  # rows on which the modes are compared: batch statistics of fewer are noise
+MODE_TOLERANCE = 1.0  # nats by which the ELBO may differ between train and eval mode
+MODE_SHARE = 0.005  # or this share of the ELBO: batch statistics of 256 images cost a good VAE some 2 of 890 nats
+CROWD = 256  # rows on which the modes are compared; the batch statistics of fewer rows are too noisy
 BATCH_TOLERANCE = 0.01  # nats by which a datum's terms may depend on its batch, beyond rounding
 
 
 def check(model: LatentModel, q: PosteriorLike | None, x: Data, seed: int = 0) -> list[str]:
-    """Check shapes, finiteness, gradients, modes and batch independence on the first rows of x.
+    """Check shapes, finiteness, gradients, train and eval mode, and batch independence on the first rows of x.
+
+    The model and the global random state are left as they were.
 
     Args:
-        model: a `LatentModel`. q: a posterior, or None to check the model alone. x: N data.
+        model: a `LatentModel`.
+        q: a posterior, or None to check the model alone.
+        x: N data.
+        seed: seed of the draws.
     Returns:
-        Notes: what is unusual but no error, also given as warnings.
+        Notes on what is unusual but not an error; each is also issued as a UserWarning.
     Raises:
-        CheckError: what is wrong, in one line. The model and the global random state are left as they were.
+        CheckError: the first fault that was found, in one line.
     """
     try:
         check_door(model, q, x)
@@ -62,8 +67,10 @@ def check(model: LatentModel, q: PosteriorLike | None, x: Data, seed: int = 0) -
 
 
 def data_notes(model: LatentModel, x: Rows | MapStyle) -> list[str]:
-    """What is unusual about the data for this likelihood: grey values as Bernoulli, 8-bit data under a density, other
-    data under a mass of 8-bit levels.
+    """Notes on what is unusual about the data for this likelihood, from at most the first 256 rows.
+
+    They are about grey values under a Bernoulli likelihood, 8-bit data under a continuous density, and other data under
+    a likelihood of 8-bit levels.
     """
     likelihood = getattr(model, "likelihood", None)
     name = getattr(likelihood, "name", None)

@@ -1,11 +1,11 @@
-r"""`decompose`: measures the ladder of a model on data, block by block.
+r"""`decompose` measures the ladder of a model on data, block by block.
 
     L[q] | amortization | L[q*_diagonal] | factorization | L[q*_full] | gaussianity | L[q*_flow] | remainder | log p(x)
 
-Each rung is an ELBO of a better q for the same datum and the same decoder (Cremer, Li and Duvenaud 2018). A rung that
-is not fitted merges its step into the next. Where q is not a diagonal Gaussian, amortization is measured against the
-best member of q's own family, and smaller families are shown beside the ladder. With `refine_on` a cheap plan measures
-all data, a costly one a random sample of them (`double_sampling`).
+Each rung is the ELBO of a better q for the same datum and the same decoder (Cremer, Li and Duvenaud 2018). Where a rung
+is not fitted, the steps on either side of it are merged. Where q is not a diagonal Gaussian, amortization is measured
+against the best member of q's own family, and smaller families are shown beside the ladder. With `refine_on`, a cheap
+plan measures all data and a costly one a random sample of them (`double_sampling`).
 """
 
 import time
@@ -53,26 +53,34 @@ def decompose(
     refine_plan: PlanLike = "standard",
     check: bool = True,
 ) -> Gaps:
-    """Measure each datum's ladder.
+    """Measure the ladder of each datum, from L[q] up to log p(x).
 
     Args:
-        model: a `LatentModel`, such as `DecoderModel`. q: a posterior, or a callable x -> torch Distribution.
-        x: N data. seed: of every draw.
+        model: a `LatentModel`, such as `DecoderModel`.
+        q: a posterior, or a callable x -> torch Distribution.
+        x: N data (tensor, array, mapping of them, or map-style dataset).
         plan: "quick" (screening: no full Gaussian, no annealing), "standard" (log p(x) within 0.03 nats of a datum on
-            average, where nothing is flagged), "flow" (and a local flow), "precise" (an error of log p(x) of at most
+            average, where nothing is flagged), "flow" (adds a local flow), "precise" (an error of log p(x) of at most
             0.05 nats for each datum, or a flag), "published" (the paper's protocol: 10 million gradients per datum), or
             a `Plan`.
-        kl_weight: the beta that q was trained with; other than 1, amortization is split into encoder and mismatch.
-        objective: a label for any other objective ("iwae", "free bits"), printed with the table.
-        groups: N labels, summed up apart in the table. ids: N integers; row numbers by default.
-        progress: called with (data done, data in all) after each fit of a block and at the block's end; within a block
-            the data done are a share of it. Data that are refined count twice.
+        seed: seed of all draws.
+        kl_weight: the beta that q was trained with. If it is not 1, amortization is split into encoder and mismatch.
+        objective: a label for any other training objective ("iwae", "free bits"), printed with the table.
+        groups: N labels; the table also gives means by label.
+        ids: N unique integers; row numbers by default.
+        progress: called with (data done, data in all) after each fit of a block and at the end of the block. Within a
+            block the data done are a share of it. Data that are refined count twice.
         refine_on: how many data, drawn at random, `refine_plan` measures too. The others are measured by `plan` alone
-            and corrected by the mean difference: means are those of `refine_plan`, single values predictions of it.
-        check: look at the first rows before anything is measured, and refuse what cannot be right (`CheckError`).
+            and corrected by the mean difference: means are those of `refine_plan`, single values are predictions.
+        refine_plan: the plan for the refined data, as `plan`; used with `refine_on` only.
+        check: look at the first rows before anything is measured, and refuse what cannot be right.
+    Returns:
+        The `Gaps` of the N data.
     Raises:
-        ValueError: no data, an unknown plan, labels that do not match, a number to refine that is not between 2 and
-            that of the data, or a model without one finite number.
+        CheckError: a model, posterior or data that cannot be right; it is a ValueError.
+        TypeError: data that can only be iterated.
+        ValueError: no data, an unknown plan, a kl_weight that is not positive, groups or ids of another number than N,
+            ids that are not unique, a `refine_on` that is not between 2 and N, or no datum with finite values.
     """
     first_plan, second_plan = as_plan(plan), as_plan(refine_plan)
     data = as_data(x)
@@ -122,7 +130,14 @@ def measured(
     report: Callable[[int], None],
     size: int = BLOCK,
 ) -> Gaps:
-    """One plan on all of x, without notes; `report` is called with the number of data done."""
+    """Measure all of x by one plan, without notes and provenance.
+
+    Args:
+        report: called with the number of data done.
+        size: rows of a block.
+    Raises:
+        ValueError: no datum has a finite value on every rung.
+    """
     parts = []
     with prepared_pair(model, q, x, size) as (posterior, blocks):
         for block in blocks:

@@ -1,17 +1,17 @@
-r"""Double sampling: a cheap plan on all N data, a costly one on a simple random sample S of n of them.
+r"""Double sampling: a cheap plan on all N data, and a costly one on a simple random sample S of n of them.
 
     mean = mean_all(first phase) + mean_S(second phase - first phase)          the difference estimator
     its error on these data: S_d^2 (1/n - 1/N) by the choice of S, and the second phase's own draws
 
-(Cochran 1977, chapter 12; Saerndal, Swensson and Wretman 1992, chapter 9.) It is unbiased for the mean of the costly
-plan on all data, however poor the cheap one; a cheap plan that errs by as much on every datum costs nothing. So that
-tables,
-steps and groups need to know nothing of it, it is written as one value per datum:
+(Cochran 1977, chapter 12; Saerndal, Swensson and Wretman 1992, chapter 9.) The estimator is unbiased for the mean of
+the costly plan on all data, however poor the cheap one is; if the cheap plan errs equally on every datum, its error
+costs nothing. The result is stored as one value per datum, whose mean is the estimator, so that tables, steps and
+groups need no special case:
 
     value_i = second_i for i in S,      first_i + mean_S(second - first) otherwise
 
-whose mean it is. A value of the second kind is a prediction. The side of a rung is that of its second-phase values: it
-holds for the mean over all data, in expectation over S and the draws, not for a prediction by itself, nor for a group
+A value of the second kind is a prediction. The side of a rung is that of its second-phase values: it holds for the mean
+over all data, in expectation over S and the draws. It does not hold for a single prediction, nor for a group of data
 whose differences are unlike those of the others.
 """
 
@@ -30,24 +30,31 @@ __all__ = ["combine", "expected_se", "refined_rows", "second_phase_seed"]
 
 
 def refined_rows(n_data: int, n_refined: int, seed: int) -> Tensor:
-    """The rows (n,) that the second phase measures: a simple random sample, in order."""
+    """The rows (n,) that the second phase measures: a simple random sample of 0, ..., N - 1, sorted."""
     return torch.randperm(n_data, generator=seeded(seed, "refine", "rows"))[:n_refined].sort().values
 
 
 def second_phase_seed(seed: int) -> int:
-    """The seed of the second phase's draws: under `seed` they would be those of the first, on other data."""
+    """The seed of the second phase's draws.
+
+    It differs from `seed`, under which those draws would repeat the draws of the first phase on other data.
+    """
     return int(torch.randint(2**31, (1,), generator=seeded(seed, "refine", "draws")))
 
 
 def combine(first: Gaps, second: Gaps, rows: NDArray[np.int64]) -> Gaps:
-    """One `Gaps` on the N data of `first`, whose `rows` (n,) are the data of `second`.
+    """Combine both phases into one `Gaps` on the N data of the first.
 
-    The rungs are those of the second phase; one that the first did not fit is predicted from the nearest below it. Data
-    that either phase leaves out are left out, and of the differences too. Flags, fits, candidates, `chosen` and `k_hat`
-    are as measured: by the second phase on its rows, by the first elsewhere.
+    The rungs are those of the second phase; one that the first phase did not fit is predicted from the nearest fitted
+    rung below it. Data that either phase leaves out are left out, also of the differences. Flags, fits, candidates,
+    `chosen` and `k_hat` are as measured: by the second phase on its rows, by the first elsewhere.
 
+    Args:
+        first: the first phase, of N data.
+        second: the second phase, of n data.
+        rows: (n,) rows of `first` that `second` measured.
     Raises:
-        ValueError: fewer than two of the rows are finite in both.
+        ValueError: fewer than two of the rows are finite in both phases.
     """
     n = len(first)
     both = first.elbo.finite[rows] & second.elbo.finite
@@ -92,8 +99,10 @@ def combine(first: Gaps, second: Gaps, rows: NDArray[np.int64]) -> Gaps:
 
 
 def expected_se(estimate: Estimate, n_data: int, n_refined: int) -> float:
-    """The standard error to expect of N data of which n are refined, from a pilot whose data were measured by both
-    plans: sqrt(S_y^2 / N + S_d^2 (1/n - 1/N)), nats; NaN for a pilot of one datum.
+    """The standard error in nats to expect of a mean over `n_data` data (N), of which `n_refined` (n) are refined.
+
+    It is sqrt(S_y^2 / N + S_d^2 (1/n - 1/N)), with both variances from `estimate`, a pilot whose data were all measured
+    by both plans. NaN for a pilot of fewer than two finite data.
     """
     values = estimate.values[estimate.finite]
     if len(values) < 2:

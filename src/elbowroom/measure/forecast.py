@@ -1,7 +1,7 @@
-"""What a measurement will cost and how well it will know its means, foretold from a pilot of a few data.
+"""Forecasts from a pilot of a few data: what a measurement will cost, and how precise its means will be.
 
 A gradient on few rows costs more per row than one on a whole block, by a ratio that depends on the network and the
-machine. It is timed, and the time of the pilot is scaled by it.
+machine. This ratio is timed, and the time of the pilot is scaled by it.
 """
 
 import time
@@ -22,15 +22,22 @@ from .plan import Plan, PlanLike, as_plan
 
 __all__ = ["PILOT", "Forecast", "forecast"]
 
-PILOT = 8  # data; their spread is known to about a quarter
-DRAWS = 16  # of z for each datum in the gradients that are timed
-TIMED_SECONDS = 0.3  # spent on either of them
+PILOT = 8  # data in the pilot, which give their spread to about a quarter
+DRAWS = 16  # draws of z for each datum in the gradients that are timed
+TIMED_SECONDS = 0.3  # spent on timing each of the two gradients
 
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """Of runs of `sizes` data: how many of them are refined (none in a run of one plan), the time in seconds, and
-    the standard errors of means, in nats, by the name of the row; `pilot` is what was measured, in `pilot_seconds`.
+    """The forecast for runs of several sizes.
+
+    Attributes:
+        sizes: numbers of data of the runs.
+        refined: how many data of each run are refined; 0 in a run of one plan.
+        seconds: time of each run.
+        errors: standard errors of the mean in nats, one for each run, by the name of the row.
+        pilot: the measurement of the pilot.
+        pilot_seconds: time that the pilot took.
     """
 
     sizes: tuple[int, ...]
@@ -53,10 +60,12 @@ def forecast(
     refine_plan: PlanLike = "standard",
     progress: Callable[[int, int], None] | None = None,
 ) -> Forecast:
-    """Measure the first `PILOT` of N data as `decompose` would, and say what runs of `sizes` data are to cost.
+    """Measure the first `PILOT` of N data as `decompose` would, and forecast runs of `sizes` data.
+
+    The other arguments are those of `decompose`; `progress` counts the data of the pilot.
 
     Raises:
-        ValueError: as `decompose`.
+        ValueError: no data, an unknown plan, or a pilot without a finite value (with `refine_on`, with fewer than two).
     """
     data = as_data(x)
     few = min(n_data(data), PILOT)

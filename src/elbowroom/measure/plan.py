@@ -1,6 +1,6 @@
-"""Plans by name: which rungs of the ladder are fitted, and the samples and temperatures that bounds may spend.
+"""Plans by name: which rungs of the ladder are fitted, and how many samples and temperatures the bounds may use.
 
-What a local fit may spend is its family's own (`posteriors`), unless a plan has a budget for it.
+The budget of a local fit is its family's own (`posteriors`), unless the plan has one for it.
 """
 
 from collections.abc import Mapping
@@ -19,11 +19,18 @@ PlanName: TypeAlias = Literal["quick", "standard", "flow", "precise", "published
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Which rungs are fitted and what each stage may spend.
+    """Which rungs are fitted, and what each stage may spend.
 
-    `rungs`: families of the ladder by name, the diagonal Gaussian among them; `n_elbo`: samples of each reported ELBO;
-    `budgets`: of local fits, by family, in place of the family's own; `multistart`: of the two short fits whose better
-    end the others start from; None to start at q's answer; `evidence`: of the log-evidence estimators.
+    Attributes:
+        name: name of the plan.
+        rungs: names of the families to fit; "diagonal" must be one of them.
+        n_elbo: samples for each reported ELBO.
+        budgets: budgets of local fits by the name of the family, in place of the family's own.
+        evidence: budget of the estimators of log p(x).
+        multistart: budget of two short fits, the better of which is where the others start; None to start at q's
+            answer.
+    Raises:
+        ValueError: a rung that is no family of the ladder, or no "diagonal" among them.
     """
 
     name: str = "custom"
@@ -41,7 +48,7 @@ class Plan:
             )
 
     def budget(self, family: Family) -> Budget:
-        """What the local fits of a family may spend."""
+        """The budget of local fits of `family`."""
         return self.budgets.get(family.name, family.budget)
 
 
@@ -88,7 +95,11 @@ PLANS: dict[PlanName, Plan] = {
 
 
 def as_plan(plan: PlanLike) -> Plan:
-    """A plan by its name, or as it is. ValueError for an unknown name."""
+    """The plan of this name; a `Plan` is returned as it is.
+
+    Raises:
+        ValueError: the name of no plan.
+    """
     if isinstance(plan, Plan):
         return plan
     if plan not in PLANS:

@@ -1,4 +1,4 @@
-"""What was measured, and by what: all that a saved run needs to be told apart from another, as JSON can hold it."""
+"""Provenance: what tells one saved run from another, in a form that JSON can hold."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,10 +12,10 @@ __all__ = ["described"]
 
 
 def described(model: LatentModel, q: object, x: Rows | MapStyle) -> dict[str, Any]:
-    """Model, posterior and data, each by its class, its sizes and a hash of its numbers.
+    """Describe model, posterior and data, each by its class or sizes and a SHA-256 of its numbers.
 
-    The hash of networks covers every parameter and buffer that can be found behind them. Data that are read row by row
-    have none.
+    The hash of a model or posterior covers every parameter and buffer of the networks that can be found in it; it is
+    None where there are none. Data that are read row by row have no hash and no shapes.
     """
     family = getattr(q, "family", None)
     return {

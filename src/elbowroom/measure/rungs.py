@@ -1,4 +1,4 @@
-"""The local fits of one block of data: each rung that a plan asks for, and the best member of q's own family."""
+"""Local fits of one block of data: every rung that a plan asks for, and the best member of q's own family."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -24,7 +24,13 @@ __all__ = ["FittedRung", "fit_rungs", "fitted_flow", "widest_gaussian"]
 
 @dataclass(frozen=True)
 class FittedRung:
-    """The best member of a family for each datum of a block, and how its fit ended."""
+    """The best member of a family for each of the B data of a block.
+
+    Attributes:
+        family: the family.
+        params: parameters of the fitted distributions, (B, ...) each.
+        report: how each fit ended.
+    """
 
     family: Family
     params: Params
@@ -32,7 +38,7 @@ class FittedRung:
 
     @property
     def is_base(self) -> bool:
-        """Whether other fits and annealing can start at it: a Gaussian of the ladder, in the parameters of one."""
+        """Whether other fits and annealing can start from it: a Gaussian of the ladder, in the parameters of one."""
         plain = set(self.params) <= GAUSSIAN_PARAMS and self.params["log_scale"].shape == self.params["mean"].shape
         return self.family.is_gaussian and self.family.place is not None and plain
 
@@ -52,12 +58,23 @@ def fit_rungs(
     kl_weight: float = 1.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, FittedRung]:
-    """Fit the plan's rungs of one block, and q's own family, from the lowest up; `progress` is called after each with
-    (rungs fitted, rungs in all).
+    """Fit the rungs of the plan and q's own family on one block.
 
-    The widest Gaussian comes first, from the better of two starts: its steps are blind to the posterior's scales and
-    correlations. The other Gaussians begin at it, and so do flows; q's own family, where it is no Gaussian, begins at
-    the encoder's answer.
+    The widest Gaussian is fitted first, from the better of two starts, because its steps are not affected by the scales
+    and correlations of the posterior. The other Gaussians and the flows start from it; q's own family, if it is not
+    Gaussian, and the fit for a `kl_weight` other than 1 start from the encoder's answer.
+
+    Args:
+        model: a `LatentModel`.
+        posterior: the posterior to start from; None for the prior.
+        block: the data.
+        plan: which rungs to fit, and their budgets.
+        seed: seed of the draws.
+        own: q's own family; None where it is unknown.
+        kl_weight: if it is not 1 and `own` is known, the best q for it is fitted too, under `TEMPERED`.
+        progress: called after each fit with (rungs fitted, rungs in all).
+    Returns:
+        The fitted rungs by name, Gaussians from the lowest up before the others.
     """
     size = latent_size(model)
     gaussians, others = _families(plan, size, own)
@@ -86,13 +103,13 @@ def fit_rungs(
 
 
 def widest_gaussian(rungs: Mapping[str, FittedRung]) -> str:
-    """The name of the widest Gaussian that other fits and annealing can start at."""
+    """The name of the widest Gaussian from which other fits and annealing can start."""
     bases = [rung.family for name, rung in rungs.items() if rung.is_base and name != TEMPERED]
     return max(bases, key=_place).name
 
 
 def fitted_flow(rungs: Mapping[str, FittedRung]) -> FittedRung | None:
-    """The highest rung that is no Gaussian and has a place in the ladder; None where there is none."""
+    """The highest rung of the ladder that is not Gaussian; None if there is none."""
     placed = [rung for name, rung in rungs.items() if rung.family.place is not None and name != TEMPERED]
     return max((rung for rung in placed if not rung.family.is_gaussian), key=lambda r: _place(r.family), default=None)
 

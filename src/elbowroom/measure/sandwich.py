@@ -2,8 +2,9 @@ r"""The sandwich: log p(x) between a lower and an upper bound, on data simulated
 
     forward AIS and importance sampling  <=  log p(x)  <=  reverse AIS from the z that made x      (in expectation)
 
-Its width certifies the estimators on this model (Grosse, Ghahramani and Adams 2015; Grosse, Ancha and Roy 2016). On
-real data no exact posterior draw exists: the certificate is for data simulated from the same model.
+Its width certifies the estimators on this model (Grosse, Ghahramani and Adams 2015; Grosse, Ancha and Roy 2016). The
+upper bound needs an exact draw from the posterior, which real data do not have, so the certificate is for data
+simulated from the model.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,18 +26,25 @@ from .rungs import fit_rungs, widest_gaussian
 
 __all__ = ["Sandwich", "sandwich"]
 
-MAX_WIDTH = 1.0  # nats: a wider datum is flagged, its lower bound has probably missed a mode
+MAX_WIDTH = 1.0  # nats; wider data are flagged, because their lower bound has probably missed a mode
 
 
 class Simulator(SamplesPrior, SamplesData, Protocol):
-    """A model that can simulate (z, x)."""
+    """A model that can simulate z and x."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Sandwich(ByValue):
-    """Bounds of log p(x) in nats for n simulated data, the draws z (n, D) that made them, and the data x.
+    """Bounds of log p(x), in nats, for n data simulated from the model.
 
-    `width` = upper - lower per datum; single widths may be negative, the mean errs upward. `flags` as in `Gaps`.
+    Attributes:
+        lower: lower bound of each datum.
+        upper: upper bound of each datum.
+        width: upper - lower. The width of a single datum may be negative; the mean errs upward.
+        z: (n, D) the draws from the prior that made the data.
+        x: the n simulated data.
+        flags: (n,) combination of the `Flag` values of each datum, as in `Gaps`.
+        work: work per datum, in gradients of the decoder.
     """
 
     lower: Estimate
@@ -49,7 +57,7 @@ class Sandwich(ByValue):
 
     @property
     def percentiles(self) -> Array:
-        """The 5th, 25th, 50th, 75th, 95th and 100th percentile of the width, nats."""
+        """The 5th, 25th, 50th, 75th, 95th and 100th percentile of the width, in nats."""
         return np.percentile(self.width.values[self.width.finite], [5, 25, 50, 75, 95, 100])
 
     def __repr__(self) -> str:
@@ -80,12 +88,18 @@ def sandwich(
     """Simulate n data from the model and bound log p(x) of each from both sides.
 
     Args:
-        model: with `sample_prior` and `sample_data`. q: where local fits start; None for the prior.
+        model: a `LatentModel` with `sample_prior` and `sample_data`.
+        n: how many data to simulate.
+        q: posterior where local fits start; None for the prior.
         like: data whose covariates the simulated data borrow, for conditional models.
-        plan: as in `decompose`; a plan without annealing gets the standard schedule. seed: of every draw.
-        check: look at the first simulated rows first (`CheckError`).
+        plan: as in `decompose`, without its flows; a plan without annealing gets the standard schedule.
+        seed: seed of all draws.
+        progress: called with (data done, data in all) after each block.
+        check: look at the first simulated rows before anything is measured, and refuse what cannot be right.
     Raises:
+        CheckError: a model or posterior that cannot be right; it is a ValueError.
         TypeError: a model that cannot simulate.
+        ValueError: an n below 1, or an unknown plan.
     """
     for method in ("sample_prior", "sample_data"):
         if not hasattr(model, method):

@@ -1,11 +1,11 @@
-r"""The pipeline on models whose every number is known: truth beside estimate, with its distance in standard errors.
+r"""The pipeline on models with known answers: truth beside estimate, and their distance in standard errors.
 
     x | z ~ N(W z + b, sigma^2 I),  z ~ N(0, I)   (`LinearGaussian`)
 
-The truth of each rung is a closed form, averaged over the same data as the estimate, so Monte Carlo (`mc_se`) is the
-only error between them. An unbiased estimate may be off on neither side. A lower bound may not be above the truth at
-all; below it, it may fall short by `SHORTFALL` nats, since a fit may end before its optimum; an upper bound the other
-way round. All rows together call a false alarm with probability `FALSE_ALARM`.
+The truth of each rung has a closed form and is averaged over the same data as the estimate, so that Monte Carlo
+(`mc_se`) is the only error between them. An unbiased estimate may be off on neither side. A lower bound may not lie
+above the truth at all, but may fall short of it by `SHORTFALL` nats, since a fit may end before its optimum; an upper
+bound is the other way round. All rows together raise a false alarm with probability `FALSE_ALARM` at most.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,16 +26,26 @@ from .sandwich import sandwich
 
 __all__ = ["FALSE_ALARM", "N_MODELS", "SHORTFALL", "TruthRow", "limit_of", "off", "run_selftest"]
 
-FALSE_ALARM = 1e-6  # probability that a selftest of a correct installation fails
+FALSE_ALARM = 1e-6  # largest probability that a selftest of a correct installation fails
 SHORTFALL = 0.03  # nats per datum that an unfinished local fit may cost
 ROUNDING = 1e-6  # nats: estimates without Monte-Carlo error are exact up to this
-ONE_DATUM = 0.02  # nats: twice the error of one log p(x) by 2,000 draws of what nearly is the posterior
+ONE_DATUM = 0.02  # nats: twice the error of log p(x) of one datum from 2,000 draws of nearly the posterior
 N_DATA = 50
 
 
 @dataclass(frozen=True, kw_only=True)
 class TruthRow:
-    """One quantity in nats: truth, estimate, Monte-Carlo error, its side, and how far it may fall short."""
+    """One quantity whose truth is known, in nats per datum.
+
+    Attributes:
+        model: name of the model.
+        quantity: name of the quantity.
+        truth: its true value.
+        estimate: its estimate.
+        error: Monte Carlo error of the estimate.
+        side: side on which the estimate may err, as in `Estimate`.
+        shortfall: how far the estimate may lie from the truth on that side.
+    """
 
     model: str
     quantity: str
@@ -47,7 +57,7 @@ class TruthRow:
 
     @property
     def distance(self) -> float:
-        """Standard errors from the truth, beyond the shortfall that the side allows; NaN where the estimate is."""
+        """Signed standard errors from the truth, beyond the shortfall that the side allows; NaN for a NaN estimate."""
         low = self.shortfall if self.side in ("lower", "neither") else 0.0
         high = self.shortfall if self.side in ("upper", "neither") else 0.0
         gap = self.estimate - self.truth
@@ -74,11 +84,11 @@ CASES = (
     _Case(name="wrong encoder, 5 latents", n_observed=10, n_latent=5, scale=0.6, tilt=0.9, shift=0.3, width=1.4),
     _Case(name="beta-VAE (4), 5 latents", n_observed=10, n_latent=5, scale=0.6, kl_weight=4.0),
 )
-N_MODELS = len(CASES) + 1  # the last for the sandwich
+N_MODELS = len(CASES) + 1  # the cases, and one for the sandwich
 
 
 def limit_of(n_rows: int) -> float:
-    """Standard errors beyond which one of `n_rows` rows is off: Bonferroni, two-sided.
+    """Standard errors beyond which one of `n_rows` rows is off: a two-sided normal quantile, Bonferroni-corrected.
 
     >>> round(limit_of(31), 1)
     5.5
@@ -87,12 +97,19 @@ def limit_of(n_rows: int) -> float:
 
 
 def off(rows: Sequence[TruthRow]) -> list[TruthRow]:
-    """The rows that chance does not explain; NaN is not explained."""
+    """The rows that chance does not explain; a row whose distance is NaN is one of them."""
     return [row for row in rows if not abs(row.distance) <= limit_of(len(rows))]
 
 
 def run_selftest(seed: int = 0, progress: Callable[[int, int], None] | None = None) -> list[TruthRow]:
-    """All rows: each case's ladder against its closed forms, and the sandwich on the first."""
+    """Compare the ladder of each case, and the sandwich on the second, with their closed forms.
+
+    Args:
+        seed: seed of the models, the data and all draws.
+        progress: called with (models done, models in all).
+    Returns:
+        All rows; `off` tells which of them fail.
+    """
     rows: list[TruthRow] = []
     for done, case in enumerate(CASES):
         rows += list(_ladder_rows(case, seed))

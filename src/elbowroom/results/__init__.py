@@ -1,4 +1,7 @@
-"""What was measured, and how it reads. A saved run is loaded, printed and judged without any estimator."""
+"""Results of a measurement: how they are stored, printed and interpreted.
+
+A saved run is loaded, printed and judged without importing any estimator.
+"""
 
 from .compare import Comparison, compare
 from .display import ByValue, Listing, Row, Shown, aligned, html_list, html_table

@@ -1,4 +1,4 @@
-"""Two ladders compared: the difference of their ELBOs, split into one of log p(x) and one of the inference gap."""
+"""Comparison of two ladders: the difference of their ELBOs, split into log p(x) and the inference gap."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,8 +14,13 @@ __all__ = ["Comparison", "compare"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Comparison(Shown):
-    """a - b of one quantity, in nats: the mean difference and its standard error `se`; where the data are the same,
-    also `values` (N,) per datum and `mc_se`, the error on these data alone (NaN and empty where they are not).
+    """The difference a - b of one quantity between two ladders, in nats.
+
+    Attributes:
+        mean: the mean difference.
+        se: standard error of `mean`, counting the data as a sample of their population.
+        mc_se: error of `mean` on these data alone; NaN where the ladders are of different data.
+        values: (N,) difference of each datum; empty where the ladders are of different data.
     """
 
     header: ClassVar[Row] = ("nats", "se", "mc", "data")
@@ -26,7 +31,7 @@ class Comparison(Shown):
     values: Array
 
     def row(self) -> Row:
-        """The difference and its errors as the cells of a table; "apart" where the data are different ones."""
+        """The cells of a table row: the difference, its errors and the number of pairs ("apart" if there are none)."""
         mc = f"{self.mc_se:.3f}" if len(self.values) else "-"
         return (f"{self.mean:+.3f}", f"{self.se:.3f}", mc, f"{len(self.values):,} paired" if mc != "-" else "apart")
 
@@ -36,13 +41,18 @@ class Comparison(Shown):
 
 
 def compare(a: Ladder, b: Ladder) -> Listing[Comparison]:
-    """a - b: the difference of ELBOs ("elbo"), split into one of "log_evidence" and one of "inference".
+    """Compare two ladders by a - b of the ELBO, of log p(x) and of the inference gap.
 
-    Paired where both hold the same data under the same ids; where no id is shared, the difference of means, whose
-    errors add.
+    The differences are paired where both ladders hold the same data under the same ids. Where they share no id, each is
+    a difference of means, whose squared errors add.
 
+    Args:
+        a: a ladder of N data.
+        b: a ladder of the same data in any order, or of data that share no id with those of `a`.
+    Returns:
+        A `Comparison` for "elbo", "log_evidence" and "inference"; the first is the second minus the third.
     Raises:
-        ValueError: ids that coincide while the data differ, or that overlap in part.
+        ValueError: the ids overlap only in part, or coincide while the data differ.
     """
     shared = np.intersect1d(a.ids, b.ids)
     terms = {

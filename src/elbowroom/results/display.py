@@ -1,4 +1,4 @@
-"""How results are shown, as aligned text or as plain HTML, and how they compare: by value, to a single bool."""
+"""Display of results as aligned text or plain HTML, and comparison by value, which gives a single bool."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +15,10 @@ V = TypeVar("V", bound="Shown")
 
 
 class ByValue:
-    """Data classes that are equal where their fields are; arrays are compared as a whole, NaN being equal to NaN."""
+    """Base of data classes that are equal where their fields are equal.
+
+    Arrays are compared as a whole, with NaN equal to NaN. Fields declared with `compare=False` are skipped.
+    """
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -24,23 +27,23 @@ class ByValue:
 
 
 class Shown(ByValue, ABC):
-    """A result that is one line of a table, and by itself a table of that line."""
+    """A result that is one row of a table, and is displayed on its own as a table of that row."""
 
     header: ClassVar[Row]
 
     @abstractmethod
     def row(self) -> Row:
-        """Its cells, one for each of the header's."""
+        """The cells of the row, one for each entry of `header`."""
 
     def _repr_html_(self) -> str:
         return html_table([("", *self.header), (str(getattr(self, "name", "")), *self.row())])
 
 
 class Listing(dict[str, V]):
-    """Results by name: a dict, which shows itself as a table."""
+    """A dictionary of results by name that displays itself as a table."""
 
     def rows(self) -> list[Row]:
-        """The header and a row for each result, its name first."""
+        """The header, then a row for each result that begins with its name."""
         header = next(iter(self.values())).header if self else ()
         return [("", *header), *((name, *value.row()) for name, value in self.items())]
 
@@ -72,7 +75,10 @@ def same(a: object, b: object) -> bool:
 
 
 def aligned(rows: Sequence[Row], n_left: int = 1) -> Iterator[str]:
-    """Rows of text in columns, the first row the header: the first `n_left` flush left, the others flush right."""
+    """Align rows of text in columns and yield them as lines; the first row is the header.
+
+    The first `n_left` columns are flush left, the others flush right.
+    """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (
@@ -83,14 +89,14 @@ def aligned(rows: Sequence[Row], n_left: int = 1) -> Iterator[str]:
 
 
 def html_table(rows: Sequence[Row], notes: Iterable[str] = ()) -> str:
-    """The same rows as an HTML table, and a list of notes below it."""
+    """The rows as an HTML table, the first row being the header, with a list of notes below it."""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in rows[0])
     body = "".join(f"<tr>{_cells(row)}</tr>" for row in rows[1:])
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{html_list(notes)}"
 
 
 def html_list(lines: Iterable[str]) -> str:
-    """Lines as an HTML list; nothing where there is none."""
+    """The lines as an HTML list; an empty string if there are none."""
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     return f"<ul>{items}</ul>" if items else ""
 

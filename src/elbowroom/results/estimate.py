@@ -1,10 +1,10 @@
-r"""Estimates: values with side and Monte-Carlo errors, their means, and the errors of their paired differences.
+r"""Estimates: values with their side and Monte Carlo errors, their means, and the errors of paired differences.
 
-The error is kept as *noise* of shape (G, N): the contributions of G groups of draws to the deviation of each datum's
-value, so that Var = sum_g noise_g^2. Estimates that share draws share a key, and subtract group by group: their
-covariance is carried, and what two estimates have in common cancels exactly.
+The Monte Carlo error is stored as *noise* of shape (G, N): what each of G groups of draws contributes to the deviation
+of each datum's value, so that Var = sum_g noise_g^2. Estimates that share draws share a key, and their noise is
+subtracted group by group: the covariance is carried along, and what two estimates have in common cancels exactly.
 
-Values that were predicted rather than measured (double sampling) share a `Correction`, and its error is kept apart.
+Values that were predicted rather than measured (double sampling) share a `Correction`, whose error is kept separately.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,15 +25,15 @@ FLIP = {"unbiased": "unbiased", "lower": "upper", "upper": "lower", "neither": "
 
 @dataclass(frozen=True, eq=False)
 class Correction(ByValue):
-    """What predicted values have in common: each is a first-phase value plus the mean over n data of (second phase -
-    first phase).
+    """The part that predicted values have in common.
 
-    Two estimates corrected on the same n data have the same key in `Estimate.shared`, and add datum by datum.
+    A predicted value is a first-phase value plus the mean over n data of (second phase - first phase). Two estimates
+    corrected on the same n data have the same key in `Estimate.shared`, and their corrections add datum by datum.
 
     Attributes:
-        deviations: (n,) difference of each of the n data from that mean, times sqrt(n / (n - 1)), so that their mean
-            square is the variance S_d^2 of a difference. Nats.
-        place: (N,) where each datum is among the n; -1 for one whose value is predicted.
+        deviations: (n,) each of the n differences minus their mean, times sqrt(n / (n - 1)), in nats. Their mean square
+            is the variance S_d^2 of a difference.
+        place: (N,) position of each datum among the n; -1 where the value is predicted.
     """
 
     deviations: Array
@@ -41,12 +41,12 @@ class Correction(ByValue):
 
     @property
     def predicted(self) -> NDArray[np.bool_]:
-        """(N,) which values are predictions."""
+        """(N,) mask of the values that are predictions."""
         return self.place < 0
 
     @property
     def variance(self) -> float:
-        """S_d^2, the variance of a difference, nats^2: what a prediction misses of its datum, noise included."""
+        """S_d^2 in nats^2, the variance of a difference: how far a prediction misses its datum, noise included."""
         return float((self.deviations**2).mean())
 
     def __getitem__(self, index: NDArray[np.generic] | slice) -> "Correction":
@@ -63,14 +63,18 @@ class Correction(ByValue):
 class Estimate(Shown):
     """A quantity in nats for each of N data.
 
+    Estimates of the same data can be negated, added and subtracted; terms of different data raise a ValueError.
+
     Attributes:
         name: what is estimated and how, for instance ``"L[q*_full]"``.
-        values: (N,) float64; NaN where there is no trustworthy number. NaN data are left out of means and counted.
-        side: ``"unbiased"``, ``"lower"`` (the truth is at least this), ``"upper"`` or ``"neither"``.
-        noise: key of the draws -> (G, N) Monte-Carlo deviations; empty when exact; a NaN row when unknown.
-        ids: (N,) identity of each datum.
-        shared: key of the refined data -> the `Correction` in predicted values; empty where each value was measured.
-            The noise of a predicted value is zero: the spread of the corrections holds it.
+        values: (N,) float64; NaN where there is no trustworthy number. NaN values are left out of means and counted.
+        side: ``"unbiased"``, ``"lower"`` (the truth is at least this), ``"upper"`` or ``"neither"``; any other word
+            raises a ValueError.
+        noise: maps a key of the draws to their (G, N) Monte Carlo deviations; empty where the values are exact, and a
+            row of NaN where the error is unknown.
+        ids: (N,) identity of each datum; row numbers by default.
+        shared: maps a key of the refined data to the `Correction` in predicted values; empty where every value was
+            measured. A predicted value has zero noise, because the spread of the correction contains it.
     """
 
     header: ClassVar[Row] = ("", "nats", "se", "mc", "data")
@@ -95,9 +99,9 @@ class Estimate(Shown):
 
     @property
     def mc_errors(self) -> Array:
-        """(N,) standard deviation of each value over repeated draws, for this datum. Nats.
+        """(N,) standard deviation in nats of each value over repeated draws for the same datum.
 
-        Of a predicted value: how far it lies from what measuring this datum would give, S_d sqrt(1 + 1/n).
+        For a predicted value it is the distance to what measuring this datum would give, S_d sqrt(1 + 1/n).
         """
         total = self._drawn
         for part in self.shared.values():
@@ -111,30 +115,31 @@ class Estimate(Shown):
 
     @property
     def finite(self) -> NDArray[np.bool_]:
-        """(N,) which data take part in the mean."""
+        """(N,) mask of the data that take part in the mean."""
         return np.isfinite(self.values)
 
     @property
     def n_excluded(self) -> int:
-        """How many data are left out of the mean because they have no finite value."""
+        """Number of data that are left out of the mean because they have no finite value."""
         return int((~self.finite).sum())
 
     @property
     def mean(self) -> float:
-        """Mean over the data that have a finite value. Nats."""
+        """Mean in nats over the data that have a finite value; NaN if there are none."""
         return float(self.values[self.finite].mean()) if self.finite.any() else float("nan")
 
     @property
     def se(self) -> float:
-        r"""Standard error of the mean, counting these data as a sample of their population. Nats.
+        r"""Standard error of the mean in nats, counting these data as a sample of their population; NaN below two data.
 
-        The root of the sum of squared influences: (value - mean) / m for each of m data. Where u of them are predicted,
-        the mean moves by u / (m n) times the deviation of each of the n differences behind the correction, and a
-        measured datum that is among the n has both influences. For the whole sample this is
+        It is the root of the sum of squared influences, which are (value - mean) / m for each of m data. Where u of
+        them are predicted, the mean also moves by u / (m n) times the deviation of each of the n differences behind the
+        correction; a measured datum that is among the n has both influences. For the whole sample, its square is
 
             S_y^2 / N + S_d^2 (1/n - 1/N)
 
-        with S_y^2 the variance of the second phase's values: that of the predictions alone is too small.
+        (Cochran 1977, chapter 12), where S_y^2 is the variance of the second phase's values. The variance of the
+        predictions alone would be too small.
         """
         finite = self.finite
         m = int(finite.sum())
@@ -150,13 +155,14 @@ class Estimate(Shown):
 
     @property
     def mc_se(self) -> float:
-        r"""Standard error of the mean *on these data*: Monte Carlo, and the choice of the n data behind a correction.
+        r"""Standard error in nats of the mean *on these data*: Monte Carlo, and the choice of the n refined data.
 
-        Each of u predicted values misses its datum by S_d on its own and by the correction's S_d / sqrt(n) with all
-        others: S_d^2 u (1 + u/n) / m^2 for m data, which is S_d^2 (1/n - 1/N) for all. S_d^2 is measured on noisy
-        differences, so it holds the draws of the predicted values (their noise is zero) and of the correction. What it
-        does not hold is that a measured value and the correction move together, having the same draws: those draws
-        count 1 + u/n times. Exact for all data; for a few, on the safe side.
+        Each of u predicted values misses its datum by S_d on its own, and by the correction's S_d / sqrt(n) together
+        with all others. For m data this adds S_d^2 u (1 + u/n) / m^2 to the squared error, which is S_d^2 (1/n - 1/N)
+        for all N. S_d^2 is measured on noisy differences, so it contains the draws of the predicted values, whose own
+        noise is zero, and those of the correction. It leaves out that a measured value and the correction move together
+        because they have the same draws, so those draws count 1 + u/n times. The result is exact for all N data, and
+        errs on the safe side for a few of them.
         """
         finite, drawn = self.finite, self._drawn
         total = drawn[finite].sum()
@@ -207,7 +213,7 @@ class Estimate(Shown):
         return replace(self, name=name)
 
     def row(self) -> Row:
-        """Its side, mean and errors as the cells of a table, and the number of data."""
+        """The cells of a table row: side, mean, errors and number of data."""
         return (SIDES[self.side], f"{self.mean:.3f}", f"{self.se:.3f}", f"{self.mc_se:.3f}", f"{len(self):,}")
 
     def __repr__(self) -> str:
@@ -217,9 +223,10 @@ class Estimate(Shown):
 
 
 def concatenate(parts: Sequence[Estimate]) -> Estimate:
-    """Estimates of consecutive blocks as one. Draws of different blocks are independent, so keys may coincide.
+    """Join the estimates of consecutive blocks into one.
 
-    Corrections under one key are the same correction.
+    The draws of different blocks are independent, so their keys may coincide. Corrections under one key must be the
+    same correction.
     """
     keys = list(parts[0].noise)
     noise = {key: np.concatenate([part.noise[key] for part in parts], axis=1) for key in keys}

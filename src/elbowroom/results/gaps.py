@@ -1,4 +1,4 @@
-"""`Gaps`, the result of `decompose`: printed as a table, saved as a run folder, read back."""
+"""`Gaps`, the result of `decompose`: it is printed as a table, saved as a run folder and read back."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -20,7 +20,7 @@ __all__ = ["Gaps", "load_gaps"]
 
 
 class Gaps(Ladder):
-    """What `decompose` found, with the attributes of `Ladder`; printed, it is the ladder as a table."""
+    """The result of `decompose`, with the attributes of `Ladder`; it prints as a table of the ladder."""
 
     def __repr__(self) -> str:
         return ladder_table(self)
@@ -29,22 +29,34 @@ class Gaps(Ladder):
         return ladder_html(self)
 
     def verdict(self, train: Ladder | None = None) -> Verdict:
-        """What the ladder says in words, the most costly finding first; `docs/verdict.md` has the rules.
+        """Say in words what the ladder shows; `docs/verdict.md` lists the rules.
 
-        With the gaps of training data as `train`, these are held-out data, and how the encoder generalizes is judged.
+        Args:
+            train: the gaps of training data. If given, this ladder is that of held-out data, and how the encoder and
+                the model generalize is judged too.
+        Returns:
+            A `Verdict`, ordered as `judge` orders it.
         """
         return judge(self, train)
 
     def to_dict(self) -> dict[str, Any]:
-        """The table as a dictionary that JSON can hold: "rows" from L[q] up to log p(x), each with its kind ("rung" or
-        "step"), name, side, and mean, se and mc_se in nats; then counts of flags and fits, notes, and the work.
+        """The printed table as a dictionary that JSON can hold.
 
-        A number that is not finite is None. Flags are under the names of `Flag`.
+        "rows" lead from L[q] up to log p(x). Each has its kind ("rung" or "step"), name, side, and mean, se and mc_se
+        in nats; a step also has its share of the inference gap. Counts of flags and of fits, notes and the work follow.
+        Flags are named as in `Flag`, and a number that is not finite is None.
         """
         return ladder_summary(self)
 
     def save(self, folder: str | Path, overwrite: bool = False) -> None:
-        """Write a run folder that `load_gaps` reads. Raises `store.RunError` where the folder is in use."""
+        """Write a run folder that `load_gaps` reads.
+
+        Args:
+            folder: a new or empty folder, or with `overwrite` one that holds a run.
+            overwrite: replace the run that the folder holds.
+        Raises:
+            RunError: the folder holds a run and `overwrite` is False, or it holds other files, or is a file.
+        """
         columns: dict[str, NDArray[Any]] = {
             "id": self.ids,
             "flags": self.flags,
@@ -86,7 +98,11 @@ class Gaps(Ladder):
 
 
 def load_gaps(folder: str | Path) -> Gaps:
-    """A saved `Gaps`, its errors and their covariances included. Raises `store.RunError` where there is none."""
+    """Load a saved `Gaps`, including its errors and their covariances.
+
+    Raises:
+        RunError: the folder holds no whole run, or one that another version of the package wrote.
+    """
     meta, columns = store.read_run(folder)
     estimates = {name: _estimate(name, meta, columns) for name in meta["estimates"]}
     fits = {

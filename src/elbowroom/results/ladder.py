@@ -2,8 +2,8 @@
 
     L[q] | amortization | L[q*_1] | step of rung 1 | L[q*_2] | step of rung 2 | ... | remainder | log p(x)
 
-What a rung is called and which step leaves it upwards is written in the record itself (`Rung`), so that a saved ladder
-is read and judged without knowing the families that were fitted.
+The record itself says what each rung is called and which step leads up from it (`Rung`). A saved ladder can therefore
+be read and judged without knowing the families that were fitted.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,13 +33,15 @@ HOW_TO_MEASURE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Rung:
-    """A family's place in the ladder, in words.
+    """The place of a family in the ladder, and the words for it.
 
     Attributes:
-        name: of the family. place: its order in the ladder; None for one that stands beside it.
-        step: the step that leaves this rung upwards, such as "factorization"; from the highest it is `REMAINDER`.
-        members: what the family's members are, such as "a diagonal Gaussian".
-        assumption: what the step charges, such as "independent latents", and `remedy`: what does without it.
+        name: name of the family.
+        place: order of the family in the ladder; None for one that stands beside it.
+        step: the step that leads up from this rung, such as "factorization"; `REMAINDER` for the highest rung.
+        members: what the members of the family are, such as "a diagonal Gaussian".
+        assumption: the assumption whose cost the step measures, such as "independent latents".
+        remedy: the posterior that does without that assumption.
     """
 
     name: str
@@ -52,19 +54,31 @@ class Rung:
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Ladder(ByValue):
-    """What `decompose` found. Estimates are per datum, in nats; data without a finite value on a fitted rung are NaN
-    in all.
+    """The measured ladder of N data. Estimates are per datum, in nats.
+
+    A datum without a finite value of `elbo`, of `log_evidence` or of any fitted rung is NaN in all of them.
 
     Attributes:
-        elbo: L[q]. local: the fitted rungs by family. log_evidence: the best lower bound of log p(x).
-        fits: how each local fit ended. flags: (N,) `Flag` of each datum, 0 where fine.
-        chosen: (N,) which estimator gave each log evidence, and `estimators` what their names mean.
-        candidates: all of those estimates. k_hat: (N,) of the importance weights.
-        rungs: every rung that there is, fitted or not, from the lowest up. family: of q, or None.
-        work: work units per datum by stage. plan, seed, kl_weight: as declared. groups: (N,) labels or None.
-        notes: what a reader must know. fingerprint: (N,) a hash of each datum, or None.
-        refined: (N,) which data the second phase of a two-phase run measured; None where one plan measured all.
-        provenance: hashes of weights and data, the plan with all its settings, arguments, seconds; `==` passes it over.
+        elbo: L[q].
+        local: the ELBO of each fitted rung, by the name of its family or `TEMPERED`.
+        log_evidence: the best lower bound of log p(x).
+        fits: how the local fits of each rung ended, under the names of `local`.
+        flags: (N,) combination of the `Flag` values of each datum; 0 where there is none.
+        chosen: (N,) name of the estimator that gave the log evidence of each datum.
+        estimators: what the names in `chosen` mean.
+        candidates: the estimates of log p(x) by all estimators.
+        k_hat: (N,) Pareto k-hat of the importance weights (Vehtari et al. 2024).
+        rungs: all rungs that exist, fitted or not, from the lowest up.
+        family: name of q's family; None where it is unknown.
+        work: work by stage, in gradients of the decoder per datum.
+        plan: name of the plan.
+        seed: seed of the draws.
+        kl_weight: the beta that q was trained with, as declared.
+        groups: (N,) labels, or None.
+        notes: what a reader of the table must know.
+        fingerprint: (N,) hash of each datum, or None.
+        refined: (N,) mask of the data that the second phase of a two-phase run measured; None for a run of one plan.
+        provenance: hashes of weights and data, the plan with all its settings, arguments and seconds; `==` ignores it.
     """
 
     elbo: Estimate
@@ -94,7 +108,7 @@ class Ladder(ByValue):
 
     @property
     def ladder(self) -> tuple[str, ...]:
-        """The fitted rungs that form the ladder, from q's own family upwards."""
+        """Names of the fitted rungs that form the ladder, from q's own family upwards."""
         return tuple(rung.name for rung in self.possible_rungs if rung.name in self.local)
 
     @property
@@ -107,47 +121,47 @@ class Ladder(ByValue):
 
     @property
     def inference(self) -> Estimate:
-        """log p(x) - L[q]: all that the ELBO loses."""
+        """The inference gap log p(x) - L[q]: all that the ELBO loses."""
         return (self.log_evidence - self.elbo).named("inference")
 
     @property
     def amortization(self) -> Estimate:
-        """L[q*] - L[q] in q's own family: what one network for all data costs."""
+        """L[q*] - L[q] in q's own family: the cost of one network for all data. TypeError if the family is unknown."""
         return (self.local[self._own()] - self.elbo).named("amortization")
 
     @property
     def approximation(self) -> Estimate:
-        """log p(x) - L[q*] in q's own family: what the family costs."""
+        """log p(x) - L[q*] in q's own family: the cost of the family. TypeError if the family is unknown."""
         return (self.log_evidence - self.local[self._own()]).named("approximation")
 
     @property
     def factorization(self) -> Estimate:
-        """L[q*_full] - L[q*_diagonal]: what independent latents cost."""
+        """L[q*_full] - L[q*_diagonal]: the cost of independent latents. Raises as `step` does."""
         return self.step("factorization")
 
     @property
     def gaussianity(self) -> Estimate:
-        """L[q*_flow] - L[q*_full]: what a Gaussian shape costs."""
+        """L[q*_flow] - L[q*_full]: the cost of a Gaussian shape. Raises as `step` does."""
         return self.step("gaussianity")
 
     @property
     def remainder(self) -> Estimate:
-        """log p(x) - L[q*_flow]: what no fitted family reached."""
+        """log p(x) - L[q*] of the highest rung: what no fitted family reached. Raises as `step` does."""
         return self.step(REMAINDER)
 
     @property
     def encoder(self) -> Estimate:
-        """L[q*_b] - L[q]: the encoder's miss of its own optimum, where q was trained with kl_weight b."""
+        """L[q*_b] - L[q] for a q trained with kl_weight b: how far the encoder is from its own optimum."""
         return self.step("encoder")
 
     @property
     def mismatch(self) -> Estimate:
-        """L[q*] - L[q*_b]: that optimum's miss of the ELBO's."""
+        """L[q*] - L[q*_b]: how far that optimum is from the optimum of the ELBO."""
         return self.step("mismatch")
 
     @property
     def steps(self) -> Listing[Estimate]:
-        """The steps of the ladder in order; they add up to the inference gap, datum by datum."""
+        """The steps of the ladder from the lowest up; they add up to the inference gap, datum by datum."""
         if not self.ladder:
             return Listing(inference=self.inference)
         own = self.ladder[0]
@@ -165,13 +179,17 @@ class Ladder(ByValue):
 
     @property
     def merged_rungs(self) -> tuple[tuple[Rung, ...], ...]:
-        """Of each step above q's own family: the rungs that it leaves, more than one where some were not fitted."""
+        """For each step above q's own family, the rungs that it leaves: several where some were not fitted."""
         names = [rung.name for rung in self.possible_rungs]
         ends = [(names.index(low), len(names) if up is None else names.index(up)) for low, up in self._pairs()]
         return tuple(self.possible_rungs[start:stop] for start, stop in ends)
 
     def step(self, name: str) -> Estimate:
-        """A step by its name. AttributeError, with how to measure it, where it is not one of `steps`."""
+        """A step by its name.
+
+        Raises:
+            AttributeError: the name is none of `steps`; the message says how to measure it.
+        """
         if name in self.steps:
             return self.steps[name]
         how = HOW_TO_MEASURE.get(name)
@@ -185,7 +203,7 @@ class Ladder(ByValue):
 
     @property
     def n_excluded(self) -> int:
-        """How many data are left out of every mean."""
+        """Number of data that are left out of every mean."""
         return self.log_evidence.n_excluded
 
     def __len__(self) -> int:
@@ -213,8 +231,9 @@ class Ladder(ByValue):
 
 
 def step_name(rungs: Sequence[Rung], to_evidence: bool) -> str:
-    """The step that leaves these rungs, joined where rungs between were not fitted. From the highest rung that there is
-    it leads to log p(x): what it charges there is no single assumption.
+    """The name of the step that leaves these rungs, joined by plus signs where rungs in between were not fitted.
+
+    A step that leads to log p(x) ends in `REMAINDER`, because no single assumption accounts for its last part.
     """
     names = [rung.step for rung in rungs]
     return " + ".join([*names[:-1], REMAINDER] if to_evidence else names)

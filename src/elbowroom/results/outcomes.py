@@ -1,4 +1,4 @@
-"""Flags of a datum and the words printed for them, and how a local fit ended."""
+"""Flags of a datum with the words that are printed for them, and how a local fit ended."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +14,10 @@ __all__ = ["FLAG_WORDS", "OUTCOME_WORDS", "FitReport", "Flag", "Outcome"]
 
 
 class Flag(IntFlag):
-    """Why a datum's numbers should not be trusted; 0 where they are fine. Only NOT_FINITE and FIT_DIVERGED exclude it.
+    """Why the numbers of a datum should not be trusted; 0 where they are fine.
 
-    WIDE is the sandwich's: its two bounds are more than a nat apart. TARGET_MISSED is that of a plan with a target.
+    Only NOT_FINITE and FIT_DIVERGED exclude the datum from means. WIDE is set by the sandwich where its two bounds are
+    more than one nat apart, and TARGET_MISSED by a plan that has a target.
     """
 
     NOT_FINITE = 1
@@ -29,7 +30,7 @@ class Flag(IntFlag):
 
 
 class Outcome(IntEnum):
-    """How a local fit ended, for one datum; SKIPPED where a two-phase run predicts the rung instead."""
+    """How the local fit of one datum ended. SKIPPED marks a rung that a two-phase run predicts instead of fitting."""
 
     CONVERGED = 0
     RAN_OUT = 1
@@ -56,7 +57,13 @@ OUTCOME_WORDS = {
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FitReport(Shown):
-    """How each datum's local fit ended: outcome (N,) as of `Outcome`, steps (N,), work units per datum (N,)."""
+    """How the local fit of each of N data ended.
+
+    Attributes:
+        outcome: (N,) values of `Outcome`.
+        steps: (N,) steps taken.
+        work: (N,) work per datum, in gradients of the decoder.
+    """
 
     header: ClassVar[Row] = (*OUTCOME_WORDS.values(), "steps", "work")
 
@@ -69,12 +76,12 @@ class FitReport(Shown):
         return FitReport(self.outcome[index], self.steps[index], self.work[index])
 
     def counts(self) -> dict[str, int]:
-        """How many fits ended in each way, in words; those that none did are left out."""
+        """Number of fits that ended in each way, by the words for it; outcomes that did not occur are left out."""
         counts = {words: int((self.outcome == outcome).sum()) for outcome, words in OUTCOME_WORDS.items()}
         return {words: n for words, n in counts.items() if n}
 
     def row(self) -> Row:
-        """The counts, and steps and work units per datum, as the cells of a table."""
+        """The cells of a table row: the counts, and the mean steps and work per datum."""
         counts = self.counts()
         ended = (str(counts.get(words, 0)) for words in OUTCOME_WORDS.values())
         return (*ended, f"{self.steps.mean():,.0f}", f"{self.work.mean():,.0f}")
@@ -85,6 +92,6 @@ class FitReport(Shown):
 
     @staticmethod
     def concatenated(parts: "Sequence[FitReport]") -> "FitReport":
-        """Reports on consecutive blocks as one."""
+        """Join the reports on consecutive blocks into one."""
         columns = zip(*((part.outcome, part.steps, part.work) for part in parts), strict=True)
         return FitReport(*(np.concatenate(column) for column in columns))

@@ -1,7 +1,7 @@
-"""Runs on disk: a folder with `run.json` (what was measured, on what, by what) and Parquet parts (one row per datum).
+"""Runs on disk: a folder with `run.json` (what was measured, and with what) and Parquet parts with one row per datum.
 
-Everything is written under a temporary name, synced and renamed; `run.json` comes last and carries the checksum of each
-part, so a folder either is a whole run or is none.
+Everything is written under a temporary name, synced and renamed. `run.json` is written last and holds the checksum of
+each part, so a folder holds either a whole run or none.
 """
 
 import hashlib
@@ -22,22 +22,27 @@ from ..core import PARTIAL_SUFFIX, write_atomically
 
 __all__ = ["RESERVED", "SCHEMA", "RunError", "read_run", "write_run"]
 
-RESERVED = ".reserved"  # in a folder that a run is being measured for
-PACKAGES = ("elbowroom", "torch", "numpy", "pyarrow")  # whose versions a run tells
+RESERVED = ".reserved"  # a file in a folder for which a run is being measured
+PACKAGES = ("elbowroom", "torch", "numpy", "pyarrow")  # packages whose versions a run records
 SCHEMA = 2  # 1 did not hold the rungs of the ladder
 
 
 class RunError(ValueError):
-    """A run folder that cannot be written or read as one."""
+    """Raised for a folder that cannot be written or read as a run."""
 
 
 def write_run(
     folder: str | Path, meta: Mapping[str, Any], columns: Mapping[str, NDArray[Any]], overwrite: bool = False
 ) -> None:
-    """Write a run: `meta` (JSON-ready) and per-datum `columns`, (N,) or (N, G) each.
+    """Write a run folder.
 
+    Args:
+        folder: a new or empty folder, or with `overwrite` one that holds a run.
+        meta: the metadata, ready for JSON.
+        columns: per-datum arrays by name, (N,) or (N, G) each.
+        overwrite: replace the run that the folder holds.
     Raises:
-        RunError: the folder already holds a run and `overwrite` is False, or holds other files.
+        RunError: the folder holds a run and `overwrite` is False, or it holds other files, or is a file.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -66,17 +71,17 @@ def write_run(
         "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
     }
     write_atomically(folder / "run.json", json.dumps(record, indent=1, default=_plain).encode())
-    cut = folder.rglob(f".*{PARTIAL_SUFFIX}")  # by a kill in the middle of a write
+    cut = folder.rglob(f".*{PARTIAL_SUFFIX}")  # left by a kill in the middle of a write
     for stale in (*(folder / "data").glob("part-*.parquet"), *cut):
         if stale != part:
             stale.unlink()
 
 
 def read_run(folder: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """The metadata and columns of a run.
+    """Read the metadata and the columns, (N,) or (N, G), of a run folder.
 
     Raises:
-        RunError: no run there, one of another schema, or a part that was changed or lost.
+        RunError: the folder holds no run or one of another schema, or a file of it is unreadable, changed or missing.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -1,4 +1,4 @@
-"""The ladder as a dictionary that JSON can hold, for programs that read what people read in the table."""
+"""The ladder as a dictionary that JSON can hold, for programs that need what the table shows to people."""
 
 import math
 from typing import Any
@@ -14,7 +14,10 @@ __all__ = ["ladder_summary"]
 
 
 def ladder_summary(ladder: Ladder) -> dict[str, Any]:
-    """What the table of a ladder says, means and not values; a number that is not finite is None."""
+    """The contents of a ladder's table as a dictionary, with means in nats but no single values.
+
+    A number that is not finite is None. `Gaps.to_dict` describes the entries.
+    """
     rows: list[dict[str, Any]] = []
     for row in ladder_rows(ladder):
         rows.append({"kind": "step" if row.is_step else "rung", **_numbers(row.name, row.estimate)})

@@ -1,4 +1,4 @@
-"""The ladder as a table: rows with side and error, and the footnotes below them; as text and as HTML."""
+"""The ladder as a table, in text and in HTML: rows with side and error, and footnotes below them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ HEADER = ("", "nats", "se", "mc", "share")
 
 
 def ladder_table(ladder: Ladder) -> str:
-    """Rungs and steps from L[q] up to log p(x), in nats per datum, with notes on what was left out or is in doubt."""
+    """The rungs and steps from L[q] up to log p(x), in nats per datum, with notes on what to doubt or was left out."""
     lines = [_line(HEADER), *(line for row in _rungs(ladder) for line in _lines(row))]
     beside = _beside(ladder)
     if beside:
@@ -31,7 +31,7 @@ def ladder_table(ladder: Ladder) -> str:
 
 
 def ladder_html(ladder: Ladder) -> str:
-    """The same as an HTML table, its notes a list below it."""
+    """The same table in HTML, with its notes as a list below it."""
     beside = _beside(ladder)
     divider: list[Row] = [("beside the ladder:", "", "", "", "")] if beside else []
     groups = "" if ladder.groups is None else html_table(_groups(ladder, ladder.groups))
@@ -39,18 +39,25 @@ def ladder_html(ladder: Ladder) -> str:
 
 
 def group_table(ladder: Ladder, groups: NDArray[np.generic]) -> str:
-    """Mean of L[q] and of each step by group (N,)."""
+    """A table of the means of L[q] and of each step, in nats, for each label in `groups` (N,)."""
     return "\n".join(aligned(_groups(ladder, groups)))
 
 
 def flag_counts(flags: NDArray[np.int64]) -> dict[str, int]:
-    """How many data carry each flag that any of them carries, in words."""
+    """Number of data that carry each flag, by the words for it; flags that no datum carries are left out."""
     return {words: int((flags & flag > 0).sum()) for flag, words in FLAG_WORDS.items() if (flags & flag).any()}
 
 
 @dataclass(frozen=True)
 class LadderRow:
-    """A row of the ladder: a rung, or the step to the next one with its share of the inference gap."""
+    """One row of the ladder: a rung, or the step that leads up to the next rung.
+
+    Attributes:
+        name: name of the rung or step.
+        estimate: its value, in nats per datum.
+        is_step: whether the row is a step.
+        share: share of a step in the inference gap; None for a rung, or where the gap is not positive.
+    """
 
     name: str
     estimate: Estimate
@@ -59,7 +66,7 @@ class LadderRow:
 
 
 def ladder_rows(ladder: Ladder) -> Iterator[LadderRow]:
-    """The ladder from the bottom up: a rung, the step above it, the next rung. Shares only of a positive gap."""
+    """Yield the rows of the ladder from the bottom up: a rung, the step above it, the next rung, and so on."""
     total = ladder.inference.mean
     tops: list[Estimate] = [ladder.local[name] for name in ladder.ladder] + [ladder.log_evidence]
     if TEMPERED in ladder.local and ladder.ladder:

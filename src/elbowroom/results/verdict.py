@@ -1,6 +1,7 @@
-"""From gaps to words: each rule a threshold, a sentence with the nats attached, and a test with a planted cause.
+"""From gaps to words: each rule is a threshold, a sentence that states the nats, and a test with a planted cause.
 
-Every sentence holds with this decoder fixed; none promises what retraining would do. `docs/verdict.md` lists the rules.
+Every sentence holds with this decoder fixed, and none promises what retraining would do. The rules are listed in
+`docs/verdict.md`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,7 +32,14 @@ REMEDIES = {  # of the steps that are no assumption of a family; those of rungs 
 
 @dataclass(frozen=True)
 class Finding:
-    """One sentence: the rule that spoke, its text, and the nats per datum it is about with their standard error."""
+    """One sentence of a verdict.
+
+    Attributes:
+        rule: name of the rule that applies.
+        text: the sentence.
+        nats: nats per datum that the sentence is about; None where it is about none.
+        error: standard error of `nats`, in nats.
+    """
 
     rule: str
     text: str
@@ -43,7 +51,7 @@ class Finding:
 
 
 class Verdict(list[Finding]):
-    """Findings, the most costly first; printed, one sentence a line."""
+    """A list of findings, ordered as `judge` orders it; it prints one sentence per line."""
 
     def __repr__(self) -> str:
         return "\n".join(f"- {finding}" for finding in self)
@@ -53,9 +61,14 @@ class Verdict(list[Finding]):
 
 
 def judge(gaps: Ladder, train: Ladder | None = None) -> Verdict:
-    """The verdict on one set of data; given `train` too, `gaps` is the held-out set and generalization is judged.
+    """Judge the ladder of one set of data; with `train`, judge generalization too.
 
-    Returns the findings, most costly first; never empty.
+    Args:
+        gaps: the ladder to judge. With `train`, it is that of the held-out data.
+        train: the ladder of training data, or None.
+    Returns:
+        At least one finding. Steps come first, from the most costly down, then generalization, then doubts. Where too
+        many data lack a finite value, or there is one datum only, the doubts alone are returned.
     """
     doubts = list(_doubts(gaps)) + ([] if train is None else list(_doubts(train, "training data: ")))
     if any(finding.rule == "cannot tell" for finding in doubts):

@@ -1,4 +1,4 @@
-"""Training VAEs, keeping them in folders, and repairing an encoder on a frozen decoder."""
+"""Training VAEs, saving them in folders, and repairing an encoder on a frozen decoder."""
 
 from .architecture import AmortizedPosterior, Architecture, architecture_of, build, family_names
 from .checkpoints import TrainingFolder, TrainingState, read_epochs

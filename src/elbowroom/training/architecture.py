@@ -1,4 +1,4 @@
-"""What a trained VAE is: how its networks are built from a few entries of a configuration."""
+"""Architecture of a trained VAE: how its networks are built from a few entries of a configuration."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -25,19 +25,24 @@ __all__ = ["AmortizedPosterior", "Architecture", "architecture_of", "build", "fa
 
 AmortizedPosterior: TypeAlias = Amortized | ZukoPosterior
 NETWORKS = ("mlp", "conv")
-LOCATED = ("gaussian", "laplace", "discretized_logistic")  # likelihoods that need a scale
+LOCATED = ("gaussian", "laplace", "discretized_logistic")  # likelihoods of a location, which need a scale too
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """How to build the networks of a VAE; the defaults are the paper's.
+    """How to build the networks of a VAE. The defaults are those of Cremer, Li and Duvenaud 2018.
 
     Attributes:
-        n_in: size of a datum, or its shape: (3, 32, 32).
-        encoder_hidden, decoder_hidden: widths of the hidden layers, of an "mlp"; channels, of a "conv".
-        family: of q, one of `family_names()`. likelihood: by its name.
-        scale: of a gaussian, laplace or discretized_logistic likelihood: a number, "learned" or "decoder".
-        networks: "mlp" or "conv".
+        n_in: size of a datum, or its shape, such as (3, 32, 32).
+        n_latent: number of latents.
+        encoder_hidden: widths of the encoder's hidden layers for "mlp", its channels for "conv".
+        decoder_hidden: the same for the decoder; three channels for "conv".
+        family: family of q, one of `family_names()`.
+        likelihood: name of the likelihood.
+        scale: a number, "learned" or "decoder" for a gaussian, laplace or discretized_logistic likelihood; else None.
+        networks: "mlp", or "conv" for images of 32 x 32 pixels.
+    Raises:
+        ValueError: an unknown family or kind of network, or sizes or a scale that cannot be.
     """
 
     n_in: int | tuple[int, ...] = 784
@@ -71,12 +76,16 @@ class Architecture:
 
 
 def family_names() -> list[str]:
-    """The families that q can be of: those of `as_family`, and flows of zuko."""
+    """The names of the families that q can belong to: those of `as_family`, and the flows of zuko."""
     return [*FAMILIES, *VARIANTS, *ZUKO_KINDS]
 
 
 def architecture_of(entries: Mapping[str, Any]) -> Architecture:
-    """The architecture that a config's entries describe; ValueError for an entry that there is not."""
+    """The architecture that the entries of a configuration describe.
+
+    Raises:
+        ValueError: an unknown entry, or what `Architecture` raises.
+    """
     known = {f.name for f in fields(Architecture)}
     unknown = sorted(entries.keys() - known) if isinstance(entries, Mapping) else [str(entries)]
     if unknown:
@@ -86,7 +95,11 @@ def architecture_of(entries: Mapping[str, Any]) -> Architecture:
 
 
 def build(architecture: Architecture | Mapping[str, Any], seed: int = 0) -> tuple[DecoderModel, AmortizedPosterior]:
-    """(model, q) with freshly drawn weights, a function of `seed`; global random state is left as found."""
+    """Build (model, q) with freshly drawn weights, a function of `seed`; the global random state is left as it was.
+
+    Raises:
+        ValueError: what `architecture_of` raises.
+    """
     a = architecture if isinstance(architecture, Architecture) else architecture_of(architecture)
     likelihood = getattr(likelihoods, a.likelihood)(scale=a.scale) if a.likelihood in LOCATED else a.likelihood
     with forked(seeded(seed, "init").initial_seed()):

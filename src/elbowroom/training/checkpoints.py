@@ -1,12 +1,12 @@
-"""What a training run writes after each epoch, so that one that was killed goes on to the same parameters.
+"""Files that a training run writes as it goes on, so that one that was killed resumes and ends in the same parameters.
 
     config.json             the caller's config and the settings
     epochs.jsonl            a line for each epoch
-    checkpoint.safetensors  while the run goes on: parameters, Adam's moments, the best parameters, the epochs so far
-    model.safetensors       at its end, in place of the checkpoint
+    checkpoint.safetensors  during the run: parameters, Adam's moments, the best parameters, the epochs so far
+    model.safetensors       at the end of the run, in place of the checkpoint
 
-The seeds of an epoch depend on its number alone (`train`), so a run that goes on from a checkpoint ends in the
-parameters of one that was never stopped.
+The seeds of an epoch depend on its number alone (`fit`), so a run that resumes from a checkpoint ends in the same
+parameters as one that was never stopped.
 """
 
 import hashlib
@@ -40,7 +40,16 @@ EPOCHS = "epochs.jsonl"
 
 
 class TrainingState:
-    """Parameters, Adam's moments, the epochs done and the best parameters so far: all that the next epoch needs."""
+    """The state from which the next epoch starts.
+
+    Attributes:
+        modules: the networks by prefix.
+        optimizer: Adam, with its moments.
+        settings: the settings of the run.
+        done: the epochs that are done.
+        best: a copy of the best parameters so far; empty without `settings.patience`.
+        best_epoch: the epoch of `best`, counted from 1; 0 without one.
+    """
 
     def __init__(self, modules: Mapping[str, nn.Module], optimizer: torch.optim.Adam, settings: Settings) -> None:
         self.modules, self.optimizer, self.settings = modules, optimizer, settings
@@ -50,12 +59,16 @@ class TrainingState:
 
     @property
     def ended(self) -> bool:
+        """Whether all epochs are done, or the held-out ELBO has not risen for too long after the warm-up."""
         patience, n_done = self.settings.patience, len(self.done)
         waited = n_done - max(self.best_epoch, self.settings.warmup)
         return n_done >= self.settings.epochs or (patience > 0 and waited >= patience)
 
     def record(self, metrics: Epoch) -> None:
-        """An epoch is done; its parameters are the best where patience is asked for and its held-out ELBO is."""
+        """Add an epoch that is done.
+
+        With `settings.patience`, its parameters are kept as the best if its held-out ELBO is the highest so far.
+        """
         self.done.append(metrics)
         elbos = [-math.inf if e.heldout_elbo is None else e.heldout_elbo for e in self.done]
         if self.settings.patience and elbos[-1] == max(elbos):
@@ -63,11 +76,15 @@ class TrainingState:
             self.best = {name: value.clone() for name, value in state_of(self.modules).items()}
 
     def load_best(self) -> None:
+        """Copy the best parameters, if there are any, into the modules."""
         if self.best:
             load_state(self.modules, self.best)
 
     def tensors(self, copy: bool = False) -> dict[str, Tensor]:
-        """Everything by name: "q." and "model.", "best.", "adam.INDEX."."""
+        """The state as tensors by name, with the prefixes "q.", "model.", "adam.INDEX." and "best.".
+
+        With `copy` they are copies, without those under "best.".
+        """
         tensors = dict(state_of(self.modules))
         for index, entries in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{name}": torch.as_tensor(value) for name, value in entries.items()}
@@ -76,7 +93,11 @@ class TrainingState:
         return tensors | {f"best.{name}": value for name, value in self.best.items()}
 
     def load(self, tensors: Mapping[str, Tensor], path: Path | None = None) -> None:
-        """Take up what `tensors` gave."""
+        """Restore what `tensors` returned.
+
+        Raises:
+            ValueError: a name or a shape does not fit the networks; `path` is the file that the message names.
+        """
         groups: dict[str, dict[str, Tensor]] = {"adam": {}, "best": {}, "": {}}
         for name, value in tensors.items():
             head, _, rest = name.partition(".")
@@ -91,7 +112,13 @@ class TrainingState:
 
 
 class TrainingFolder:
-    """The folder of a run: config, a line for each epoch, a checkpoint until it ends, then the model."""
+    """The folder of a run: its config, a line for each epoch, and a checkpoint until the run ends, then the model.
+
+    A folder that holds a checkpoint of the same run brings `state` back to it.
+
+    Raises:
+        ValueError: `path` is a file, or holds a model or the checkpoint of another run.
+    """
 
     def __init__(self, path: Path, state: TrainingState, x: Rows | MapStyle, config: Mapping[str, Any]) -> None:
         self.path, self.state = path, state
@@ -104,28 +131,29 @@ class TrainingFolder:
         if (path / WEIGHTS).exists():
             raise ValueError(f"{path}: holds a model already; train into a new folder, or remove this one")
         self.config = {**config, "training": state.settings.to_json()}
-        for cut in path.glob(f".*{PARTIAL_SUFFIX}"):  # by a kill in the middle of a write
+        for cut in path.glob(f".*{PARTIAL_SUFFIX}"):  # left by a kill in the middle of a write
             cut.unlink()
         if (path / CHECKPOINT).exists():
             self._resume()
         else:
-            (path / EPOCHS).unlink(missing_ok=True)  # of a run that was killed before its first checkpoint
+            (path / EPOCHS).unlink(missing_ok=True)  # left by a run that was killed before its first checkpoint
 
     def append(self, metrics: Epoch) -> None:
-        """A line for an epoch that is done; the folder is made with the first."""
+        """Log an epoch that is done. The folder is made with the first one."""
         if metrics.epoch == 1:
             self._write_config()
         with (self.path / EPOCHS).open("a", encoding="utf-8") as lines:
             lines.write(_line(metrics))
 
     def checkpoint(self) -> None:
+        """Write the checkpoint and the config."""
         epochs = json.dumps([asdict(epoch) for epoch in self.state.done])
         notes = self.identity | {"epochs": epochs, "best_epoch": str(self.state.best_epoch)}
         write_tensors(self.path / CHECKPOINT, self.state.tensors(), notes)
         self._write_config()
 
     def finish(self, half: bool = False) -> None:
-        """The model in place of the checkpoint, its config before it; `half`: in float16."""
+        """Write the config, then the model in place of the checkpoint; with `half`, in float16."""
         self._write_config()
         state = state_of(self.state.modules)
         write_tensors(self.path / WEIGHTS, to_half(state) if half else state)
@@ -160,7 +188,7 @@ class TrainingFolder:
 
 
 def read_epochs(path: Path) -> tuple[Epoch, ...]:
-    """The log of a run, numbers to six figures."""
+    """Read the epochs of a run from its log, with numbers to six significant figures."""
     return tuple(Epoch(**json.loads(line)) for line in (path / EPOCHS).read_text(encoding="utf-8").splitlines())
 
 

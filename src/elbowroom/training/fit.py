@@ -2,11 +2,12 @@ r"""Train encoder and decoder together by stochastic gradients of a bound, and r
 
     maximize   mean over x of   E_q[ log p(x|z) + b (log p(z) - w log q(z|x)) ],   w = min(1, epoch / warmup)
 
-b is `kl_weight` (1: the ELBO). The warm-up anneals the entropy alone, as in Cremer, Li and Duvenaud 2018: during it q
-is pulled towards the posterior's mode, less so every epoch (counted from 1). Annealing "kl" weighs the whole of
-log p(z) - log q instead (Bowman et al. 2016); objective "iwae" is log (1/K) sum_k p(x, z_k) / q(z_k|x) (Burda, Grosse
-and Salakhutdinov 2015). Adam with eps 1e-4. The order of the data and the noise of an epoch come from
-`seeded(seed, "train", epoch)`, so a checkpoint between two epochs is all that a run needs to go on as before.
+b is `kl_weight`; with b = 1 and w = 1 this is the ELBO. The warm-up anneals the entropy alone, as in Cremer, Li and
+Duvenaud 2018: it pulls q towards the mode of the posterior, less so in every epoch (counted from 1). Annealing "kl"
+weights the whole of log p(z) - log q instead (Bowman et al. 2016). Objective "iwae" is
+log (1/K) sum_k p(x, z_k) / q(z_k|x) (Burda, Grosse and Salakhutdinov 2015). The optimizer is Adam with eps 1e-4. The
+order of the data and the noise of an epoch come from `seeded(seed, "train", epoch)`, so a checkpoint between two epochs
+is all that a run needs to resume.
 """
 
 import math
@@ -45,23 +46,30 @@ def fit(
     half: bool = False,
     progress: Callable[[Epoch], None] | None = None,
 ) -> tuple[Epoch, ...]:
-    """Train, in place, the parameters of the modules `q` and `model` that require a gradient -> their epochs.
+    """Train, in place, those parameters of `q` and `model` that require a gradient.
 
-    To train q alone, freeze the model (`requires_grad_(False)`): it is then in evaluation mode meanwhile.
+    To train q alone, freeze the model (`requires_grad_(False)`); it is then in evaluation mode during training. The
+    global random state and the modes of the modules are left as they were, also after an error.
 
     Args:
-        model, q: a `LatentModel` and a posterior. x: N data (tensor, mapping, map-style dataset).
-        heldout: data whose ELBO is measured after each epoch, on the same noise each time; never the test set.
-        out: a folder: `config.json` with `config` and the settings, a line of `epochs.jsonl` for each epoch,
-            `checkpoint.safetensors` during the run and `model.safetensors` at its end. If the folder holds a checkpoint
-            of the same run, that run is resumed, and ends in the same parameters as without the break.
-        checkpoint_seconds: least time between two checkpoints, which are written between epochs.
-        half: write the model in float16; the parameters in memory stay what they are.
+        model: a `LatentModel`.
+        q: a posterior.
+        x: N data (tensor, mapping, map-style dataset).
+        settings: the settings of the run.
+        heldout: data whose ELBO is measured after each epoch, with the same noise each time; never use the test set.
+        out: a folder for `config.json` with `config` and the settings, `epochs.jsonl` with a line for each epoch,
+            `checkpoint.safetensors` during the run and `model.safetensors` at its end. If it holds a checkpoint of the
+            same run, that run is resumed, and ends in the same parameters as without the break.
+        config: entries of `config.json`, such as "architecture".
+        checkpoint_seconds: least time in seconds between two checkpoints, which are written between epochs.
+        half: write the model in float16; the parameters in memory are not changed.
         progress: called with each `Epoch`.
+    Returns:
+        All epochs of the run, including those before it was resumed.
     Raises:
-        FloatingPointError: an epoch ended with a value that is not finite. The parameters, here and in the checkpoint,
-            are then those of the last good epoch. Global random state and modes are as found.
-        ValueError: nothing to train, or a folder that holds something else.
+        FloatingPointError: an epoch ended with a value that is not finite. The parameters, in memory and in the
+            checkpoint, are then those of the last good epoch.
+        ValueError: nothing to train, patience without held-out data, or a folder that holds something else.
     """
     modules = modules_by_prefix(q, model)
     parameters = _trainable(*modules.values())
@@ -111,7 +119,18 @@ def fit(
 def run_epoch(
     step: Step, x: Rows | MapStyle, optimizer: torch.optim.Optimizer, n_noise: int, epoch: int, settings: Settings
 ) -> Epoch:
-    """One pass over the data. Nothing is read back from the device before its end."""
+    """Train for one pass over the data. Nothing is read back from the device before its end.
+
+    Args:
+        step: what `step_of` returns.
+        x: N data.
+        optimizer: its parameters are trained.
+        n_noise: E, how many standard normals make one z.
+        epoch: number of the epoch, counted from 1.
+        settings: the settings of the run.
+    Returns:
+        The `Epoch`, with means over the data in nats.
+    """
     start = time.perf_counter()
     like = optimizer.param_groups[0]["params"][0]
     rate = settings.learning_rate * learning_rate_factor(settings.schedule, epoch, settings.epochs)
@@ -162,13 +181,15 @@ def _heldout_elbo(
 
 
 def step_of(model: LatentModel, q: nn.Module, settings: Settings) -> Step:
-    """(batch, noise (K, B, E), w) -> the loss to descend, and the sums over the batch of objective, ELBO and
-    log likelihood.
+    """The function (batch of B data, noise (K, B, E), w) -> (loss, sums) of a training step.
+
+    `loss` is the negative mean objective in nats, to be minimized; `sums` (3,) are the sums over the batch of
+    objective, ELBO and log likelihood.
     """
 
     def step(batch: Rows, noise: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         z, log_q = q(batch).rsample_and_log_q(noise)
-        log_likelihood, log_prior = model.log_likelihood(batch, z), model.log_prior(z, batch)  # apart, to be weighed
+        log_likelihood, log_prior = model.log_likelihood(batch, z), model.log_prior(z, batch)  # weighted separately
         bound = log_likelihood + log_prior - log_q
         if settings.objective == "iwae":
             objective = torch.logsumexp(bound, 0) - math.log(len(bound))
@@ -189,7 +210,7 @@ def _noise_size(q: nn.Module, x: Rows | MapStyle, like: Tensor) -> int:
 
 
 def adam(parameters: list[nn.Parameter], settings: Settings) -> torch.optim.Adam:
-    """Adam with the paper's eps, in one kernel where torch has one."""
+    """Adam with the paper's eps, 1e-4, in a fused kernel where torch has one."""
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
     return torch.optim.Adam(parameters, lr=settings.learning_rate, eps=ADAM_EPS, fused=fused)
 

@@ -1,8 +1,8 @@
-"""A trained VAE saved as a folder and loaded from it.
+"""Saving a trained VAE as a folder, and loading it.
 
-It holds `config.json`, whose `architecture` says how to build the networks, and `model.safetensors` with their weights,
-named "q." and "model."; while it is being trained, `checkpoint.safetensors` in place of the latter. Nothing is pickled;
-files are written under a temporary name, synced and renamed.
+The folder holds `config.json`, whose `architecture` says how to build the networks, and `model.safetensors` with their
+weights, whose names begin with "q." and "model.". During training `checkpoint.safetensors` takes the place of the
+latter. Nothing is pickled; files are written under a temporary name, synced and renamed.
 """
 
 import json
@@ -35,9 +35,15 @@ __all__ = ["demo_model", "load_model", "save_model", "shipped", "training_progre
 def save_model(folder: str | Path, q: nn.Module, model: object, config: Mapping[str, Any], half: bool = False) -> None:
     """Write `config.json` and `model.safetensors` into `folder`, each whole or not at all.
 
-    `config["architecture"]` (`asdict(Architecture(...))`) is what `load_model` builds from; a config without one saves
-    the weights of networks of your own, which `load_model` then cannot build. `half` writes float16: half the size, and
-    what is measured of the file read back is a little off what was trained.
+    Args:
+        folder: made where there is none.
+        q: the posterior.
+        model: the model; its weights are saved if it is a module.
+        config: `config["architecture"]`, as from `asdict(Architecture(...))`, is what `load_model` builds from. Without
+            it the weights are saved, but `load_model` cannot build the networks.
+        half: write float16, which halves the size; measurements of the loaded model then differ a little.
+    Raises:
+        ValueError: `folder` is a file, or `config` holds a number that is not finite.
     """
     folder = ensure_folder(folder)
     state = state_of(modules_by_prefix(q, model))
@@ -48,13 +54,15 @@ def save_model(folder: str | Path, q: nn.Module, model: object, config: Mapping[
 def load_model(
     folder: str | Path, unfinished: bool = False
 ) -> tuple[DecoderModel, AmortizedPosterior, dict[str, Any]]:
-    """(model, q, config) of a folder that `save_model` or `fit` wrote, on the CPU and in evaluation mode.
+    """Load (model, q, config) from a folder that `save_model` or `fit` wrote, on the CPU and in evaluation mode.
 
-    With `unfinished`, a training that has not ended gives the weights of its last checkpoint.
-
+    Args:
+        folder: the folder.
+        unfinished: load the weights of the last checkpoint if the training has not ended.
     Raises:
-        FileNotFoundError, ValueError: something is missing, damaged, or does not fit the architecture, or the training
-            has not ended.
+        FileNotFoundError: the config or the weights are missing.
+        ValueError: a file is damaged, there is no architecture or the weights do not fit it, or the training has not
+            ended and `unfinished` is False.
     """
     folder = Path(folder)
     config = _config(folder)
@@ -81,7 +89,12 @@ def load_model(
 
 
 def training_progress(folder: str | Path) -> str | None:
-    """How far a training that has not ended has come, such as "epoch 4 of 50"; None for a folder of any other kind."""
+    """How far a training that has not ended has come, such as "epoch 4 of 50"; None for any other folder.
+
+    Raises:
+        FileNotFoundError: a checkpoint without a config.
+        ValueError: a damaged config.
+    """
     folder = Path(folder)
     if (folder / WEIGHTS).exists() or not (folder / CHECKPOINT).exists():
         return None
@@ -103,7 +116,11 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def shipped(name: str = "fashion-mnist") -> tuple[DecoderModel, AmortizedPosterior]:
-    """(model, q) of a model that comes with the package."""
+    """Load (model, q) of a model that comes with the package.
+
+    Raises:
+        ValueError: no shipped model has this name.
+    """
     assets = resources.files("elbowroom") / "assets"
     names = sorted(entry.name for entry in assets.iterdir() if (entry / WEIGHTS).is_file())
     if name not in names:
@@ -113,5 +130,5 @@ def shipped(name: str = "fashion-mnist") -> tuple[DecoderModel, AmortizedPosteri
 
 
 def demo_model() -> tuple[DecoderModel, AmortizedPosterior]:
-    """(model, q) of the demo: the paper's VAE on thresholded Fashion-MNIST, for `datasets.demo_images`."""
+    """Load (model, q) of the demo: the paper's VAE on thresholded Fashion-MNIST, for `datasets.demo_images`."""
     return shipped("fashion-mnist")

@@ -3,17 +3,17 @@
     h_0 = input,    h_i = ELU(W_i h_{i-1} + b_i),    output = W_L h_{L-1} + b_L
 
 The last layer is linear: the encoder's output holds the parameters of q(z|x), the decoder's the logits (or
-the location) of p(x|z). Defaults are those of Cremer, Li and Duvenaud 2018, 784-200-200-(50 + 50) and
-50-200-200-784; `hidden=(500, 500)` is their larger encoder, `hidden=()` a linear one. Each is a plain
-`nn.Sequential`, so weights are drawn by torch's own initialization from the global random state: fork it (as
-`architecture.build` does) for a seeded network.
+the location) of p(x|z). The defaults are those of Cremer, Li and Duvenaud 2018, 784-200-200-(50 + 50) and
+50-200-200-784; `hidden=(500, 500)` gives their larger encoder, `hidden=()` a linear one. Each network is a plain
+`nn.Sequential`, whose weights torch initializes from the global random state; fork that state for a seeded network, as
+`architecture.build` does.
 
 Their convolutional VAE for CIFAR-10 has kernels of 4 and strides of 2, h_i = ELU(BatchNorm(conv(h_{i-1}))):
 
     n -> floor((n - 4) / 2) + 1            32 -> 15 -> 6 -> 2
     m -> 2 (m - 1) + 4 + output padding    2 -> 6 -> 15 -> 32, the output padding being 0, 1, 0
 
-BatchNorm has running statistics: measure in eval mode, as every estimator here does.
+BatchNorm has running statistics, so measure in eval mode, as every estimator here does.
 """
 
 import math
@@ -28,7 +28,9 @@ KERNEL, STRIDE = 4, 2
 
 
 def mlp(sizes: Sequence[int]) -> nn.Sequential:
-    """Linear layers of the widths `sizes`, first the input's, last the output's, ELU between them.
+    """Linear layers of the widths `sizes`, from the input to the output, with ELU between them.
+
+    A ValueError is raised unless `sizes` are two or more positive integers.
 
     >>> mlp([3, 4, 2])
     Sequential(
@@ -49,9 +51,10 @@ def mlp_encoder(
     n_out: int,
     hidden: Sequence[int] = (200, 200),
 ) -> nn.Sequential:
-    """(N, *event) -> (N, n_out): flattens each datum, then an MLP. `n_in` is the event's size or its shape.
+    """An encoder (N, *event) -> (N, n_out) that flattens each datum and applies an MLP.
 
-    For a family of the posterior, `n_out` is `family.context_size`: 2 D for a diagonal Gaussian.
+    `n_in` is the size or the shape of the event. For a family of the posterior, `n_out` is `family.context_size`: 2 D
+    for a diagonal Gaussian.
 
     >>> import torch
     >>> mlp_encoder((28, 28), 100)(torch.zeros(5, 28, 28)).shape
@@ -66,7 +69,7 @@ def mlp_decoder(
     n_out: int,
     hidden: Sequence[int] = (200, 200),
 ) -> nn.Sequential:
-    """(R, n_latent) -> (R, n_out): rows of latents to rows of likelihood parameters (Bernoulli: logits).
+    """A decoder (R, n_latent) -> (R, n_out) from rows of latents to rows of likelihood parameters (Bernoulli: logits).
 
     >>> import torch
     >>> mlp_decoder(50, 784)(torch.zeros(3, 50)).shape
@@ -81,9 +84,11 @@ def conv_encoder(
     n_channels_in: int = 3,
     size: int = 32,
 ) -> nn.Sequential:
-    """(N, n_channels_in, size, size) -> (N, n_out): convolutions, each with BatchNorm and ELU, then a linear layer.
+    """An encoder (N, n_channels_in, size, size) -> (N, n_out) of convolutions, each with BatchNorm and ELU, and a last
+    linear layer.
 
-    Flat data (N, n_channels_in * size * size) will do too. `channels=(128, 256, 512)` is the wide one.
+    Flat data (N, n_channels_in * size * size) are accepted too. `channels=(128, 256, 512)` gives the wide network. A
+    ValueError is raised where the convolutions do not fit the image.
 
     >>> import torch
     >>> conv_encoder(100)(torch.zeros(5, 3, 32, 32)).shape
@@ -102,11 +107,12 @@ def conv_decoder(
     channels: Sequence[int] = (256, 128, 64),
     size: int = 32,
 ) -> nn.Sequential:
-    """(R, n_latent) -> (R, n_channels_out, size, size): a linear layer, then transposed convolutions, BatchNorm and
-    ELU between any two.
+    """A decoder (R, n_latent) -> (R, n_channels_out, size, size): a linear layer, then transposed convolutions with
+    BatchNorm and ELU between any two.
 
-    The mirror of `conv_encoder` with the reversed `channels`; `channels=(512, 256, 128)` is the wide one. Twice the
-    channels of x make the output of a likelihood with `scale="decoder"`.
+    It mirrors `conv_encoder` with the reversed `channels`; `channels=(512, 256, 128)` gives the wide network. A
+    likelihood with `scale="decoder"` takes twice the channels of x. A ValueError is raised where the convolutions do
+    not fit the image.
 
     >>> import torch
     >>> conv_decoder(50)(torch.zeros(3, 50)).shape

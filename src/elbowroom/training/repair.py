@@ -1,8 +1,8 @@
-"""The verdict as an experiment: retrain the encoder alone, and see whether the nats that the ladder found come back.
+"""The verdict as an experiment: retrain the encoder alone, and see how much of the gap that was found is recovered.
 
-With the decoder frozen, log p(x) and every L[q*] stay what they are, so L[q_new] - L[q_old] is amortization recovered.
-Of the amortization gap of held-out data, what is there on training data too is capacity or optimization, which a better
-encoder recovers; the rest is generalization, which it may not.
+With the decoder frozen, log p(x) and every L[q*] stay what they are, so L[q_new] - L[q_old] is recovered amortization.
+The part of the held-out amortization gap that also shows on training data is capacity or optimization, which a better
+encoder recovers; the rest is generalization, which it may not recover.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -31,12 +31,12 @@ REPAIR_SAMPLES = 64
 
 @dataclass(frozen=True)
 class Repair:
-    """What the ladder said was there, and what came back.
+    """What the ladder found, and what the new encoder recovered.
 
     Attributes:
-        before: the ladders of the old encoder, "train" and "heldout", on a random sample of each.
-        recovered: L[q_new] - L[q_old] of the same data, paired.
-        epochs: of the new encoder's training.
+        before: ladders of the old encoder on a random sample of each set, under "train" and "heldout".
+        recovered: L[q_new] - L[q_old] in nats on the same data, paired, under the same names.
+        epochs: the epochs of the new encoder's training.
     """
 
     before: Mapping[str, Gaps]
@@ -45,19 +45,19 @@ class Repair:
 
     @property
     def capacity(self) -> tuple[float, float]:
-        """Capacity part of the held-out amortization gap, and its error: at most the training data's, in nats."""
+        """Mean and error, in nats, of the capacity part: the smaller of the held-out and training amortization gaps."""
         there, heldout = self.before["train"].amortization, self.before["heldout"].amortization
         smaller = min(there, heldout, key=lambda estimate: estimate.mean)
         return smaller.mean, smaller.se
 
     @property
     def share(self) -> float:
-        """Held-out nats recovered, as a share of the capacity part; NaN where there is none."""
+        """Recovered held-out nats as a share of the capacity part; NaN where that part is not positive."""
         part = self.capacity[0]
         return self.recovered["heldout"].mean / part if part > 0 else float("nan")
 
     def to_json(self) -> dict[str, Any]:
-        """The figures as JSON can hold them, in nats: (mean, se) of each."""
+        """The figures in nats as JSON can hold them, each as (mean, standard error)."""
         before = {name: gaps.amortization for name, gaps in self.before.items()}
         return {
             "amortization_before": {name: (e.mean, e.se) for name, e in before.items()},
@@ -104,13 +104,21 @@ def repair(
     """Train `new_q` in place on the frozen `model`, and compare it with `q` on a random sample of each set.
 
     Args:
-        q: the posterior to repair, not touched. new_q: its successor: a copy, or an encoder of another size or family.
-        train: data to train on. heldout: data to report on; they decide nothing.
-        settings, out, config, progress: as of `fit`. stop_by: its `heldout`, for `settings.patience`.
-        done: the epochs of a new_q that is trained already; it is then only measured.
-        n: how many of each set are measured. plan: by which plan the ladder is. check: look at the first rows first.
+        model: a `LatentModel`.
+        q: the posterior to repair; it is not changed.
+        new_q: the posterior to train: a copy of q, or one with an encoder of another size or of another family.
+        train: data to train on.
+        heldout: data to report on; they take no part in the training.
+        settings: the settings of the training, as for `fit`.
+        n: how many data of each set are measured, at most.
+        plan: plan of the ladders.
+        out, config, progress: as for `fit`.
+        stop_by: held-out data of the training, for `settings.patience`.
+        done: epochs of a `new_q` that is already trained; it is then only measured.
+        check: look at the first rows before anything is measured, and refuse what cannot be right.
     Raises:
-        TypeError: q has no known family, so no amortization can be told. What `fit` raises.
+        TypeError: the family of q is unknown, so its amortization cannot be measured.
+        ValueError, FloatingPointError: what `decompose` and `fit` raise.
     """
     samples = {name: _sample(x, n, settings.seed, name) for name, x in (("train", train), ("heldout", heldout))}
     before = {}

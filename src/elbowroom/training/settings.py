@@ -1,4 +1,4 @@
-"""The settings of a training run, what follows from them in each epoch (learning rate, warm-up weight), and its log."""
+"""Settings of a training run, its learning rate and warm-up weight in each epoch, and the record of an epoch."""
 
 import math
 from collections.abc import Callable
@@ -13,9 +13,17 @@ LearningRateSchedule: TypeAlias = str | Callable[[int, int], float]
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """Means over the data in nats per datum, taken while the parameters moved: not an evaluation.
+    """The record of one epoch: means over the data in nats, taken while the parameters changed, so not an evaluation.
 
-    `heldout_elbo` is one: L[q] of the held-out data at the epoch's end, with one sample each; None without such data.
+    Attributes:
+        epoch: number of the epoch, counted from 1.
+        objective: the objective that was maximized.
+        elbo: the ELBO.
+        log_likelihood: E_q[log p(x|z)].
+        learning_rate: learning rate of the epoch.
+        weight: the warm-up weight w.
+        heldout_elbo: L[q] of the held-out data at the epoch's end, with one sample each; None without such data.
+        seconds: time of the pass over the training data; `==` ignores it.
     """
 
     epoch: int
@@ -30,18 +38,26 @@ class Epoch:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What defines a training run, apart from model and data.
+    """What defines a training run, apart from the model and the data.
 
     Attributes:
-        schedule: "constant", "stepped", "cosine", or (epoch, epochs) -> factor of `learning_rate`.
-        objective: "elbo", or "iwae" with `n_samples` > 1. n_samples: K, draws of z for each datum.
-        annealing: what the warm-up weighs: "entropy", "kl" or "none". warmup: epochs until the weight is 1.
-        kl_weight: b.
+        epochs: number of epochs.
+        seed: seed of the order of the data and of all noise.
+        batch_size: data in a step.
+        learning_rate: learning rate of Adam.
+        schedule: "constant", "stepped", "cosine", or a function (epoch, epochs) -> factor of `learning_rate`.
+        objective: "elbo", or "iwae" with `n_samples` > 1.
+        n_samples: K, the number of draws of z for each datum.
+        annealing: what the warm-up weights: "entropy", "kl" or "none".
+        warmup: epochs until the weight is 1.
+        kl_weight: b, the beta of a beta-VAE.
         patience: stop when the held-out ELBO has not risen for so many epochs after the warm-up, and keep the best
-            parameters; 0 trains to the end and keeps the last.
-        clip_norm: the largest norm of a step's gradient, which is scaled down to it; 0 for no limit. Two to four times
-            the usual norm spares ordinary steps, and keeps a rare spike from throwing off a flow.
-        compiled: compile the step with torch.compile: some 30 s, then a tenth faster; rounds otherwise.
+            parameters; 0 trains to the end and keeps the last ones.
+        clip_norm: largest norm of a step's gradient, which is scaled down to it; 0 for no limit. Two to four times the
+            usual norm leaves ordinary steps alone, and keeps a rare spike from ruining a flow.
+        compiled: compile the step with torch.compile: some 30 s, then a tenth faster, with other rounding.
+    Raises:
+        ValueError: a value that is out of range or unknown, or "iwae" with a `kl_weight` other than 1 or a warm-up.
     """
 
     epochs: int
@@ -78,25 +94,25 @@ class Settings:
         learning_rate_factor(self.schedule, 1, self.epochs)
 
     def weight(self, epoch: int) -> float:
-        """w in `epoch`."""
+        """The warm-up weight w in `epoch`, counted from 1."""
         return 1.0 if self.annealing == "none" else entropy_weight(epoch, self.warmup)
 
     def to_json(self) -> dict[str, Any]:
-        """The settings as JSON can hold them: a schedule by its name."""
+        """The settings as JSON can hold them, with the schedule by its name."""
         name = self.schedule if isinstance(self.schedule, str) else getattr(self.schedule, "__name__", "function")
         return asdict(self) | {"schedule": name, "adam_eps": ADAM_EPS}
 
 
 def entropy_weight(epoch: int, warmup: int) -> float:
-    """w = min(1, epoch / warmup), epochs counted from 1; 1 without a warm-up."""
+    """w = min(1, epoch / warmup), with epochs counted from 1; it is 1 without a warm-up."""
     return min(1.0, epoch / warmup) if warmup else 1.0
 
 
 def learning_rate_factor(schedule: LearningRateSchedule, epoch: int, epochs: int) -> float:
-    """The factor of the learning rate in `epoch` of 1..`epochs`.
+    """The factor of the learning rate in `epoch`, one of 1..`epochs`. An unknown schedule raises a ValueError.
 
     "constant"  1
-    "stepped"   10^(-i/7) for 3^i epochs, i = 0..7 (Burda, Grosse, Salakhutdinov 2015): exactly so for 3,280 epochs,
+    "stepped"   10^(-i/7) for 3^i epochs, i = 0..7 (Burda, Grosse and Salakhutdinov 2015): exactly so for 3,280 epochs,
                 stretched or shrunk in proportion for another number
     "cosine"    (1 + cos(pi (epoch - 1) / epochs)) / 2
     """

@@ -21,22 +21,26 @@ WEIGHTS, CHECKPOINT, CONFIG = "model.safetensors", "checkpoint.safetensors", "co
 
 
 def modules_by_prefix(q: object, model: object) -> dict[str, nn.Module]:
-    """What has parameters, by the prefix of their names in a file. A FunctionModel has none."""
+    """Those of `q` and `model` that are modules, by the prefix of their names in a file. A FunctionModel is not one."""
     return {name: part for name, part in (("q", q), ("model", model)) if isinstance(part, nn.Module)}
 
 
 def state_of(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Parameters and buffers by their names in a file; not copies."""
+    """Parameters and buffers by their names in a file; they are not copied."""
     return {f"{part}.{name}": value for part, m in modules.items() for name, value in m.state_dict().items()}
 
 
 def to_half(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Floating-point numbers in float16."""
+    """The same tensors, with floating-point numbers in float16."""
     return {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
 
 
 def load_state(modules: Mapping[str, nn.Module], state: Mapping[str, Tensor], path: Path | None = None) -> None:
-    """Copy `state` into the modules, in place. ValueError, and nothing changed, where a name or shape does not fit."""
+    """Copy `state` into the modules, in place.
+
+    Raises:
+        ValueError: a name or a shape does not fit; nothing is changed then. `path` is the file that the message names.
+    """
     own = state_of(modules)
     where = f"{path}: " if path else ""
     if own.keys() != state.keys():
@@ -56,7 +60,11 @@ def load_state(modules: Mapping[str, nn.Module], state: Mapping[str, Tensor], pa
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the notes of a safetensors file; ValueError where it is damaged."""
+    """Read the tensors and the notes of a safetensors file.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             notes = file.metadata() or {}
@@ -66,26 +74,30 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
-    """A safetensors file, whole or not at all."""
+    """Write a safetensors file, whole or not at all."""
     contiguous = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     write_atomically(path, save(contiguous, dict(notes) if notes else None))
 
 
 def write_config(folder: str | Path, config: Mapping[str, Any]) -> None:
-    """`config.json` of a folder that is made where there is none."""
+    """Write `config.json` into `folder`, which is made where there is none. ValueError for NaN or infinity."""
     text = json.dumps(dict(config), indent=2, allow_nan=False) + "\n"
     write_atomically(ensure_folder(folder) / CONFIG, text.encode())
 
 
 def refuse_file(folder: Path) -> None:
-    """ValueError where a file stands in the place of a model's folder, or of one above it."""
+    """Check that a folder of a model can be made here.
+
+    Raises:
+        ValueError: a file has the name of the folder, or of one above it.
+    """
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
             raise ValueError(f"{folder}: a model is saved as a folder, and this is a file: {path}")
 
 
 def ensure_folder(folder: str | Path) -> Path:
-    """The folder, made where there is none; ValueError where a file has its name."""
+    """Make the folder where there is none, and return it. ValueError where a file has its name."""
     folder = Path(folder)
     refuse_file(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Bounds of log p(x): ELBO and IWAE, annealed importance sampling, and which of them is reported for a datum."""
+"""Bounds of log p(x): ELBO, IWAE and annealed importance sampling, and the choice of the one reported for a datum."""
 
 from . import hmc
 from .ais import (

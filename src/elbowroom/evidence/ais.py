@@ -7,8 +7,8 @@ Chains start at a *base* (the prior, or a Gaussian fitted to the datum) and move
 coordinates. Everything that defines the kernels (schedule, step sizes) is tuned in a pilot run on its own draws and
 then frozen in an `AnnealingPath`; the reported run uses fresh noise. Adapting on the chains that carry the weights
 would break E[w] = p(x). The reverse run starts at an exact posterior draw and applies the same kernels in reverse order
-(Grosse, Ghahramani and Adams 2015). The kernel at b = 1 leaves the posterior as it is: applied to the draw first, it
-keeps it exact and lets one from far out in a tail come back to where the short path can follow.
+(Grosse, Ghahramani and Adams 2015). The kernel at b = 1 leaves the posterior invariant. When it is applied to the draw
+first, the draw stays exact, and one from far out in a tail comes back to where the short path can follow.
 """
 
 from collections.abc import Callable
@@ -45,16 +45,22 @@ __all__ = [
 ]
 
 TARGET_ACCEPTANCE = 0.8
-RELAX_LEAPFROG = 5  # leapfrog steps of the moves at b = 1: at the steps that the pilot tunes, about a quarter turn
+RELAX_LEAPFROG = 5  # leapfrog steps of a move at b = 1: with the step sizes that the pilot tunes, about a quarter turn
 Noise = Callable[[], tuple[Tensor, Tensor]]
 BaseLike: TypeAlias = "Literal['prior'] | Local | FittedPosterior"
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnnealingSchedule:
-    """How many temperatures, leapfrog steps a temperature and chains a datum; how the temperatures are placed.
+    """The schedule of an AIS run.
 
-    `kind` is "linear", "sigmoid", or "adaptive": equal spread of log weights in each step, as the pilot saw it.
+    Attributes:
+        n_temperatures: T, the number of steps from the base to the posterior.
+        n_leapfrog: leapfrog steps at each temperature.
+        n_chains: chains for each datum.
+        kind: "linear", "sigmoid", or "adaptive", where each step has an equal share of the spread of log weights that
+            the pilot saw.
+        n_pilots: pilot runs that tune the kernels.
     """
 
     n_temperatures: int = 10
@@ -66,21 +72,26 @@ class AnnealingSchedule:
 
 @dataclass(frozen=True)
 class AnnealingPath:
-    """Frozen kernels: inverse temperatures betas (T + 1, N) from 0 to 1, step sizes (T + 1, N), leapfrog steps each."""
+    """Frozen kernels: inverse temperatures (T + 1, N) from 0 to 1, step sizes (T + 1, N), and leapfrog steps."""
 
     betas: Tensor
     step_sizes: Tensor
     n_leapfrog: int
 
     def rows(self, index: Tensor) -> "AnnealingPath":
-        """The kernels of some of the data."""
+        """The kernels of the data `index` (R,)."""
         return replace(self, betas=self.betas[:, index], step_sizes=self.step_sizes[:, index])
 
 
 @dataclass(frozen=True)
 class AnnealedChains:
-    """What a run of chains returns: log weights (C, N); of each temperature acceptance (T, N) and `rate_std` (T, N),
-    the standard deviation over chains of d log w / d beta; divergences (N,).
+    """The result of a run of chains.
+
+    Attributes:
+        log_w: log weights (C, N) in nats.
+        acceptance: mean acceptance probability (T, N) at each temperature, 1 where no kernel is applied.
+        rate_std: standard deviation over chains (T, N) of d log w / d beta at each temperature.
+        n_diverged: number of diverged proposals (N,).
     """
 
     log_w: Tensor
@@ -90,8 +101,9 @@ class AnnealedChains:
 
 
 def inverse_temperatures(kind: str, n_temperatures: int, n: int, like: Tensor) -> Tensor:
-    """Inverse temperatures (T + 1, n) from 0 to 1, float64: "linear", or "sigmoid" (finer at both ends, Grosse et al.
-    2015).
+    """Inverse temperatures (T + 1, n) from 0 to 1, in float64.
+
+    They are evenly spaced ("linear"), or finer at both ends ("sigmoid", Grosse et al. 2015).
     """
     t = torch.linspace(0, 1, n_temperatures + 1, dtype=torch.float64, device=like.device)
     if kind == "sigmoid":
@@ -104,12 +116,19 @@ def anneal(
     base: Base, path: AnnealingPath, n_chains: int, seed: int, key: tuple[str | int, ...], exact: Tensor | None = None,
     n_relax: int = 0, rows: Tensor | None = None,
 ) -> AnnealedChains:  # fmt: skip
-    """Run chains along a frozen path: forward from the base or, given `exact` posterior draws z (N, D), in reverse,
-    after `n_relax` moves of each chain within the posterior.
+    """Run chains along a frozen path, forward from the base, or in reverse from exact posterior draws.
 
-    Log weights estimate log p(x) forward; in reverse, E[exp(-log w)] = 1 / p(x). Chains go GROUP at a time, so memory
-    stays bounded, with noise keyed by group. With `rows` (R,) these data alone take part, on the noise that they have
-    among all N.
+    Forward, E[exp(log w)] = p(x); in reverse, E[exp(-log w)] = 1 / p(x). Chains run in groups of GROUP, with noise
+    keyed by group, so that memory stays bounded.
+
+    Args:
+        base: where forward chains start.
+        path: the frozen kernels.
+        n_chains: C, the number of chains for each datum.
+        seed, key: the key of the noise.
+        exact: posterior draws z (N, D), which make the run a reverse one.
+        n_relax: moves of each reverse chain within the posterior before it starts.
+        rows: (R,) run these data only, with the noise that they would have among all N.
     """
     runs = []
     for group in range(-(-n_chains // GROUP)):
@@ -144,10 +163,11 @@ def _noise_of(like: Tensor, generator: torch.Generator, rows: Tensor | None) -> 
 def tune(
     base: Base, schedule: AnnealingSchedule, n: int, like: Tensor, key: tuple[str | int, ...]
 ) -> tuple[AnnealingPath, AnnealedChains]:
-    """A frozen path for a block, and the last pilot run, made without the reported run's seed or any exact draw.
+    """A frozen path for a block of n data, and the last pilot run.
 
-    Each pilot moves every temperature's step size towards an acceptance of 0.8, and places the temperatures of an
-    "adaptive" schedule where the pilot's log weights spread; step sizes follow the temperatures they were tuned at.
+    Each pilot moves the step size of every temperature toward an acceptance of 0.8. It also places the temperatures of
+    an "adaptive" schedule where the log weights spread, and interpolates the step sizes. Pilots depend neither on the
+    seed of the reported run nor on any exact draw. `like` has the dtype, device and last dimension D of the latents.
     """
     start = "linear" if schedule.kind == "adaptive" else schedule.kind
     betas = inverse_temperatures(start, schedule.n_temperatures, n, like)
@@ -163,32 +183,36 @@ def tune(
 
 
 def ais_of(run: AnnealedChains, ids: NDArray[np.int64], name: str, key: object) -> Estimate:
-    """The lower bound log mean(w) of a forward run, with its delta-method error."""
+    """The lower bound log mean(w) of a forward run, (N,) in nats, with its delta-method error."""
     value, deviations = log_mean_exp(run.log_w)
     return Estimate(name, value.cpu().numpy(), side="lower", noise={key: grouped_noise(deviations)}, ids=ids)
 
 
 class FittedPosterior(Protocol):
-    """A local fit: its posterior is `q`."""
+    """A local fit, whose posterior is `q`."""
 
     @property
     def q(self) -> Local:
-        """With a row for each datum."""
+        """The posterior, with a row of parameters for each datum."""
 
 
 def ais(
     model: LatentModel, x: Data, base: BaseLike = "prior", n_temperatures: int = 100, n_leapfrog: int = 2,
     n_chains: int = 16, kind: str = "adaptive", seed: int = 0, check: bool = True,
 ) -> Estimate:  # fmt: skip
-    """A lower bound of log p(x) per datum, in nats, by forward AIS.
+    """A lower bound of log p(x) per datum, in nats, by forward AIS (Neal 2001).
 
     Args:
-        model: a `LatentModel`. x: N data.
+        model: a `LatentModel`.
+        x: N data (tensor, mapping, map-style dataset).
         base: "prior", or a `Local` Gaussian posterior (or a `Fit` of one) with a row per datum.
-        n_temperatures, n_leapfrog, n_chains, kind: see `AnnealingSchedule`. seed: of the reported run;
-            the pilot has its own. check: look at the first rows first (`CheckError`).
+        n_temperatures, n_leapfrog, n_chains, kind: see `AnnealingSchedule`.
+        seed: the seed of the reported run; the pilots have their own.
+        check: whether to check the first rows before anything is computed.
     Raises:
-        TypeError: a base without a Gaussian density. ValueError: a local base for another number of data.
+        CheckError: the check refuses the model or the data.
+        TypeError: a base without a Gaussian density, a prior that cannot be sampled, or data that can only be iterated.
+        ValueError: a local base for another number of data, no data, or a density of the wrong shape.
     """
     schedule = AnnealingSchedule(n_temperatures=n_temperatures, n_leapfrog=n_leapfrog, n_chains=n_chains, kind=kind)
     local = getattr(base, "q", base)
@@ -209,7 +233,7 @@ def ais(
 
 
 def _block_base(model: LatentModel, local: Local | None, block: Block) -> tuple[Base, Tensor]:
-    """A block's base, and a tensor whose last dimension, dtype and device are the latents'."""
+    """A block's base, and a tensor with the last dimension, dtype and device of the latents."""
     if isinstance(local, Local):
         gaussian = gaussian_base(model, block.x, local.rows(block.index)(block.x).detached().params)
         return gaussian, gaussian.coordinates.center
@@ -259,7 +283,7 @@ def _relaxed(base: Base, path: AnnealingPath, u: Tensor, noise: Noise, n_moves: 
 
 
 def _tempered(base: Base, beta: Tensor) -> Callable[[Tensor], Evaluation]:
-    """log f_b as a log density of u; both of its ends are kept as parts, so another temperature costs nothing."""
+    """log f_b as a log density of u. Both of its ends are kept as parts, so another temperature costs nothing."""
     return lambda u: _at(beta, *base.evaluate(u))
 
 
@@ -270,7 +294,7 @@ def _at(beta: Tensor, base: Tensor, joint: Tensor, base_grad: Tensor, joint_grad
 
 
 def _adjusted(path: AnnealingPath, acceptance: Tensor) -> Tensor:
-    """Step sizes moved towards the target acceptance; the ends, which no kernel uses, follow their neighbors."""
+    """Step sizes moved toward the target acceptance. Those at both ends, which no kernel uses, stay as they are."""
     change = torch.exp(1.5 * (acceptance.double() - TARGET_ACCEPTANCE)).to(path.step_sizes.device)
     sizes = path.step_sizes.clone()
     sizes[1:-1] = sizes[1:-1] * change[:-1]

@@ -1,7 +1,7 @@
-r"""Where annealing starts: a sampler with a normalized density, in coordinates where the posterior is about round.
+r"""Bases of annealing: samplers with a normalized density, in coordinates where the posterior is about isotropic.
 
-PriorBase      the model's prior: the literature's choice
-GaussianBase   a Gaussian fitted to each datum, in whose coordinates it is standard normal
+PriorBase      the model's prior, the usual choice in the literature
+GaussianBase   a Gaussian fitted to each datum, in coordinates where that Gaussian is standard normal
 """
 
 from functools import partial
@@ -18,50 +18,52 @@ __all__ = ["Base", "GaussianBase", "PriorBase", "gaussian_base"]
 
 
 class Base(Protocol):
-    """Where chains start: a sampler with a normalized log density, in coordinates u where the posterior is about
-    round.
-    """
+    """Where chains start: a sampler with a normalized log density, in coordinates u of its own."""
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """n draws u for each datum, (n, N, D)."""
+        """Draw n points u for each datum, (n, N, D)."""
 
     def evaluate(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """log base and log joint as densities of u, (C, N), and their gradients, (C, N, D)."""
+        """log base and log joint in nats as densities of u, (C, N), and their gradients, (C, N, D)."""
 
     def whiten(self, z: Tensor) -> Tensor:
-        """z (S, N, D) -> u."""
+        """Map z (S, N, D) to u (S, N, D)."""
 
     def rows(self, index: Tensor) -> "Base":
-        """The base of some of the data."""
+        """The base of the data `index` (R,)."""
 
 
 class GaussianBase:
-    """A Gaussian fitted to each datum; standard normal in its own coordinates."""
+    """A Gaussian fitted to each datum, in coordinates where it is standard normal."""
 
     def __init__(self, model: LatentModel, x: Rows, coordinates: AffineMap) -> None:
         self.model, self.x, self.coordinates = model, x, coordinates
 
     def rows(self, index: Tensor) -> "GaussianBase":
-        """The base of some of the data."""
+        """The base of the data `index` (R,)."""
         return GaussianBase(self.model, select_rows(self.x, index), self.coordinates.rows(index))
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """n standard normal draws for each datum, (n, N, D)."""
+        """Draw n standard normal points u for each datum, (n, N, D)."""
         return normal((n, *self.coordinates.center.shape), generator, self.coordinates.center)
 
     def whiten(self, z: Tensor) -> Tensor:
-        """z (S, N, D) -> u."""
+        """Map z (S, N, D) to u (S, N, D)."""
         return self.coordinates.inverse(z)
 
     def evaluate(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """log base and log joint of u, (C, N), and their gradients; the base's in closed form."""
+        """log base and log joint in nats as densities of u, (C, N), and their gradients, (C, N, D)."""
         joint_and_grad = getattr(self.model, "joint_and_grad", None) or partial(log_joint_and_grad, self.model)
         joint, grad = joint_and_grad(self.x, self.coordinates(u))
         return log_standard_normal(u.double()), joint + self.coordinates.log_det, -u, self.coordinates.pull_back(grad)
 
 
 class PriorBase:
-    """The model's prior, in the model's own coordinates: the literature's choice."""
+    """The model's prior, in the model's own coordinates, the usual choice in the literature.
+
+    Raises:
+        TypeError: the model has no `sample_prior`.
+    """
 
     def __init__(self, model: LatentModel, x: Rows, n: int) -> None:
         if not samples_prior(model):
@@ -70,30 +72,30 @@ class PriorBase:
         self.x, self.n = x, n
 
     def rows(self, index: Tensor) -> "PriorBase":
-        """The base of some of the data."""
+        """The base of the data `index` (R,)."""
         return PriorBase(self.model, select_rows(self.x, index), len(index))
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """n prior draws for each datum, (n, N, D)."""
+        """Draw n points from the prior for each datum, (n, N, D)."""
         z = self.model.sample_prior(n, self.x, generator)
         return z.expand(n, self.n, z.shape[-1]).contiguous()
 
     def whiten(self, z: Tensor) -> Tensor:
-        """z itself."""
+        """Return z (S, N, D) itself."""
         return z
 
     def evaluate(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """log prior and log joint of u, (C, N), and their gradients."""
+        """log prior and log joint of u in nats, (C, N), and their gradients, (C, N, D)."""
         prior, prior_grad = value_and_grad(lambda v: self.model.log_prior(v, self.x), u)
         likelihood, grad = value_and_grad(lambda v: self.model.log_likelihood(self.x, v), u)
         return prior, prior + likelihood, prior_grad, prior_grad + grad
 
 
 def gaussian_base(model: LatentModel, x: Rows, params: Params) -> GaussianBase:
-    """The base that a fitted Gaussian's parameters (leading N) make.
+    """The base with the parameters of a fitted Gaussian, each with a leading N.
 
     Raises:
-        TypeError: a flow, whose parameters are not a Gaussian's.
+        TypeError: parameters that are not those of a Gaussian, such as a flow's.
     """
     if not set(params) <= GAUSSIAN_PARAMS:
         raise TypeError("an AIS base must be a Gaussian (diagonal or full); fit one with fit_local")

@@ -1,4 +1,4 @@
-r"""Bounds of log p(x) as functions of log weights (K, N), and the one place where those are computed.
+r"""Bounds of log p(x) as functions of log weights (K, N), and the only functions that compute those weights.
 
 log w_k = log p(x, z_k) - log q(z_k|x),  z_k ~ q
 L[q]   = mean(log w)                 the evidence lower bound
@@ -36,8 +36,12 @@ GROUP = 16  # samples or chains that share one decoder call: the arithmetic unit
 
 
 def log_weights(model: LatentModel, q: Distribution, x: Rows, noise: Tensor, rows: Tensor | None = None) -> Tensor:
-    """log p(x, z) - log q(z|x) in nats, float64, for noise (S, N, E) of the distribution `q` -> (S, N), or (S, R) for
-    `rows` (R,) alone: all z are drawn, and the model sees those.
+    """log p(x, z) - log q(z|x) in nats, float64 (S, N), for noise (S, N, E) of the distribution `q`.
+
+    With `rows` (R,), all z are drawn, but only those rows are evaluated: (S, R).
+
+    Raises:
+        ValueError: a density of the model that is not (S, N).
     """
     z, log_q = q.rsample_and_log_q(noise)
     if rows is not None:
@@ -48,11 +52,11 @@ def log_weights(model: LatentModel, q: Distribution, x: Rows, noise: Tensor, row
 def block_log_weights(
     model: LatentModel, q: Distribution, block: Block, n_samples: int, seed: int, key: str, rows: Tensor | None = None
 ) -> Tensor:
-    """(K, B) log weights of one block under the distribution `q`, GROUP samples at a time so that memory stays bounded.
+    """Log weights (K, B) of one block in nats, with K = n_samples draws of the distribution `q`.
 
-    Noise is keyed by block and group: neither N nor what runs beside it changes a number. Only the unit (GROUP, BLOCK)
-    reaches the model, so the last group is computed whole and cut. With `rows` (R,) these data alone are evaluated, on
-    the draws that they have in the whole block.
+    Draws come in groups of GROUP, so that memory stays bounded, and their noise is keyed by block and group, so that no
+    number depends on N or on what else runs. The model only sees batches of (GROUP, B), so the last group is computed
+    in full and then cut. With `rows` (R,) only these data are evaluated, on their draws in the whole block: (K, R).
     """
     parts = []
     with torch.no_grad():
@@ -64,16 +68,17 @@ def block_log_weights(
 
 
 def elbo_of(log_w: Tensor, ids: Ids, name: str = "L[q]", side: str = "unbiased", key: object = None) -> Estimate:
-    """The ELBO of (K, N) log weights; its error is the spread of log w over sqrt(K)."""
+    """The ELBO (N,) in nats of log weights (K, N); its error is their standard deviation over sqrt(K)."""
     mean = log_w.mean(0)
     noise = {key if key is not None else name: grouped_noise(log_w - mean)}
     return Estimate(name, mean.cpu().numpy(), side=side, noise=noise, ids=_ids(ids))
 
 
 def iwae_of(log_w: Tensor, ids: Ids, name: str = "IWAE", key: object = None, strata: int = 1) -> Estimate:
-    """The importance-weighted bound of (K, N) log weights, with its delta-method error. With K = 1 it is the ELBO.
+    """The importance-weighted bound (N,) in nats of log weights (K, N), with its delta-method error.
 
-    Draws that alternate between `strata` components err only by their spread within each.
+    With K = 1 it is the ELBO. If the draws alternate between `strata` components, the error counts only their spread
+    within each component.
     """
     value, deviations = log_mean_exp(log_w, strata)
     noise = {key if key is not None else name: grouped_noise(deviations)}
@@ -83,14 +88,19 @@ def iwae_of(log_w: Tensor, ids: Ids, name: str = "IWAE", key: object = None, str
 def elbo(
     model: LatentModel, q: PosteriorLike, x: Data, n_samples: int = 100, seed: int = 0, check: bool = True
 ) -> Estimate:
-    """L[q] per datum, unbiased, in nats.
+    """An unbiased estimate of the evidence lower bound L[q] per datum, in nats.
 
     Args:
-        model: a `LatentModel`. q: a posterior, or a callable x -> torch Distribution.
-        x: N data (tensor, mapping, map-style dataset). n_samples: K. seed: of the draws.
-        check: look at the first rows before anything is computed, and refuse what cannot be right (`CheckError`).
+        model: a `LatentModel`.
+        q: a posterior, or a callable x -> torch Distribution.
+        x: N data (tensor, mapping, map-style dataset).
+        n_samples: K, the number of draws per datum.
+        seed: the seed of the draws.
+        check: whether to check the first rows before anything is computed.
     Raises:
-        ValueError: no data, or a density of the wrong shape. CheckError: a ValueError too.
+        CheckError: the check refuses the model, the posterior or the data. It is a ValueError, too.
+        TypeError: data that can only be iterated.
+        ValueError: no data, no samples, a density of the wrong shape, or a local q for another number of data.
     """
     return _of_all_blocks(model, q, x, n_samples, seed, "L[q]", elbo_of, check)
 
@@ -100,7 +110,7 @@ def iwae(
 ) -> Estimate:
     """The importance-weighted lower bound of log p(x) per datum, in nats, with K = n_samples draws of q.
 
-    Arguments and errors are those of `elbo`.
+    The bound is that of Burda, Grosse and Salakhutdinov (2015). Arguments and errors are those of `elbo`.
     """
     return _of_all_blocks(model, q, x, n_samples, seed, f"IWAE_{n_samples}", iwae_of, check)
 

@@ -1,5 +1,7 @@
-"""The door: what every entry point looks at on the first rows of the data, so that a set-up that cannot be right gets
-one sentence and no number. It costs a few passes of 16 rows; `check` looks deeper.
+"""Checks that every entry point makes on the first rows of the data.
+
+A setup that cannot be right is refused with a one-sentence error instead of a number. The checks cost a few passes of
+16 rows; `check` is more thorough.
 """
 
 from collections.abc import Iterator
@@ -17,7 +19,7 @@ __all__ = ["CheckError", "check_door", "check_logits", "check_range"]
 
 ROWS, SAMPLES = 8, 2
 ORDER = "The order of the arguments is (model, q, x)."
-UNIT = {  # likelihoods of data from 0 to 1
+UNIT = {  # likelihoods whose data lie between 0 and 1
     "discretized_logistic": "pixels k / 255, k = 0..255",
     "continuous_bernoulli": "values from 0 to 1",
     "bernoulli": "values from 0 to 1",
@@ -26,16 +28,20 @@ UNIT = {  # likelihoods of data from 0 to 1
 
 
 class CheckError(ValueError):
-    """A model, posterior or data that cannot be measured as they are."""
+    """A model, a posterior or data that cannot be measured as they are."""
 
 
 def check_door(model: LatentModel, q: PosteriorLike | None, x: Data) -> None:
-    """Refuse what cannot be right: arguments of another kind or in another order, integers or a single datum for data,
-    pixels from 0 to 255 or probabilities where a Bernoulli takes logits, a q of another size, densities of another
-    shape.
+    """Check the arguments on the first rows of x, and refuse what cannot be right.
+
+    This catches arguments of the wrong kind or in the wrong order, a single datum or integers where networks take
+    batches of floats, pixels from 0 to 255, probabilities where a Bernoulli takes logits, a q of the wrong size, and
+    densities of the wrong shape.
 
     Raises:
-        CheckError: what is wrong, in one line. Errors of the user's own code are named as theirs.
+        CheckError: what is wrong, in one line. An error from the user's own code is reported as such.
+        TypeError: data that can only be iterated, or a q that does not return a distribution.
+        ValueError: no data, or a density of the model that is not (S, N).
     """
     _check_kinds(model, q)
     data = as_data(x)
@@ -66,7 +72,7 @@ def check_door(model: LatentModel, q: PosteriorLike | None, x: Data) -> None:
 
 
 def check_logits(model: LatentModel, x: Rows, z: Tensor) -> None:
-    """CheckError for a "bernoulli" decoder that ends in a sigmoid: it promised logits and gives probabilities."""
+    """Raise CheckError if every output of a "bernoulli" decoder at z (S, N, D) is in [0, 1], like a probability."""
     decode = getattr(model, "decode", None)
     if decode is None or getattr(getattr(model, "likelihood", None), "name", None) != "bernoulli":
         return
@@ -80,7 +86,7 @@ def check_logits(model: LatentModel, x: Rows, z: Tensor) -> None:
 
 
 def check_range(model: LatentModel, x: Rows) -> None:
-    """CheckError for data on another scale than the model's likelihood: 0 to 255 where it takes 0 to 1."""
+    """Raise CheckError if the likelihood takes data from 0 to 1 and x is on another scale, such as 0 to 255."""
     name = getattr(getattr(model, "likelihood", None), "name", "")
     takes = UNIT.get(name)
     if takes is None:
@@ -98,7 +104,7 @@ def check_range(model: LatentModel, x: Rows) -> None:
 
 
 def _check_kinds(model: LatentModel, q: PosteriorLike | None) -> None:
-    """A model is a model and q a posterior."""
+    """Raise CheckError unless `model` is a model and `q` is a posterior, a callable or None."""
     if not (callable(getattr(model, "log_prior", None)) and callable(getattr(model, "log_likelihood", None))):
         kind = type(model).__name__
         hint = "er.DecoderModel and er.FunctionModel have them"
@@ -114,7 +120,7 @@ def _check_kinds(model: LatentModel, q: PosteriorLike | None) -> None:
 
 @contextmanager
 def _explained(who: str, x: Rows) -> Iterator[None]:
-    """Errors of the user's own code in one line, with what is known to cause them; ours are sentences already."""
+    """Report errors of the user's own code in one line, with their likely cause; ours are sentences already."""
     try:
         yield
     except Exception as error:
@@ -127,7 +133,7 @@ def _explained(who: str, x: Rows) -> Iterator[None]:
 
 
 def _hint(x: Rows) -> str:
-    """What of the data may be the cause."""
+    """What about the data may be the cause of an error, as the end of its message."""
     data = observed(x) if isinstance(x, Tensor) or "x" in x else None
     if data is None:
         return f'. A mapping holds the data under "x"; got {sorted(x)}.'

@@ -2,8 +2,8 @@ r"""Hamiltonian Monte Carlo (Neal 2011): many independent chains at once, one gr
 
     state, info = step(state, momentum, uniform, log_density, step_size, n_leapfrog)
 
-The sampler knows a log density and nothing else: no model, no tuning, no randomness of its own. Its momenta and
-uniforms are handed in. Chains are (C, N, D): C chains for each of N targets.
+The sampler knows only a log density. It has no model, no tuning, and no randomness of its own: momenta and uniforms are
+arguments. Chains are (C, N, D): C chains for each of N targets.
 """
 
 from collections.abc import Callable
@@ -17,8 +17,9 @@ __all__ = ["Evaluation", "Info", "LogDensity", "State", "init", "leapfrog", "ste
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A log density at z: value (C, N), gradient (C, N, D), and `parts`, whatever else was computed there, (C, N,
-    ...).
+    """A log density at z: its value (C, N) in nats and gradient (C, N, D).
+
+    `parts` are any other tensors (C, N, ...) that were computed at z.
     """
 
     value: Tensor
@@ -31,7 +32,7 @@ LogDensity = Callable[[Tensor], Evaluation]
 
 @dataclass(frozen=True)
 class State:
-    """Where the chains are, with the density there: the next step starts without evaluating anything."""
+    """The positions z (C, N, D) of the chains and the density there, so that the next step need not evaluate it."""
 
     z: Tensor
     at: Evaluation
@@ -39,9 +40,7 @@ class State:
 
 @dataclass(frozen=True)
 class Info:
-    """What a person wants to know of a step, all (C, N): acceptance probability, energy error (nats), non-finite or
-    not.
-    """
+    """Diagnostics of a step, each (C, N): acceptance probability, energy error in nats, and whether it diverged."""
 
     acceptance: Tensor
     energy_error: Tensor
@@ -49,15 +48,17 @@ class Info:
 
 
 def init(z: Tensor, log_density: LogDensity) -> State:
-    """Chains at z (C, N, D)."""
+    """The state of chains at z (C, N, D)."""
     return State(z, log_density(z))
 
 
 def leapfrog(
     state: State, momentum: Tensor, log_density: LogDensity, step_size: Tensor, n_leapfrog: int
 ) -> tuple[State, Tensor]:
-    """n_leapfrog steps of size step_size (N,) from the state, momentum (C, N, D): new state and momentum;
-    reversible.
+    """Take n_leapfrog reversible steps of size step_size (N,) from a state and a momentum (C, N, D).
+
+    Returns:
+        The new state and the new momentum (C, N, D).
     """
     size = step_size[..., None]
     z, at = state.z, state.at
@@ -72,11 +73,15 @@ def leapfrog(
 def step(
     state: State, momentum: Tensor, uniform: Tensor, log_density: LogDensity, step_size: Tensor, n_leapfrog: int
 ) -> tuple[State, Info]:
-    """One Metropolis-corrected trajectory.
+    """Run one leapfrog trajectory and accept or reject its end by a Metropolis test (Neal 2011).
 
     Args:
-        state: chains (C, N, D). momentum: standard normal (C, N, D). uniform: on [0, 1), (C, N).
-        step_size: (N,). n_leapfrog: leapfrog steps, the number of gradients this costs.
+        state: chains (C, N, D).
+        momentum: standard normal (C, N, D).
+        uniform: uniform on [0, 1), (C, N).
+        log_density: z (C, N, D) -> `Evaluation`.
+        step_size: (N,).
+        n_leapfrog: the number of leapfrog steps, each of which costs one gradient.
     Returns:
         The next state, and `Info`. A proposal whose energy is not finite is rejected and marked as diverged.
     """

@@ -1,4 +1,4 @@
-r"""Log importance weights (K, N) summed up: log-mean and its error, effective sample size, Pareto k-hat.
+r"""Summaries of log importance weights (K, N): log-mean and its error, effective sample size, Pareto k-hat.
 
 log mean(w),   error = std(w / mean(w)) / sqrt(K),   effective sample size = (sum w)^2 / sum w^2,   Pareto k-hat
 """
@@ -11,13 +11,13 @@ from ..results import Array
 
 __all__ = ["effective_sample_size", "grouped_noise", "k_hat", "k_hat_threshold", "log_mean_exp"]
 
-GROUPS = 16  # of draws, whose deviations an estimate keeps
+GROUPS = 16  # groups of draws, whose deviations an estimate keeps
 
 
 def grouped_noise(deviations: Tensor) -> Array:
-    """(K, N) deviations of one draw each from the value -> (G, N) noise whose squares sum to their variance / K.
+    """Turn the deviations (K, N) of single draws into noise (G, N) whose squares sum to their variance / K, G = 16.
 
-    One draw says nothing of its own error: K = 1 gives NaN.
+    With K = 1 the noise is NaN, since a single draw says nothing about its own error.
     """
     n_draws, n = deviations.shape
     if n_draws < 2:
@@ -32,12 +32,13 @@ def grouped_noise(deviations: Tensor) -> Array:
 
 
 def log_mean_exp(log_w: Tensor, strata: int = 1) -> tuple[Tensor, Tensor]:
-    """log(mean(w)) over draws and the deviations w/mean(w) - 1 whose spread is its delta-method error.
+    """log(mean(w)) over draws, and the deviations w / mean(w) - 1 whose spread is its delta-method error.
 
     Args:
-        log_w: (K, N) log weights. strata: how many components the draws alternate between, in turn.
+        log_w: log weights (K, N) in nats.
+        strata: how many components the draws alternate between; deviations are then from the mean of each.
     Returns:
-        (N,) value in nats, (K, N) deviations; the error of the value is std(deviations) / sqrt(K).
+        The value (N,) in nats and the deviations (K, N). The error of the value is std(deviations) / sqrt(K).
     """
     value = torch.logsumexp(log_w.double(), 0) - float(np.log(len(log_w)))
     deviations = torch.exp(log_w.double() - value) - 1.0
@@ -48,15 +49,15 @@ def log_mean_exp(log_w: Tensor, strata: int = 1) -> tuple[Tensor, Tensor]:
 
 
 def effective_sample_size(log_w: Tensor) -> Tensor:
-    """(sum w)^2 / sum w^2 over draws: (K, N) -> (N,), between 1 and K."""
+    """(sum w)^2 / sum w^2 over draws, between 1 and K (Kong 1992): log weights (K, N) -> (N,)."""
     log_w = log_w.double()
     return torch.exp(2 * torch.logsumexp(log_w, 0) - torch.logsumexp(2 * log_w, 0))
 
 
 def k_hat_threshold(n_draws: int) -> float:
-    """The largest k-hat at which a mean of `n_draws` weights is trusted: min(1 - 1 / log10(K), 0.7).
+    """The largest k-hat at which a mean of K = n_draws weights is trusted: min(1 - 1 / log10(K), 0.7).
 
-    Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling, section 3.
+    It is from Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling, section 3.
 
     >>> k_hat_threshold(100)
     0.5
@@ -65,11 +66,14 @@ def k_hat_threshold(n_draws: int) -> float:
 
 
 def k_hat(log_w: Tensor) -> Array:
-    """Shape k of a generalised Pareto distribution fitted to the largest importance weights, (K, N) -> (N,).
+    """Shape k of a generalized Pareto distribution fitted to the largest importance weights, (K, N) -> (N,).
 
-    The tail is the min(K / 5, 3 sqrt(K)) largest weights; the fit is the profile posterior mean of Zhang and Stephens
-    (2009), with the weakly informative prior of Vehtari et al. (2024). NaN where weights are not finite, -inf where the
-    weights are all equal, +inf where fewer than 5 draws make up the tail.
+    The tail is the min(K / 5, 3 sqrt(K)) largest weights. The fit is the profile posterior mean of Zhang and Stephens
+    (2009), with the weakly informative prior of Vehtari et al. (2024).
+
+    Returns:
+        k for each datum. It is +inf if the tail has fewer than 5 draws, NaN if a log weight is NaN or +inf or all are
+        -inf, and -inf if no weight exceeds the threshold of the tail, as when all weights are equal.
     """
     weights = log_w.double().cpu().numpy()
     n_draws, n = weights.shape
@@ -87,7 +91,7 @@ def k_hat(log_w: Tensor) -> Array:
 
 
 def _generalized_pareto_shape(excess: Array) -> Array:
-    """Shape of the generalised Pareto distribution for ascending excesses (M, N) over the threshold -> (N,)."""
+    """Shape of the generalized Pareto distribution for ascending excesses (M, N) over the threshold -> (N,)."""
     m = len(excess)
     grid = 30 + int(np.sqrt(m))
     quartile = excess[int(m / 4 + 0.5) - 1]

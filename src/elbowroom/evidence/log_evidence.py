@@ -1,10 +1,9 @@
-r"""Log evidence of each datum from several lower bounds, of which `selection` takes one, and the upper bound that
-certifies it on simulated data.
+r"""Log evidence of each datum: several lower bounds, one of which `selection` chooses, and an upper bound.
 
-    IWAE from a Student t around the best local Gaussian, AIS from that Gaussian, IWAE from the encoder's q and from a
-    local flow; in few dimensions half of the first one's draws come from the prior
-
-The estimator is chosen on a pilot's draws and reported on others.
+The lower bounds are IWAE from a Student t around the best local Gaussian, AIS from that Gaussian (or from the prior),
+and IWAE from the encoder's q and from a local flow. In few dimensions half of the draws of the first one come from the
+prior. The estimator is chosen on the draws of a pilot and reported on others. The upper bound certifies it on simulated
+data.
 """
 
 import math
@@ -29,8 +28,8 @@ from .selection import Candidate, Estimator, choose, flags_of, picked
 
 __all__ = ["Evidence", "EvidencePlan", "block_evidence", "reverse_bound"]
 
-NEGLIGIBLE = 1e-3  # nats: an error this small needs no diagnosis, weights that are equal up to rounding have no tail
-BOUNDED = 0.2  # nats: the same for bounded weights, whose variance is finite whatever k-hat says: 25 effective draws
+NEGLIGIBLE = 1e-3  # nats: an error this small needs no k-hat, as weights that are equal up to rounding have no tail
+BOUNDED = 0.2  # nats: the same for bounded weights, whose variance is finite whatever k-hat is (25 effective draws)
 N_RELAX = 20  # moves within the posterior before a reverse run; without, 1% of a MNIST VAE's widths are 1 to 18 nats
 MAX_CHAINS = 512  # for each datum, whatever its target
 MAX_PRIOR_SIZE = 20  # latents above which draws from the prior find nothing
@@ -41,12 +40,17 @@ class EvidencePlan:
     """Budgets of the log-evidence estimators.
 
     Attributes:
-        n_importance: importance samples reported, and n_pilot those in the pilot. annealing: the schedule of AIS.
-        n_others: samples of each further distribution, and as many in its pilot.
-        target: an error in nats. Pilots then give each datum 2, 4, ... times n_importance samples, up to
-            `max_importance`, as they foresee to need, and where those do not do, as many times the chains, up to
-            MAX_CHAINS; a datum whose run misses the target all the same is flagged.
-        base: where AIS starts: "local", the Gaussian fitted to each datum, or "prior", as in the literature.
+        n_importance: importance samples of each datum in the reported run.
+        n_pilot: importance samples of each datum in the pilot.
+        annealing: the schedule of AIS; None for no AIS.
+        n_others: samples from each further distribution in the reported run, and as many in its pilot.
+        target: an error in nats that each datum should reach, or None. Each datum then gets 1, 2, 4, ... times
+            `n_importance` samples, up to `max_importance`, as its pilot predicts that it needs. Where these are not
+            enough, it gets 1, 2, 4, ... times the chains of AIS, up to 512. A datum that still misses it is flagged.
+        max_importance: the most importance samples of a datum.
+        base: where AIS starts: "local" for the Gaussian fitted to each datum, or "prior" as in the literature.
+    Raises:
+        ValueError: another base.
     """
 
     n_importance: int = 2000
@@ -64,11 +68,16 @@ class EvidencePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """Log evidence of a block.
+    """Log evidence of a block of B data.
 
-    `estimate` is what each datum's chosen estimator gave, `chosen` (B,) its name; `candidates` are all of them on the
-    reported draws; `k_hat` (B,) is that of the reported importance weights; `work` units per datum by stage; `base` and
-    `path` where annealing started and its frozen kernels.
+    Attributes:
+        estimate: the estimate of each datum's chosen estimator, (B,) in nats.
+        chosen: the names of those estimators, (B,).
+        candidates: the estimates of all estimators on the reported draws, by name.
+        k_hat: k-hat of the reported importance weights, (B,).
+        flags: the `Flag` of each datum, (B,).
+        work: units of work per datum, by estimator.
+        base, path: where annealing started and its frozen kernels; None without annealing.
     """
 
     estimate: Estimate
@@ -89,12 +98,17 @@ def block_evidence(
     seed: int,
     others: Mapping[Estimator, Distribution] | None = None,
 ) -> Evidence:
-    """Log p(x) of one block.
+    """Estimate log p(x) of one block of B data.
 
     Args:
-        base: parameters (B, ...) of a local Gaussian. others: further distributions to draw from, by the estimator that
-            they make; those without a density take no part. plan: budgets.
-        seed: of the reported draws and of their pilots.
+        model: a `LatentModel`.
+        block: the data.
+        base: the parameters of a local Gaussian, each with a leading B.
+        plan: the budgets.
+        seed: the seed of the reported draws and of the pilots of importance sampling; those of AIS have their own.
+        others: further distributions to draw from, by estimator; those without a density are left out.
+    Raises:
+        TypeError: annealing with parameters that are not a Gaussian's, or from a prior that cannot be sampled.
     """
     work: dict[str, float] = {}
     candidates: dict[Estimator, Candidate] = {}
@@ -135,11 +149,16 @@ def block_evidence(
 def reverse_bound(
     block: Block, base: Base, path: AnnealingPath, z: Tensor, n_chains: int, seed: int
 ) -> tuple[Estimate, float]:
-    """An upper bound of log p(x) per datum from the z (B, D) that simulated x, on the forward run's frozen kernels; and
-    its work units per datum.
+    """An upper bound of log p(x) per datum in nats, by reverse AIS from the z (B, D) that simulated x.
 
-    E[1/w] = 1/p(x), so -log mean(1/w) errs upward. Each chain first makes N_RELAX moves within the posterior. All of a
-    datum's chains start at its one exact draw: its single value has no error of its own (NaN); a mean over data does.
+    E[1/w] = 1/p(x), so -log mean(1/w) errs upward (Grosse, Ghahramani and Adams 2015). Each chain first makes N_RELAX
+    moves within the posterior. All chains of a datum start at its one exact draw, so the value of a single datum has no
+    Monte-Carlo error of its own (NaN), while a mean over data has a standard error.
+
+    Args:
+        base, path: the base and the frozen kernels of the forward run.
+    Returns:
+        The bounds, and the work per datum in gradients of the decoder in z.
     """
     run = anneal(base, path, n_chains, seed, ("reverse", block.number), z, N_RELAX)
     value, deviations = log_mean_exp(-run.log_w)
@@ -152,8 +171,9 @@ def reverse_bound(
 
 
 def _budgets(error: Array, n_pilot: int, n_run: int, target: float, most: int) -> NDArray[np.int64]:
-    """(B,) draws, n_run times a power of 2, for half the target by the error that n_pilot draws had: they may have been
-    lucky.
+    """Numbers of draws (B,), each n_run times a power of 2, that should reach half the target given the pilot's error.
+
+    Half of it, because the n_pilot draws of the pilot may have been lucky.
     """
     needed = n_pilot * (2 * error / target) ** 2 / n_run
     doublings = np.ceil(np.log2(np.nan_to_num(needed, nan=1.0, posinf=1e9).clip(1)))
@@ -195,9 +215,10 @@ def _of_importance_runs(
     seed: int,
     strata: int,
 ) -> Candidate:
-    """`runs` are log weights (K, R) of rows (R,) that together are all. A pilot whose tail is too heavy foresees
-    nothing unless the run says otherwise; a run's error is believed by its own k-hat, or where it is small enough to
-    need none.
+    """The candidate of `runs`, log weights (K, R) of rows (R,) that together are all rows.
+
+    A pilot whose tail is too heavy predicts no error, unless the run is reliable. A run is reliable if its own k-hat is
+    small, or if its error is small enough to need none.
     """
     value, error = _value_and_error(pilot, strata)
     enough = BOUNDED if strata > 1 else NEGLIGIBLE
@@ -222,9 +243,10 @@ def _of_importance_runs(
 def _annealed_candidate(
     model: LatentModel, block: Block, params: Params, plan: EvidencePlan, seed: int, wanted: NDArray[np.bool_]
 ) -> tuple[Candidate, Base, AnnealingPath, float]:
-    """AIS, its base and path, and the chains that a datum had on average. Its error is believed where the chains still
-    share the weight: ESS of 40% or more. Under a target, data where it is `wanted` (B,) get as many chains as the pilot
-    foresees to need.
+    """The candidate of AIS, its base and path, and the mean number of chains of a datum.
+
+    It is reliable where the chains share the weight, with an effective sample size of 40% or more. Given a target, the
+    data where it is `wanted` (B,) get as many chains as the pilot predicts that they need.
     """
     schedule, ids = plan.annealing, block.index.numpy()
     assert schedule is not None
@@ -255,12 +277,12 @@ def _annealed_candidate(
 
 
 def _index(rows: NDArray[np.int64], block: Block) -> Tensor | None:
-    """`rows` on the block's device; None where they are all."""
+    """`rows` on the block's device, or None if they are all rows."""
     return None if len(rows) == len(block.index) else torch.from_numpy(rows).to(block.like.device)
 
 
 def _joined(parts: list[tuple[NDArray[np.int64], Estimate]]) -> Estimate:
-    """Estimates of rows (R,) that together are all, in order."""
+    """Estimates of rows (R,) that together are all rows, joined in order."""
     return concatenate([part for _, part in parts])[np.argsort(np.concatenate([rows for rows, _ in parts]))]
 
 

@@ -1,4 +1,4 @@
-"""The state that every estimator runs in: a user's modules in evaluation mode, data as blocks on the model's device."""
+"""The context in which every estimator runs: modules in eval mode, and data in blocks on the model's device."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +16,13 @@ __all__ = ["prepared", "prepared_pair"]
 def prepared(
     model: LatentModel, q: PosteriorLike | None, x: Data, size: int = BLOCK
 ) -> Iterator[tuple[Posterior | None, Iterator[Block]]]:
-    """The state every estimator runs in: modules in eval mode, data as blocks on the model's device, autograd allowed.
+    """A context in which modules are in eval mode, data come in blocks on the model's device, and autograd is allowed.
 
-    Yields the posterior (None where q is) and the blocks. Everything of the user's is back as it was on leaving.
+    It yields the posterior (None if q is None) and the blocks of `size` rows, and restores all modes on exit.
+
+    Raises:
+        TypeError: data that can only be iterated.
+        ValueError: no data, or a local posterior for another number of data.
     """
     posterior = None if q is None else as_posterior(q)
     data = as_data(x)
@@ -35,7 +39,7 @@ def prepared(
 def prepared_pair(
     model: LatentModel, q: PosteriorLike, x: Data, size: int = BLOCK
 ) -> Iterator[tuple[Posterior, Iterator[Block]]]:
-    """`prepared` where there is a posterior."""
+    """The same as `prepared`, for a `q` that is not None."""
     with prepared(model, q, x, size) as (posterior, blocks):
         assert posterior is not None
         yield posterior, blocks

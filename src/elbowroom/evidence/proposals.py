@@ -1,8 +1,7 @@
 r"""Proposals for importance sampling, made from a Gaussian that was fitted to each datum.
 
-StudentT           a Student t around the Gaussian: bounded weights where the Gaussian's would have no variance
-DefensiveMixture   half of that, half of the prior: finds the modes that the Gaussian does not see, in few
-dimensions
+StudentT           a Student t around the Gaussian: its weights are bounded where the Gaussian's have no finite variance
+DefensiveMixture   half of that and half of the prior: in few dimensions it finds the modes that the Gaussian misses
 """
 
 import math
@@ -20,10 +19,13 @@ __all__ = ["DefensiveMixture", "StudentT"]
 class StudentT:
     """A multivariate Student t around a local Gaussian: center + L e / sqrt(chi^2 / nu), with nu = max(5, D).
 
-    Fits that minimize KL(q || p) are narrower than the posterior, and importance weights under them can have no
-    variance. A posterior under a Gaussian prior has Gaussian tails, so under a t the weights are bounded wherever the
-    likelihood is; and with nu = D the spread of its radius is that of the Gaussian's own, so little is lost where the
-    Gaussian is right.
+    Fits that minimize KL(q || p) are narrower than the posterior, so importance weights under them can have infinite
+    variance. A posterior under a Gaussian prior has Gaussian tails, so under a t the weights are bounded if the
+    likelihood is. The t adds no more spread to the radius than it has under the Gaussian, so little is lost where
+    the Gaussian is right.
+
+    Args:
+        params: the parameters of the Gaussian, each with a leading N.
     """
 
     has_density = True
@@ -35,13 +37,13 @@ class StudentT:
         self.noise_size = self.size + self.freedom
 
     def rsample_and_log_q(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Standard normal noise (S, N, D + nu) -> z (S, N, D), log q in nats (S, N)."""
+        """Map standard normal noise (S, N, D + nu) to z (S, N, D) and log q in nats (S, N)."""
         e, rest = noise.split([self.size, self.freedom], dim=-1)
         u = e / rest.square().mean(-1, keepdim=True).sqrt()
         return self.coordinates(u), self._log_t(u) - self.coordinates.log_det
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """log q(z) in nats, (S, N, D) -> (S, N)."""
+        """log q(z) in nats: (S, N, D) -> (S, N)."""
         return self._log_t(self.coordinates.inverse(z)) - self.coordinates.log_det
 
     def _log_t(self, u: Tensor) -> Tensor:
@@ -51,10 +53,11 @@ class StudentT:
 
 
 class DefensiveMixture:
-    """Half the draws from a heavy-tailed local Gaussian, half from the prior, all weighted by the mixture's density.
+    """A mixture of a Student t and the prior: half of the draws come from each, all weighted by the mixture's density.
 
-    A local Gaussian can sit on one of several modes and its weights look perfect. In few dimensions the prior's draws
-    find the others; their weights are at most twice the likelihood (the balance heuristic of Veach and Guibas 1995).
+    A local Gaussian can sit on one of several modes, and its weights then look perfect. In few dimensions draws of the
+    prior find the other modes. Weights are at most twice the likelihood (the balance heuristic of Veach and Guibas
+    1995).
     """
 
     has_density = True
@@ -64,7 +67,10 @@ class DefensiveMixture:
         self.noise_size = student.noise_size
 
     def rsample_and_log_q(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Noise (S, N, E) -> z (S, N, D), log q (S, N); draws alternate, and the noise seeds those of the prior."""
+        """Map noise (S, N, D + nu) to z (S, N, D) and log q in nats (S, N).
+
+        Draws alternate between the Student t and the prior, whose generator is seeded by the noise.
+        """
         local, _ = self.student.rsample_and_log_q(noise[::2])
         generator = torch.Generator(noise.device)
         generator.manual_seed(seed_of(noise))
@@ -73,5 +79,5 @@ class DefensiveMixture:
         return z, self.log_prob(z)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """log of the mixture's density in nats, (S, N, D) -> (S, N)."""
+        """The log density of the mixture in nats: (S, N, D) -> (S, N)."""
         return torch.logaddexp(self.student.log_prob(z), self.model.log_prior(z, self.x)) - math.log(2)

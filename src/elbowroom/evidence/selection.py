@@ -1,27 +1,28 @@
-r"""Which estimate of log p(x) is reported for a datum, and what is to be doubted of it.
+r"""The choice of the estimate of log p(x) that is reported for each datum, and the flags that question it.
 
-Every estimator has a pilot, on draws of its own, and a run that is reported. A maximum of noisy bounds is biased
-upward, so the choice looks at the pilots. Each rule is a function of this file that returns a mask of the data where it
-applies:
+Every estimator has a pilot, on draws of its own, and a run that is reported. The maximum of noisy bounds is biased
+upward, so the choice is made on the pilots. Each rule is a function in this module, and applies to the data that the
+table describes:
 
     | rule             | looks at | where it applies, and what it does                                                 |
     |------------------|----------|------------------------------------------------------------------------------------|
-    | `light_tails`    |          | everywhere: the error that q's own pilot foresees does not count, its tails are    |
-    |                  |          | light and it foresees too much                                                     |
+    | `light_tails`    |          | everywhere: the error that q's own pilot predicts does not count, since the tails  |
+    |                  |          | of q are light and the predicted error can be too small                            |
     | `missed_mass`    | pilots   | another pilot lies above that of annealing, which then does not count: chains that |
     |                  |          | all missed the mass agree with each other, and only another base can tell          |
-    | `defended_first` | pilots   | importance samples that the prior defends foresee an error: nothing else counts,   |
-    |                  |          | since what a local Gaussian cannot see it cannot foresee                           |
-    | `smallest_error` | pilots   | everywhere: of what counts, the smallest foreseen error is chosen                  |
+    | `defended_first` | pilots   | importance samples that include the prior predict an error: nothing else counts,   |
+    |                  |          | since a local Gaussian cannot predict the effect of what it cannot see             |
+    | `smallest_error` | pilots   | everywhere: of what counts, the smallest predicted error is chosen                 |
     | `lies_higher`    | pilots   | another pilot lies clearly above that of the choice, and replaces it               |
-    | `fills_gap`      | pilots   | so does one that is finite where that of the choice is not                         |
-    | `too_heavy`      | runs     | the chosen importance weights turn out to have too heavy a tail: annealing instead |
-    | `not_believed`   | runs     | flag: the chosen error's diagnostics distrust it, or nothing defended confirms it  |
+    | `fills_gap`      | pilots   | another pilot is finite where that of the choice is not, and replaces it           |
+    | `too_heavy`      | runs     | the chosen importance samples turn out too poor to report: annealing replaces them |
+    | `not_believed`   | runs     | flag: the diagnostics of the chosen error fail, or draws of the prior cannot       |
+    |                  |          | confirm it                                                                         |
     | `bases_disagree` | runs     | flag: another estimate lies higher, so mass was missed                             |
-    | `not_finite`     | runs     | flag: there is no number                                                           |
+    | `not_finite`     | runs     | flag: the chosen estimate is not finite                                            |
 
-`too_heavy` is the one choice that looks at the reported draws. What is thrown away there are runs that one large weight
-dominates, and the annealed draws know nothing of them, so this can only lower a bound.
+`too_heavy` is the only choice that looks at the reported draws. It discards runs that one large weight dominates. The
+annealed draws are independent of those, so this can only lower a bound.
 """
 
 from collections.abc import Mapping
@@ -45,7 +46,7 @@ Chosen: TypeAlias = NDArray[np.str_]
 
 
 class Estimator(StrEnum):
-    """The estimators of log p(x); of equal ones the first is chosen."""
+    """The estimators of log p(x). Of two that are equally good, the first is chosen."""
 
     IWAE = "iwae"
     AIS = "ais"
@@ -63,10 +64,15 @@ ESTIMATOR_WORDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One estimator: what the pilot said of it, what the run reported, and where its error can be believed.
+    """The results of one estimator for N data.
 
-    `expected` is the error that the pilot foresees for the run, infinite where the pilot's own tail is too heavy to
-    tell. `replaceable`: where the run itself turned out too poor to be reported.
+    Attributes:
+        pilot, pilot_error: the pilot's log p(x) and its error, each (N,) in nats.
+        expected: the error (N,) in nats that the pilot predicts for the run, infinite if the pilot's tail is too heavy.
+        estimate: what the run reports.
+        reliable: where (N,) the error of the run can be believed.
+        k_hat: Pareto k-hat (N,) of the run, NaN for AIS.
+        replaceable: where (N,) the run turned out too poor to be reported, or None.
     """
 
     pilot: Array
@@ -82,7 +88,10 @@ Candidates: TypeAlias = Mapping[Estimator, Candidate]
 
 
 def choose(candidates: Candidates, defended: bool) -> Chosen:
-    """The estimator of each datum, (N,). `defended`: whether draws of the prior defend the importance samples."""
+    """The name of the estimator chosen for each datum, (N,).
+
+    `defended` says whether the importance samples include draws of the prior.
+    """
     ruled_out = {
         name: light_tails(candidates, name) | missed_mass(candidates, name) | defended_first(candidates, name, defended)
         for name in candidates
@@ -95,7 +104,7 @@ def choose(candidates: Candidates, defended: bool) -> Chosen:
 
 
 def flags_of(candidates: Candidates, chosen: Chosen, defended: bool) -> NDArray[np.int64]:
-    """What to doubt of the chosen estimates, (N,) `Flag`."""
+    """The `Flag` of each chosen estimate, (N,); `defended` is as in `choose`."""
     masks = {
         Flag.ERROR_UNRELIABLE: not_believed(candidates, chosen, defended),
         Flag.BASES_DISAGREE: bases_disagree(candidates, chosen, defended),
@@ -105,7 +114,7 @@ def flags_of(candidates: Candidates, chosen: Chosen, defended: bool) -> NDArray[
 
 
 def picked(candidates: Candidates, chosen: Chosen, ids: NDArray[np.int64]) -> Estimate:
-    """Each datum's value and noise from its chosen estimator."""
+    """The estimate that takes the value and noise of each datum from its chosen estimator."""
     values = np.select([chosen == name for name in candidates], [c.estimate.values for c in candidates.values()])
     noise: dict[object, Array] = {}
     for name, candidate in candidates.items():
@@ -118,7 +127,7 @@ def picked(candidates: Candidates, chosen: Chosen, ids: NDArray[np.int64]) -> Es
 
 
 def light_tails(candidates: Candidates, name: Estimator) -> Mask:
-    """The error that q's own pilot foresees is never believed."""
+    """The estimator is importance sampling from q, whose predicted error is never believed."""
     return np.full(len(candidates[name].pilot), name is Estimator.ENCODER)
 
 
@@ -133,12 +142,12 @@ def missed_mass(candidates: Candidates, name: Estimator) -> Mask:
 
 
 def defended_first(candidates: Candidates, name: Estimator, defended: bool) -> Mask:
-    """Importance samples that cover the prior foresee an error of their own."""
+    """Importance samples that include the prior predict an error, and the estimator is another one."""
     return np.isfinite(candidates[Estimator.IWAE].expected) & (defended and name is not Estimator.IWAE)
 
 
 def smallest_error(candidates: Candidates, ruled_out: Mapping[Estimator, Mask]) -> Chosen:
-    """The name of the smallest foreseen error; where none is foreseen, of the smallest spread of a pilot."""
+    """The name of the smallest predicted error, or of the smallest error of a pilot where none is predicted."""
     names = _in_order(candidates)
     foreseen = np.stack([np.where(ruled_out[name], np.inf, candidates[name].expected) for name in names])
     errors = np.stack([np.where(ruled_out[name], np.inf, candidates[name].pilot_error) for name in names])
@@ -147,7 +156,7 @@ def smallest_error(candidates: Candidates, ruled_out: Mapping[Estimator, Mask]) 
 
 
 def lies_higher(candidates: Candidates, chosen: Chosen, name: Estimator) -> Mask:
-    """The pilot of `name` lies above that of the choice, and foresees an error."""
+    """The pilot of `name` lies above that of the choice, and predicts an error."""
     value, error = _of_chosen(candidates, chosen, "pilot"), _of_chosen(candidates, chosen, "pilot_error")
     other = candidates[name]
     return _exceeds(other.pilot, other.pilot_error, value, error) & np.isfinite(other.expected)
@@ -169,8 +178,8 @@ def too_heavy(candidates: Candidates, chosen: Chosen) -> Mask:
 
 
 def not_believed(candidates: Candidates, chosen: Chosen, defended: bool) -> Mask:
-    """The chosen error's own diagnostics distrust it; or what covers the prior could not confirm what was chosen, and a
-    missed mode would go unseen.
+    """The diagnostics of the chosen error fail; or importance samples that include the prior are not reliable, and a
+    missed mode would go unnoticed.
     """
     reliable = _of_chosen(candidates, chosen, "reliable").astype(bool)
     return ~(reliable & candidates[Estimator.IWAE].reliable) if defended else ~reliable

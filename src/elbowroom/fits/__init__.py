@@ -1,4 +1,4 @@
-"""Local fits: the best member of a family for each datum by itself, found without an encoder."""
+"""Local fits: the best member of a family for each single datum, found without an encoder."""
 
 from .adam import adam_round
 from .local import Fit, Problem, fit_block, fit_local, refine

@@ -1,5 +1,6 @@
-r"""Adam (Kingma and Ba 2015) on the parameters of each datum's q, in coordinates where its Gaussian part is standard
-normal.
+r"""Adam (Kingma and Ba 2015) on the parameters of each datum's q.
+
+It works in coordinates where the Gaussian part of q is standard normal.
 """
 
 import math
@@ -20,12 +21,17 @@ DrawNoise = Callable[[int, int], Tensor]
 def adam_round(
     model: LatentModel, x: Rows, family: Family, params: Params, budget: Budget, rates: Tensor, draw_noise: DrawNoise
 ) -> tuple[Params, Tensor]:
-    """A round of steps: the last iterate, and which data (B,) stayed finite throughout.
+    """One round of Adam steps that ascend the ELBO of each datum.
 
-    The rate first rises for a tenth of the steps: Adam's first ones are as long as any, and in noise's direction.
+    The rate rises during the first tenth of the steps, since Adam's first steps are as long as any other and mostly
+    follow noise, and falls to zero as a cosine. With `budget.plain` it is constant.
 
     Args:
-        draw_noise: (n, step) -> standard normals (n, B, E); the other half of a step's draws are mirrored.
+        params: the parameters of a member of `family` for each datum, with a leading B.
+        rates: (B,) the largest rate of each datum.
+        draw_noise: (n, step) -> standard normals (n, B, E); a step also uses the mirror images of its draws.
+    Returns:
+        The last iterate, and which data (B,) stayed finite throughout. A step that is not finite is not taken.
     """
     frame, inner = (None, dict(params)) if budget.plain else framed(family, params)
     moments = {key: (torch.zeros_like(value), torch.zeros_like(value)) for key, value in inner.items()}
@@ -45,7 +51,10 @@ def adam_round(
 
 
 def framed(family: Family, params: Params) -> tuple[AffineMap | None, Params]:
-    """Coordinates of q's outer Gaussian part, and q in them; None, and q as it is, for a family without one."""
+    """The coordinates of q's outer Gaussian part, and q's parameters in them.
+
+    For a family without such a part, these are None and the parameters as they are.
+    """
     frame = family.frame(params)
     if frame is None:
         return None, dict(params)
@@ -54,15 +63,15 @@ def framed(family: Family, params: Params) -> tuple[AffineMap | None, Params]:
 
 
 def broadcast_rows(values: Tensor, like: Tensor) -> Tensor:
-    """(B,) values, to broadcast over all dimensions of `like` (B, ...)."""
+    """Reshape values (B,) so that they broadcast over all dimensions of `like` (B, ...)."""
     return values[(...,) + (None,) * (like.ndim - 1)]
 
 
 def _gradient(
     model: LatentModel, x: Rows, family: Family, frame: AffineMap | None, params: Params, noise: Tensor
 ) -> tuple[Params, Tensor]:
-    """The gradient of the ELBO in each parameter, log q with its parameters held fixed; and where (B,) all of it is
-    finite.
+    """The gradient of the ELBO in each parameter, with the parameters of log q held fixed, and which data (B,) have a
+    finite one.
     """
     with torch.enable_grad():
         free = {name: value.detach().requires_grad_() for name, value in params.items() if name not in family.fixed}
@@ -80,7 +89,7 @@ def _gradient(
 
 
 def _direction(moments: tuple[Tensor, Tensor], grad: Tensor, t: int) -> Tensor:
-    """The direction of ascent, betas 0.9 and 0.99, moments updated in place."""
+    """The direction of ascent, with betas 0.9 and 0.99; updates the moments in place."""
     first, second = moments
     first.mul_(0.9).add_(grad, alpha=0.1)
     second.mul_(0.99).addcmul_(grad, grad, value=0.01)

@@ -1,11 +1,11 @@
-r"""The driver of local fits: rounds of steps for the best member of a family for each datum, and when they stop.
+r"""The driver of local fits, which runs rounds of steps for each datum and decides when they stop.
 
     maximize  L_n[q] = E_q[log p(x_n, z) - log q(z)]   over the parameters of datum n's own q
 
-Gaussians climb by natural gradients (`natural_gradients`), flows by Adam in the whitened coordinates of their own
-Gaussian part (`adam`); no datum feels another. Gradients are pathwise with q's own parameters held fixed ("sticking the
-landing", Roeder, Wu and Duvenaud 2017), so they vanish where q is exact. Each round of decaying steps is evaluated on
-fixed noise; the best iterate is kept, and a datum that no longer gains leaves the batch.
+Gaussians ascend by natural gradients (`natural_gradients`), and flows by Adam in the whitened coordinates of their own
+Gaussian part (`adam`). The data do not influence each other. Gradients are pathwise, with the parameters of log q held
+fixed ("sticking the landing", Roeder, Wu and Duvenaud 2017), so they vanish where q is exact. Each round of decaying
+steps is evaluated on fixed noise; the best iterate is kept, and a datum that no longer gains leaves the batch.
 """
 
 from dataclasses import dataclass
@@ -38,13 +38,13 @@ from .starts import start_of
 
 __all__ = ["Fit", "Problem", "fit_block", "fit_local", "refine"]
 
-LARGE_GAIN = 0.5  # nats: a round that gained more was still on its way, and the next takes steps as long
-ROTATION_DRAWS = 256  # behind the coordinates of a flow
+LARGE_GAIN = 0.5  # nats: after a round that gained more, the next one takes steps of the same size
+ROTATION_DRAWS = 256  # draws that determine the rotation of a flow
 
 
 @dataclass(frozen=True, repr=False)
 class Fit:
-    """A fitted local posterior `q`, and how each datum's fit ended."""
+    """A fitted local posterior `q`, with a `report` of how each datum's fit ended."""
 
     q: Local
     report: FitReport
@@ -54,17 +54,17 @@ class Fit:
 
     @property
     def outcome(self) -> NDArray[np.int64]:
-        """(N,) `Outcome`."""
+        """The `Outcome` of each datum, (N,)."""
         return self.report.outcome
 
     @property
     def steps(self) -> NDArray[np.int64]:
-        """(N,) steps taken."""
+        """The number of steps that each datum took, (N,)."""
         return self.report.steps
 
     @property
     def work(self) -> Array:
-        """(N,) work units."""
+        """The work of each datum, (N,), in units of one gradient of the decoder in z."""
         return self.report.work
 
 
@@ -80,11 +80,20 @@ def fit_local(
     """Fit the best member of `family` to each datum.
 
     Args:
-        family: which distributions. model: a `LatentModel`. x: N data.
-        init: a posterior to start from, as far as `family` can hold it; None for the prior.
-        budget: steps and samples; None for the family's own. check: look at the first rows first (`CheckError`).
+        family: the family of distributions.
+        model: a `LatentModel`.
+        x: N data (tensor, mapping, map-style dataset).
+        init: a posterior to start from, as far as `family` can represent it; None for the prior.
+        seed: the seed of all draws.
+        budget: steps and samples; None for the family's own.
+        check: whether to check the first rows before anything is computed.
     Returns:
-        A `Fit`. A datum whose every iterate failed keeps its start and is DIVERGED.
+        A `Fit`. Each datum keeps its best finite iterate, or its start if there is none. A datum whose last round met
+        a value that is not finite is DIVERGED.
+    Raises:
+        CheckError: the check refuses the model, the posterior or the data.
+        TypeError: data that can only be iterated.
+        ValueError: no data, a density of the wrong shape, or a local `init` for another number of data.
     """
     if check:
         check_door(model, init, x)
@@ -103,7 +112,9 @@ def fit_local(
 
 
 def refine(model: LatentModel, q: Amortized, x: Data, steps: int = 20, seed: int = 0, check: bool = True) -> Local:
-    """A semi-amortized posterior: start at the encoder's answer and take `steps` gradient steps for each datum.
+    """A semi-amortized posterior: start at the encoder's output and take `steps` gradient steps for each datum.
+
+    The other arguments and errors are those of `fit_local`.
 
     Raises:
         ValueError: a posterior whose family is unknown.
@@ -119,10 +130,14 @@ def refine(model: LatentModel, q: Amortized, x: Data, steps: int = 20, seed: int
 def fit_block(
     family: Family, model: LatentModel, block: Block, start: Params, seed: int, budget: Budget | None = None
 ) -> tuple[Params, FitReport]:
-    """Fit one block from a start: parameters of q(z), each with leading B, and how each fit ended.
+    """Fit one block of B data from a start.
 
-    `start` is a Gaussian (mean, log_scale, and `lower` where it is full) or a member of `family`. A diagonal fit from a
-    full Gaussian begins at its best diagonal one, and climbs in its coordinates.
+    `start` holds the parameters of a Gaussian (mean, log_scale, and `lower` if it is full) or of a member of `family`,
+    each with a leading B. A diagonal fit from a full Gaussian starts at the diagonal Gaussian closest to it, and takes
+    its steps in the coordinates of the full one.
+
+    Returns:
+        The fitted parameters, each with a leading B, and a report of how each fit ended.
     """
     params = family.started_at(start, seeded(seed, WEIGHTS_KEY, family.name))
     problem = Problem(
@@ -137,7 +152,10 @@ def fit_block(
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """The optimization of one block, whose noise is a function of a key and of nothing else."""
+    """The optimization of one block, whose noise depends on a key and on nothing else.
+
+    Noise has the dtype and device of `like`. `metric` holds the coordinates for the mean's steps; None for those of q.
+    """
 
     family: Family
     model: LatentModel
@@ -147,13 +165,14 @@ class Problem:
     metric: AffineMap | None = None
 
     def noise(self, n_samples: int, *key: str | int) -> Tensor:
-        """Standard normal (S, B, E) of the whole block."""
+        """Standard normal noise (S, B, E) for the whole block."""
         shape = (n_samples, len(self.block.index), self.family.noise_size)
         return normal(shape, self._generator(*key), self.like)
 
     def evaluate(self, params: Params, index: Tensor, n_samples: int) -> Tensor:
-        """ELBO of the data `index` (B,) on the fixed evaluation noise, GROUP samples at a time; NaN where it is not
-        finite.
+        """The ELBO in nats, (R,), of the data `index` (R,) on the fixed evaluation noise.
+
+        Samples come in groups of GROUP, so n_samples is rounded up. The ELBO is not finite if a log weight is not.
         """
         total = torch.zeros(len(index), dtype=torch.float64, device=index.device)
         dist, x = VariationalDistribution(self.family, params), select_rows(self.block.x, index)
@@ -165,7 +184,7 @@ class Problem:
         return total / (GROUP * n_groups)
 
     def round(self, params: Params, index: Tensor, budget: Budget, number: int, rates: Tensor) -> tuple[Params, Tensor]:
-        """One round for the data `index`: the last iterate, and which of them (B,) stayed finite throughout."""
+        """One round for the data `index` (R,): the last iterate, and which of them (R,) stayed finite throughout."""
         x = select_rows(self.block.x, index)
         if self.family.ascent is Ascent.NATURAL and not budget.plain:
             return self._natural_round(x, params, index, budget, number, rates)
@@ -222,10 +241,10 @@ def _solve(problem: Problem, params: Params, budget: Budget) -> tuple[Params, Fi
 
 
 def _rotation(problem: Problem, params: Params) -> Tensor:
-    """Eigenvectors (B, D, D), the largest first, of E[g g'], g = L' grad log p(x, z) + e, where a flow starts as the
+    """Eigenvectors (B, D, D) of E[g g'], largest first, where g = L' grad log p(x, z) + e and a flow starts as the
     Gaussian z = mean + L e.
 
-    Where the posterior is that Gaussian, g is zero: the leading directions are those in which it is least Gaussian
+    Where the posterior is that Gaussian, g is zero, so the leading directions are those in which it is least Gaussian
     (the "lazy maps" of Brennan, Bigoni, Zahm, Spantini and Marzouk 2020).
     """
     q, second = AffineMap.of_gaussian(params), torch.zeros_like(params["lower"])

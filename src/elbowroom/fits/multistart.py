@@ -1,4 +1,4 @@
-"""Two short fits from far apart, of which each datum keeps the better end as the start of its other fits."""
+"""Two short fits from distant starts, the better of which is where the other fits of a datum start."""
 
 import torch
 
@@ -18,11 +18,16 @@ MIN_LEAD = 1.0  # nats by which the fit from the prior must lie higher, so that 
 def best_start(
     posterior: Posterior | None, model: LatentModel, block: Block, seed: int, budget: Budget | None
 ) -> tuple[Params, float]:
-    """A Gaussian start for the fits of a block, and its cost in work units per datum: the better of two diagonal
-    Gaussians after a short fit each, one begun at `start_of`, one at the prior. Without a budget, the first as it is.
+    """A Gaussian start for the fits of a block, and its cost in work units per datum.
 
-    About one encoder's answer in a thousand lies in the wrong basin, tens of nats below the best, where no local fit
-    finds out; from the prior the best one is found more often than not.
+    Two diagonal Gaussians, one from `start_of` and one from the prior, are fitted briefly, and each datum takes the
+    better of the two. If `budget` is None, the first is returned without a fit.
+
+    About one encoder output in a thousand lies in a wrong basin, tens of nats below the best one, which no local fit
+    from there can leave. A fit from the prior finds the best basin more often than not.
+
+    Returns:
+        mean and log_scale, each (B, D), and gradients of the decoder in z per datum.
     """
     family = DiagonalGaussian(latent_size(model))
     near = start_of(family, posterior, model, block, seed)

@@ -1,12 +1,13 @@
 r"""Natural-gradient ascent of the ELBO over Gaussians, each datum in the coordinates of its own current q.
 
-    z = mean + L e,   g = L' grad log p(x, z) + e            (q's own score held fixed: zero where q is the posterior)
+    z = mean + L e,   g = L' grad log p(x, z) + e            (zero where q is the posterior)
     mean <- mean + rate * L E[g],      L <- L (I + rate * lower(E[g e']))
 
-In these coordinates the Fisher information of a Gaussian is the identity for the mean and for L's strict lower part,
-and 2 for log L_ii, so the plain gradient is the natural one (Amari 1998; "sticking the landing", Roeder, Wu and
-Duvenaud 2017): steps need no tuning to the posterior's scale, and no curvature. Draws come in orthogonal antithetic
-sets (`rng.orthogonal`), in which the products of different coordinates cancel.
+The parameters of log q are held fixed in g ("sticking the landing", Roeder, Wu and Duvenaud 2017). In these coordinates
+the Fisher information of a Gaussian is the identity for the mean and for L's strict lower part, and 2 for log L_ii. The
+natural gradient (Amari 1998) is therefore the plain one, with lower() the lower triangle whose diagonal is halved.
+Steps need neither tuning to the posterior's scale nor curvature. Draws come in orthogonal antithetic sets
+(`rng.orthogonal`), in which the products of different coordinates cancel.
 """
 
 import math
@@ -30,15 +31,16 @@ def natural_round(
     model: LatentModel, x: Rows, params: Params, draws: Iterator[Tensor], rates: Tensor, n_steps: int, n_samples: int,
     metric: AffineMap | None = None,
 ) -> tuple[Params, Tensor]:  # fmt: skip
-    """n_steps steps whose size falls from `rates` (B,) to zero as a cosine.
+    """One round of n_steps natural-gradient steps, whose size falls from `rates` (B,) to zero as a cosine.
 
     Args:
-        params: mean and log_scale (B, D) of diagonal Gaussians, and `lower` (B, D, D) for full ones.
-        draws: standard normals (B, D), one after the other. n_samples: draws a step, half of them mirrored.
-        metric: coordinates in which the posterior is about round, for the mean's steps; q's own where None. A diagonal
-            q does not know its posterior's correlations, and steps in its own coordinates zigzag across them.
+        params: mean and log_scale (B, D) of diagonal Gaussians, and also `lower` (B, D, D) of full ones.
+        draws: an iterator of standard normals (B, D).
+        n_samples: the number of draws in a step, half of which mirror the other half.
+        metric: coordinates in which the posterior is about isotropic, for the steps of the mean; None for those of q.
+            A diagonal q does not know the posterior's correlations, so steps in its own coordinates zigzag.
     Returns:
-        The last iterate, and which data (B,) stayed finite throughout; a step that is not finite is not taken.
+        The last iterate, and which data (B,) stayed finite throughout. A step that is not finite is not taken.
     """
     q, full = AffineMap.of_gaussian(params), "lower" in params
     finite = torch.ones(len(q.center), dtype=torch.bool, device=q.center.device)
@@ -61,7 +63,7 @@ def natural_round(
 def _step(
     q: AffineMap, metric: AffineMap, e: Tensor, grad: Tensor, rate: Tensor, full: bool
 ) -> tuple[AffineMap, Tensor]:
-    """One step on mirrored draws e (S, B, D) and the gradients of log p(x, z) at them, and where (B,) it is finite."""
+    """One step on mirrored draws e (S, B, D) with the gradients of log p(x, z) there, and where (B,) it is finite."""
     g = q.pull_back(grad) + e
     ascent = metric.pull_back(grad).mean(0)  # the mirrored draws' own score averages to zero
     shift = metric.displacement((rate[:, None] * ascent).clamp(-MAX_SHIFT, MAX_SHIFT))

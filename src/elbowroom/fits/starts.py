@@ -1,4 +1,4 @@
-"""Where a local fit starts, datum by datum: at the encoder's answer, or at the prior where that is better."""
+"""Where the local fit of each datum starts: at the encoder's output, or at the prior if that is better."""
 
 import math
 
@@ -12,15 +12,16 @@ from .adam import broadcast_rows
 
 __all__ = ["prior_start", "start_of"]
 
-PRIOR_DRAWS = 64  # whose moments a model's own prior is started at
+PRIOR_DRAWS = 64  # draws of a model's own prior, whose moments are a start
 
 
 def start_of(family: Family, posterior: Posterior | None, model: LatentModel, block: Block, seed: int) -> Params:
-    """Where the fits of a block start: the encoder's answer, or the prior for a datum where that is not finite or is
-    worse.
+    """The parameters at which the fits of a block of B data start, each with a leading B.
 
-    Everything of the encoder's answer that `family` can hold is taken: all of it in its own family, a full Gaussian's
-    scale for a flow, the marginal scales otherwise.
+    These are the encoder's output, or the prior for a datum whose output has a non-finite ELBO or one that is worse
+    than the prior's beyond the noise of 16 paired draws. The start keeps as much of the output as `family` can
+    represent: all of it in its own family, a full Gaussian's scale for a flow, and the marginal scales otherwise.
+    Without a posterior of a known family the start is the prior.
     """
     prior = prior_start(model, block, seed)
     answer = None if posterior is None else _constant_answer(posterior, block)
@@ -40,7 +41,10 @@ def start_of(family: Family, posterior: Posterior | None, model: LatentModel, bl
 
 
 def prior_start(model: LatentModel, block: Block, seed: int) -> Params:
-    """Moments of the prior from draws where it can be sampled (exactly N(0, I) otherwise): mean, log_scale (B, D)."""
+    """The mean and log_scale, each (B, D), of the prior.
+
+    They are the moments of draws if the model has a `prior` that can be sampled, and those of N(0, I) otherwise.
+    """
     d = latent_size(model)
     zeros = block.like.new_zeros(len(block.index), d)
     if getattr(model, "prior", None) is None or not can_sample_prior(model):
@@ -51,7 +55,7 @@ def prior_start(model: LatentModel, block: Block, seed: int) -> Params:
 
 
 def _constant_answer(posterior: Posterior, block: Block) -> VariationalDistribution | None:
-    """The posterior's members as constants with a row per datum; None where its family is unknown."""
+    """The posterior's members, detached and with a row per datum; None if its family is unknown."""
     with torch.no_grad():
         answer = posterior.rows(block.index)(block.x)
     return answer.per_datum() if isinstance(answer, VariationalDistribution) else None

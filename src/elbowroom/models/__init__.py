@@ -1,4 +1,4 @@
-"""Latent-variable models p(z) p(x|z): what is asked of one, and builders that supply it."""
+"""Latent-variable models p(z) p(x|z): the protocols that estimators rely on, and classes that implement them."""
 
 from . import likelihoods
 from .compiled import CompiledModel

@@ -1,8 +1,9 @@
-"""A model whose log joint and its gradient are one compiled function: for long runs, on request.
+"""A model whose log joint and gradient are one compiled function, for long runs and only on request.
 
-Compilation takes some twenty seconds and a C++ compiler, and saves about a tenth of a gradient (docs/benchmarks.md): it
-pays in runs of tens of thousands of gradient calls. It also rounds otherwise, and a rounding can flip a Metropolis
-test; so it is never switched on by itself, or numbers would depend on the size of the run.
+Compilation takes about twenty seconds, needs a C++ compiler, and saves about a tenth of the time of a gradient
+(docs/benchmarks.md), so it pays off in runs of tens of thousands of gradient calls. Compiled code rounds differently,
+and a rounding error can flip a Metropolis test. Compilation is therefore never switched on automatically: otherwise
+the numbers would depend on the size of the run.
 """
 
 from typing import Any
@@ -18,11 +19,13 @@ __all__ = ["CompiledModel"]
 
 
 class CompiledModel:
-    """`model`, compiled for annealing: whatever else is asked of it, it answers as before.
+    """A model compiled for annealing: `joint_and_grad` is compiled, and all other attributes are those of `model`.
 
+    Args:
+        model: a `LatentModel` whose log densities torch.compile can trace.
     Raises:
-        Whatever torch.compile raises, at the first gradient: for a decoder that cannot be traced, keep the model as it
-        is.
+        Exception: whatever torch.compile raises, at the first gradient. If the decoder cannot be traced, use `model`
+            itself.
     """
 
     def __init__(self, model: LatentModel) -> None:
@@ -41,6 +44,6 @@ class CompiledModel:
         return getattr(self.model, name)
 
     def joint_and_grad(self, x: Rows, z: Tensor) -> tuple[Tensor, Tensor]:
-        """log p(x, z) (S, N) in nats, float64, and its gradient (S, N, D)."""
+        """log p(x, z) in nats, float64 (S, N), and its gradient in z (S, N, D), at z (S, N, D)."""
         grad, (_, value) = self._joint_and_grad(z.detach(), x)
         return value.detach().double(), grad.detach()

@@ -1,6 +1,6 @@
-"""A decoder with a likelihood and a prior: the model that most people bring.
+"""A model made of a decoder, a likelihood and a prior, which is what most users bring.
 
-Flattening (S, N) latents to rows for a decoder happens in `DecoderModel.decode`, and nowhere else.
+`DecoderModel.decode` is the only place where (S, N) latents are flattened to rows for a decoder.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,22 +18,25 @@ __all__ = ["DecoderModel"]
 
 
 class Prior(Protocol):
-    """A density of z, normalized; one that also has `sample(shape)` can start annealing and simulate data."""
+    """A normalized density of z. A prior that also has `sample(shape)` can start annealing and simulate data."""
 
     def log_prob(self, z: Tensor, /) -> Tensor:
-        """log p(z) in nats: (S, N, *latent_shape) -> (S, N), or with the event dimensions still to be summed."""
+        """log p(z) in nats: (S, N, *latent_shape) -> (S, N). For vector latents, (S, N, D) is summed over D."""
 
 
 class DecoderModel(nn.Module):
-    """A decoder with a likelihood and a prior.
+    """A model made of a decoder, a likelihood and a prior.
 
     Args:
-        decoder: called with z (R, *latent_shape) rows, and the tensors of x named in `condition` as keywords.
-        likelihood: a name ("bernoulli" takes logits), a constructor's result such as ``likelihoods.gaussian(0.1)``,
-            or a callable output -> torch Distribution, or (x, output) -> (S, N).
-        latent_shape: D, or a tuple; flattened to D inside.
-        prior: None for N(0, I), or anything with a normalized ``log_prob(z)``: (S, N, *latent_shape) -> (S, N).
-        condition: names of tensors in x that the decoder wants; x is then a mapping with the data under "x".
+        decoder: called with rows z (R, *latent_shape), and with the tensors of x named in `condition` as keywords.
+        likelihood: a name such as "bernoulli" (which takes logits), a `Likelihood` such as
+            ``likelihoods.gaussian(0.1)``, or a callable output -> torch Distribution or (x, output) -> (S, N) in nats.
+        latent_shape: D, or a tuple, which is flattened to D internally.
+        prior: None for N(0, I), or any object with a normalized ``log_prob(z)``: (S, N, *latent_shape) -> (S, N).
+        condition: the names of the tensors in x that the decoder needs; x is then a mapping with the data under "x".
+    Raises:
+        ValueError: an unknown likelihood, one that lacks its scale, or a `latent_shape` that is not positive.
+        TypeError: a likelihood that is neither a name nor a `Likelihood` nor callable.
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class DecoderModel(nn.Module):
         self.condition = tuple(condition)
 
     def extra_repr(self) -> str:
-        """Latents, prior and size, in the words that torch prints before the networks."""
+        """The latents, the prior and the number of parameters, which torch prints before the networks."""
         prior = "N(0, I)" if self.prior is None else type(self.prior).__name__
         return f"{latent_size(self)} latents, prior {prior}, {n_parameters(self):,} parameters"
 
@@ -64,7 +67,12 @@ class DecoderModel(nn.Module):
         return value.sum(-1) if value.shape == z.shape else value
 
     def decode(self, z: Tensor, x: Rows | None = None) -> Output:
-        """The decoder's output for z (S, N, D), with leading dimensions (S, N)."""
+        """The decoder's output for z (S, N, D), with leading dimensions (S, N).
+
+        Raises:
+            TypeError: the model is conditional and x is not a mapping.
+            ValueError: x lacks a tensor that `condition` names.
+        """
         s, n, _ = z.shape
         rows = z.reshape(s * n, *self.latent_shape)
         given = {key: _tile(value, s) for key, value in covariates(x, self.condition).items()}
@@ -72,11 +80,15 @@ class DecoderModel(nn.Module):
         return _map(lambda leaf: leaf.unflatten(0, (s, n)), output)
 
     def log_likelihood(self, x: Rows, z: Tensor) -> Tensor:
-        """log p(x|z) in nats: x (N, *event), z (S, N, D) -> (S, N)."""
+        """log p(x|z) in nats: x (N, *event), z (S, N, D) -> (S, N). ValueError if x is not shaped like the output."""
         return self.likelihood.log_prob(observed(x), self.decode(z, x))
 
     def sample_prior(self, n: int, x: Rows | None, generator: torch.Generator) -> Tensor:
-        """n draws of z for each of the N rows of x (or for one row where x is None): (n, N, D)."""
+        """Draw n latents for each of the N rows of x, or for a single row if x is None: (n, N, D).
+
+        Raises:
+            TypeError: a prior without a `sample(shape)` method.
+        """
         rows = 1 if x is None else len(observed(x))
         device, dtype = device_and_dtype(self)
         like = torch.empty(0, device=device, dtype=dtype)
@@ -95,8 +107,10 @@ class DecoderModel(nn.Module):
     @overload
     def sample_data(self, z: Tensor, x: Rows | None, generator: torch.Generator) -> Rows: ...
     def sample_data(self, z: Tensor, x: Rows | None, generator: torch.Generator) -> Rows:
-        """Simulated data for z (N, D); a mapping like `x`, whose covariates are kept, where the model is
-        conditional.
+        """Simulate one datum for each z (N, D). If x is a mapping, so is the result, with the covariates of x.
+
+        Raises:
+            TypeError: a likelihood that is only a log density and cannot be sampled.
         """
         with torch.no_grad():
             sample = self.likelihood.sample(self.decode(z[None], x), generator)[0]

@@ -17,9 +17,12 @@ class FunctionModel:
 
     Args:
         log_likelihood: (x, z (S, N, D)) -> (S, N), normalized, in nats.
-        latent_shape: D, or a tuple.
-        log_prior: (z, x) -> (S, N), normalized; None for N(0, I).
-        sample_data: optional, (z (N, D), x, generator) -> x: only the sandwich needs it.
+        latent_shape: D, or a tuple, which is flattened to D internally.
+        log_prior: (z (S, N, D), x) -> (S, N), normalized, in nats; None for N(0, I). Only a model with the default
+            prior has a `sample_prior`.
+        sample_data: optional, (z (N, D), x, generator) -> x. Only the sandwich needs it.
+    Raises:
+        ValueError: a `latent_shape` that is not positive.
     """
 
     def __init__(

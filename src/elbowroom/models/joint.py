@@ -1,4 +1,4 @@
-"""log p(x, z) and its gradient in z: the one place where a model's densities are added, and their shapes looked at."""
+"""log p(x, z) and its gradient in z, with a check that both densities have the right shape."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ def log_joint(model: LatentModel, x: Rows, z: Tensor) -> Tensor:
     """log p(x, z) in nats: z (S, N, D) -> (S, N).
 
     Raises:
-        ValueError: a density of another shape, which would otherwise broadcast unseen.
+        ValueError: a density of another shape than (S, N), which would otherwise broadcast silently.
     """
     prior, likelihood = model.log_prior(z, x), model.log_likelihood(x, z)
     for name, value in (("log_prior", prior), ("log_likelihood", likelihood)):
@@ -28,12 +28,19 @@ def log_joint(model: LatentModel, x: Rows, z: Tensor) -> Tensor:
 
 
 def log_joint_and_grad(model: LatentModel, x: Rows, z: Tensor) -> tuple[Tensor, Tensor]:
-    """log p(x, z) in nats, float64 (S, N), and its gradient in z (S, N, D); the model's parameters take no part."""
+    """log p(x, z) in nats, float64 (S, N), and its gradient in z (S, N, D); no parameter of the model gets a gradient.
+
+    Raises:
+        ValueError: a density of another shape than (S, N).
+    """
     return value_and_grad(lambda point: log_joint(model, x, point), z)
 
 
 def value_and_grad(function: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor]:
-    """A log density in float64 (S, N) and its gradient (S, N, D), zero where it does not depend on z."""
+    """The values of a log density at z (S, N, D), in float64 (S, N), and its gradient (S, N, D).
+
+    The gradient is zero if the function does not depend on z.
+    """
     with torch.enable_grad():
         point = z.detach().requires_grad_()
         value = function(point)

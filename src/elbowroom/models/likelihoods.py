@@ -1,13 +1,13 @@
-r"""Likelihoods: what a decoder's output says of x, as a normalized log density summed over event dimensions.
+r"""Likelihoods: normalized log densities of x given a decoder's output, summed over event dimensions.
 
-A likelihood turns the decoder's output into a torch distribution. Some also know a cheaper formula for the same log
+A likelihood turns the decoder's output into a torch distribution. Some also use a cheaper formula for the same log
 density.
 
     bernoulli            x in {0, 1}         output: logits                      log p = x l - softplus(l)
     bernoulli_probs      x in {0, 1}         output: probabilities
     continuous_bernoulli x in [0, 1]         output: logits                      (Loaiza-Ganem and Cunningham 2019)
     gaussian             x real              output: mean, or (mean, log-variance)
-    laplace              x real              output: mean
+    laplace              x real              output: mean, or (mean, log of the squared scale)
     categorical          x in {0..C-1}       output: logits (..., C)
     discretized_logistic x in {0..255} / 255 output: mean, or (mean, log-scale)   (Kingma et al. 2016)
 """
@@ -37,7 +37,7 @@ TOP = 255  # the highest level of an 8-bit pixel
 
 
 class Likelihood(nn.Module, ABC):
-    """p(x | decoder output). `discrete` says whether x has a mass rather than a density."""
+    """p(x | decoder output). `discrete` says whether x has a probability mass rather than a density."""
 
     name = "custom"
     discrete = False
@@ -50,13 +50,16 @@ class Likelihood(nn.Module, ABC):
         """The distribution of x given the decoder's output with leading dimensions (S, N)."""
 
     def log_prob(self, x: Tensor, output: Output) -> Tensor:
-        """log p(x | output) in nats: x (N, *event), output (S, N, ...) -> (S, N)."""
+        """log p(x | output) in nats: x (N, *event), output (S, N, ...) -> (S, N). ValueError if they do not match."""
         distribution = self.distribution(output)
         _match(x, distribution.batch_shape + distribution.event_shape, self.name)
         return _sum_events(distribution.log_prob(x))
 
     def sample(self, output: Output, generator: torch.Generator) -> Tensor:
-        """One x for each row of the output, drawn under a forked generator because torch distributions take none."""
+        """Draw one x for each row of the output: (S, N, *event).
+
+        Torch distributions take no generator, so this forks the global one and seeds it from `generator`.
+        """
         seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
         with forked(seed, generator.device), torch.no_grad():
             return self.distribution(output).sample()
@@ -128,7 +131,7 @@ class _LocationScale(Likelihood):
             raise ValueError(f"scale must be positive; got {scale}")
 
     def extra_repr(self) -> str:
-        """The scale, in the words that torch prints."""
+        """The scale, which torch prints with the likelihood's name."""
         if isinstance(self._scale, Tensor):
             return f"scale of shape {tuple(self._scale.shape)}"
         return f"scale {self._scale}" if isinstance(self._scale, str | int | float) else "scale from a function"
@@ -157,8 +160,8 @@ class _LocationScale(Likelihood):
 
 
 class _ExactContinuousBernoulli(distributions.ContinuousBernoulli):
-    """torch's, which clamps probabilities: in single precision its density is wrong by more than half a nat at logits
-    of 30, and its draws follow suit. Here both come from the logits l:
+    """torch's ContinuousBernoulli without its clamp on probabilities, which in single precision makes the density at
+    logits of 30 wrong by more than half a nat, and the draws too. Here both are computed from the logits l:
 
         log p(x) = x l - log((e^l - 1) / l),    F^-1(u) = log(1 + u (e^l - 1)) / l
     """
@@ -209,7 +212,7 @@ class _DiscretizedLogistic(distributions.Distribution):
         return torch.where((level >= 0) & (level <= TOP), mass, -math.inf)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Draws under the global generator, as every torch distribution's."""
+        """Draw from the global generator, as all torch distributions do."""
         with torch.no_grad():
             shape = self._extended_shape(torch.Size(sample_shape))
             uniform = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device)
@@ -260,53 +263,62 @@ class _Custom(Likelihood):
 
 
 def bernoulli() -> Likelihood:
-    """x in {0, 1} given logits. Grey values in [0, 1] are scored too, but not as a normalized density."""
+    """x in {0, 1} given logits. Gray values in [0, 1] are scored as well, but not by a normalized density."""
     return _Bernoulli()
 
 
 def bernoulli_probs() -> Likelihood:
-    """x in {0, 1} given probabilities. Prefer logits: a probability that rounds to 0 or 1 makes log p infinite."""
+    """x in {0, 1} given probabilities. Prefer logits: a probability that rounds to 0 or 1 can make log p -infinity."""
     return _BernoulliProbs()
 
 
 def continuous_bernoulli() -> Likelihood:
-    """x in [0, 1] given logits, normalized (Loaiza-Ganem and Cunningham 2019)."""
+    """x in [0, 1] given logits, by a normalized density (Loaiza-Ganem and Cunningham 2019)."""
     return _ContinuousBernoulli()
 
 
 def categorical() -> Likelihood:
-    """x an integer in 0..C-1 given logits whose last dimension is C."""
+    """x an integer in 0..C-1, given logits whose last dimension is C."""
     return _Categorical()
 
 
 def gaussian(scale: float | str | Tensor | Callable[[], Tensor]) -> Likelihood:
-    """x real. `scale`: a number or tensor, a callable that returns one, "learned" (a parameter of the likelihood), or
-    "decoder" (the decoder returns (mean, log_var), as a pair or stacked along its first event dimension)."""
+    """x real, normal around the decoder's mean.
+
+    Args:
+        scale: the standard deviation. A positive number, a tensor, a callable that returns either, "learned" (a
+            parameter of the likelihood), or "decoder" (the decoder returns (mean, log-variance), as a pair or stacked
+            along its first event dimension).
+    Raises:
+        ValueError: another string, or a number that is not positive.
+    """
     return _LocationScale("gaussian", scale, distributions.Normal)
 
 
 def laplace(scale: float | str | Tensor | Callable[[], Tensor]) -> Likelihood:
-    """x real, with the same choices of `scale` as `gaussian`."""
+    """x real, with `scale` as for `gaussian`; for "decoder" the second output is the log of the squared scale."""
     return _LocationScale("laplace", scale, distributions.Laplace)
 
 
 def discretized_logistic(scale: float | str | Tensor | Callable[[], Tensor]) -> Likelihood:
-    """x an 8-bit pixel as a float k / 255, as `datasets.binarize(images, "grey")` gives it; a mass, which sums to one
-    over the 256 levels. The mean and the scale are on the scale of x, whose bins are 1/255 wide.
+    """x an 8-bit pixel as a float k / 255, as `datasets.binarize(images, "grey")` returns it (Kingma et al. 2016).
 
-    `scale`: as for `gaussian`, but for "decoder" the second output is the log of the scale itself.
+    Its probability mass sums to one over the 256 levels. Mean and scale are in the units of x, whose bins are 1/255
+    wide. `scale` is as for `gaussian`, except that for "decoder" the second output is the log of the scale itself.
     """
     return _LocationScale("discretized_logistic", scale, _DiscretizedLogistic, 1.0, discrete=True)
 
 
 def custom(function: Callable[..., Any]) -> Likelihood:
-    """x as the callable has it: output -> torch Distribution, or (x, output) -> (S, N) log density in nats."""
+    """A likelihood from a callable: output -> torch Distribution, or (x, output) -> (S, N) log density in nats."""
     return _Custom(function)
 
 
 def bits_per_dim(log_p_nats: Nats, n_dims: int) -> Nats:
-    """-log2 p / n_dims from log p of a whole datum in nats: a number, an array or a tensor. For a mass, such as that of
-    8-bit pixels; a density of the same pixels in [0, 1] comes out about 8 bits lower.
+    """-log2 p / n_dims, from log p of a whole datum in nats (a number, an array or a tensor). ValueError if n_dims < 1.
+
+    It is meant for a probability mass, such as that of 8-bit pixels: for a density of the same pixels in [0, 1] the
+    result is about 8 bits lower.
 
     >>> bits_per_dim(-8 * math.log(2) * 3072, 3072)
     8.0
@@ -317,7 +329,7 @@ def bits_per_dim(log_p_nats: Nats, n_dims: int) -> Nats:
 
 
 def as_likelihood(spec: str | Likelihood | Callable[..., Any]) -> Likelihood:
-    """A likelihood from its name, an instance, or a callable.
+    """A likelihood from its name, an instance, or a callable. ValueError or TypeError for anything else.
 
     >>> as_likelihood("bernoulli").discrete
     True
@@ -340,7 +352,7 @@ def as_likelihood(spec: str | Likelihood | Callable[..., Any]) -> Likelihood:
 
 
 def _single(output: Output, name: str) -> Tensor:
-    """The output of a decoder that this likelihood takes one tensor of."""
+    """The decoder's output, for a likelihood that takes a single tensor."""
     if isinstance(output, Tensor):
         return output
     raise TypeError(f"likelihood {name} takes one tensor from the decoder; got a tuple of {len(output)}")
@@ -352,7 +364,7 @@ def _sum_events(terms: Tensor) -> Tensor:
 
 
 def _match(x: Tensor, shape: torch.Size, name: str) -> None:
-    """x (N, *event) must pair with `shape` (S, N, *event): broadcasting pixels against pixels would go unseen."""
+    """Raise ValueError if x (N, *event) does not match `shape` (S, N, *event), which would broadcast silently."""
     if x.shape != shape[1:]:
         raise ValueError(
             f"{name} likelihood: x must be shaped like the decoder's output; got x {tuple(x.shape)} and output "
@@ -361,7 +373,7 @@ def _match(x: Tensor, shape: torch.Size, name: str) -> None:
 
 
 def _n_positional(function: Callable[..., Any]) -> int:
-    """How many arguments a callable insists on."""
+    """The number of required positional arguments of a callable."""
     parameters = inspect.signature(function).parameters.values()
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return sum(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters)

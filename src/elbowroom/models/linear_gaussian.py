@@ -1,4 +1,4 @@
-"""Probabilistic PCA (Tipping and Bishop 1999): every quantity in closed form, the oracle of the tests."""
+"""Probabilistic PCA (Tipping and Bishop 1999), where every quantity has a closed form: the oracle of the tests."""
 
 import torch
 from torch import Tensor
@@ -10,10 +10,16 @@ __all__ = ["LinearGaussian"]
 
 
 class LinearGaussian(DecoderModel):
-    """Probabilistic PCA, z ~ N(0, I), x|z ~ N(W z + b, sigma^2 I): the closed-form truth behind every estimator.
+    """Probabilistic PCA (Tipping and Bishop 1999): z ~ N(0, I), x|z ~ N(W z + b, sigma^2 I).
+
+    Its closed forms are the exact values that estimators are tested against.
 
     Args:
-        weight: W, (P, D). bias: b, (P,). scale: sigma > 0.
+        weight: W, (P, D).
+        bias: b, (P,).
+        scale: sigma, positive.
+    Raises:
+        ValueError: a scale that is not positive.
     """
 
     weight: Tensor
@@ -26,30 +32,33 @@ class LinearGaussian(DecoderModel):
         self.scale = float(scale)
 
     def extra_repr(self) -> str:
-        """The sizes, in the words that torch prints."""
+        """The numbers of features and latents and the scale, which torch prints."""
         return f"{len(self.bias)} features, {self.weight.shape[1]} latents, scale {self.scale:g}"
 
     def _mean(self, z: Tensor) -> Tensor:
         return z @ self.weight.T + self.bias
 
     def precision(self, kl_weight: float = 1.0) -> Tensor:
-        """Posterior precision I + W'W / (b sigma^2), (D, D), of p(z) p(x|z)^(1/b)."""
+        """Precision (D, D) of the posterior of p(z) p(x|z)^(1/w), with w = kl_weight: I + W'W / (w sigma^2)."""
         eye = torch.eye(self.weight.shape[1], dtype=self.weight.dtype, device=self.weight.device)
         return eye + self.weight.T @ self.weight / (kl_weight * self.scale**2)
 
     def posterior_mean(self, x: Tensor, kl_weight: float = 1.0) -> Tensor:
-        """Mean of the posterior, (N, D)."""
+        """Mean (N, D) of the posterior of p(z) p(x|z)^(1/w), with w = kl_weight, for x (N, P)."""
         right = (x - self.bias) @ self.weight / (kl_weight * self.scale**2)
         return torch.linalg.solve(self.precision(kl_weight), right.T).T
 
     def log_evidence(self, x: Tensor) -> Tensor:
-        """log p(x) = log N(x; b, W W' + sigma^2 I), (N,), nats."""
+        """log p(x) = log N(x; b, W W' + sigma^2 I) in nats: x (N, P) -> (N,)."""
         eye = torch.eye(self.weight.shape[0], dtype=self.weight.dtype, device=self.weight.device)
         covariance = self.weight @ self.weight.T + self.scale**2 * eye
         return torch.distributions.MultivariateNormal(self.bias, covariance).log_prob(x)
 
     def exact_elbo(self, x: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:
-        """L[N(mean, covariance)] = log p(x) - KL(q || p(z|x)): mean (N, D), covariance (N, D, D) or (D, D) -> (N,)."""
+        """The ELBO of q = N(mean, covariance) in nats, log p(x) - KL(q || p(z|x)), (N,).
+
+        x is (N, P), mean is (N, D), and covariance is (N, D, D) or (D, D).
+        """
         a = self.precision()
         delta = mean - self.posterior_mean(x)
         trace = torch.einsum("ij,...ji->...", a, covariance)
@@ -58,8 +67,9 @@ class LinearGaussian(DecoderModel):
         return self.log_evidence(x) - 0.5 * (trace + quadratic - len(a) - log_dets)
 
     def best_elbo(self, x: Tensor, *, full: bool = False, kl_weight: float = 1.0) -> Tensor:
-        """L of the best Gaussian for p(z) p(x|z)^(1/b), under the true model, (N,): a diagonal one, or with a full
-        covariance.
+        """The ELBO in nats, (N,), of the Gaussian that is best for p(z) p(x|z)^(1/w), with w = kl_weight.
+
+        That Gaussian is diagonal unless `full`. Its ELBO is taken under the model itself, where w = 1.
         """
         a = self.precision(kl_weight)
         covariance = torch.linalg.inv(a) if full else torch.diag(1.0 / a.diagonal())

@@ -1,4 +1,4 @@
-"""The torch modules inside a user's model or posterior: found, held in evaluation mode, asked for device and dtype."""
+"""Functions that find the torch modules inside a model or posterior, put them in eval mode, and read their device."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,8 +12,9 @@ __all__ = ["device_and_dtype", "evaluating", "modules_of", "n_parameters"]
 
 
 def modules_of(*things: object) -> Iterator[nn.Module]:
-    """The torch modules that a model or posterior holds: itself, its attributes, what its functions close over or
-    name.
+    """The torch modules that a model or posterior holds: itself, its attributes, and what its functions refer to.
+
+    A function refers to the variables it closes over and to the globals it names.
     """
     seen: set[int] = set()
     queue = list(things)
@@ -43,7 +44,7 @@ def modules_of(*things: object) -> Iterator[nn.Module]:
 
 @contextmanager
 def evaluating(*things: object) -> Iterator[None]:
-    """Modules in eval mode inside, each back in its own mode afterwards, whatever happens."""
+    """Put the modules of a model or posterior in eval mode, and restore the mode of each on exit, even on an error."""
     modes = {module: module.training for root in modules_of(*things) for module in root.modules()}
     try:
         for module in modes:
@@ -55,7 +56,7 @@ def evaluating(*things: object) -> Iterator[None]:
 
 
 def device_and_dtype(*things: object) -> tuple[torch.device | None, torch.dtype | None]:
-    """Device and dtype of the first floating parameter or buffer found; (None, None) where there is none."""
+    """Device and dtype of the first floating-point parameter or buffer, or (None, None) if there is none."""
     for module in modules_of(*things):
         for tensor in (*module.parameters(), *module.buffers()):
             if tensor.is_floating_point():
@@ -64,7 +65,7 @@ def device_and_dtype(*things: object) -> tuple[torch.device | None, torch.dtype 
 
 
 def n_parameters(module: nn.Module) -> int:
-    """How many numbers the parameters of a module are."""
+    """The number of scalar parameters of a module."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 

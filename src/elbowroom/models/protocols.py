@@ -1,11 +1,11 @@
-"""What every estimator asks of a latent-variable model p(z) p(x|z), written down.
+"""Protocols of latent-variable models p(z) p(x|z): what the estimators require of them.
 
     LatentModel     latent_shape, log_prior(z, x), log_likelihood(x, z)
-    SamplesPrior    and sample_prior: starts of fits, annealing from the prior, simulation
-    SamplesData     and sample_data: the sandwich, which simulates its data
+    SamplesPrior    also sample_prior, for starts of fits, annealing from the prior, and simulation
+    SamplesData     also sample_data, for the sandwich, which simulates its data
 
-Samples lead: z is (S, N, D), log densities are (S, N). x is data in memory with N rows, a tensor or a mapping; a model
-of one's own may say more narrowly which, so here it is anything.
+Samples are the leading dimension: z is (S, N, D), and log densities are (S, N). x is data in memory with N rows, a
+tensor or a mapping. It is annotated as Any, so that a model may declare a narrower type.
 """
 
 import math
@@ -19,35 +19,35 @@ __all__ = ["LatentModel", "SamplesData", "SamplesPrior", "as_shape", "can_sample
 
 
 class LatentModel(Protocol):
-    """What every estimator needs. Log densities are normalized: constants in, event dimensions summed, nats."""
+    """What every estimator needs. Log densities are in nats, normalized, and summed over event dimensions."""
 
     @property
     def latent_shape(self) -> int | tuple[int, ...]:
-        """The shape of one datum's latents; flattened to D in every z here."""
+        """The shape of one datum's latents, which are flattened to D in every z below."""
 
     def log_prior(self, z: Tensor, x: Any, /) -> Tensor:
-        """log p(z): (S, N, D) -> (S, N). x is there for conditional priors."""
+        """log p(z) in nats: (S, N, D) -> (S, N). A conditional prior may depend on x."""
 
     def log_likelihood(self, x: Any, z: Tensor, /) -> Tensor:
-        """log p(x|z): x with N rows, z (S, N, D) -> (S, N)."""
+        """log p(x|z) in nats: x with N rows, z (S, N, D) -> (S, N)."""
 
 
 class SamplesPrior(LatentModel, Protocol):
-    """A model whose prior can be drawn from."""
+    """A model whose prior can be sampled."""
 
     def sample_prior(self, n: int, x: Any, generator: torch.Generator, /) -> Tensor:
-        """n draws of z for each of the N rows of x: (n, N, D)."""
+        """Draw n latents z for each of the N rows of x: (n, N, D)."""
 
 
 class SamplesData(LatentModel, Protocol):
     """A model that can simulate data."""
 
     def sample_data(self, z: Tensor, x: Any, generator: torch.Generator, /) -> Any:
-        """One x for each z (N, D); where the model is conditional, `x` lends the covariates."""
+        """Simulate one datum for each z (N, D). If the model is conditional, the covariates are those of `x`."""
 
 
 def as_shape(latent_shape: int | Sequence[int]) -> tuple[int, ...]:
-    """A tuple of positive sizes.
+    """A latent shape as a tuple of positive sizes. ValueError for anything else.
 
     >>> as_shape(5), as_shape((2, 3))
     ((5,), (2, 3))
@@ -59,13 +59,13 @@ def as_shape(latent_shape: int | Sequence[int]) -> tuple[int, ...]:
 
 
 def can_sample_prior(model: LatentModel) -> TypeGuard[SamplesPrior]:
-    """Whether draws of the prior can be had: it is optional, and a prior module may have a density alone."""
+    """Whether the prior can be sampled: the model has a `sample_prior`, and its `prior`, if any, has a `sample`."""
     prior = getattr(model, "prior", None)
     return samples_prior(model) and (prior is None or hasattr(prior, "sample"))
 
 
 def samples_prior(model: LatentModel) -> TypeGuard[SamplesPrior]:
-    """Whether the model has the optional method `sample_prior`, its own or one that it hands on."""
+    """Whether the model has the optional method `sample_prior`, its own or one that it passes on."""
     return callable(getattr(model, "sample_prior", None))
 
 

@@ -1,4 +1,4 @@
-"""Approximate posteriors q(z|x): families of distributions, and the two ways to give each datum its member of one."""
+"""Approximate posteriors q(z|x): families of distributions, and two ways to assign each datum a member of a family."""
 
 from .affine import GAUSSIAN_PARAMS, AffineMap, scale_tril
 from .auxiliary import AuxiliaryFlow

@@ -1,4 +1,4 @@
-"""Affine coordinates of each datum, z = center + scale u: those of a Gaussian, in which it is standard normal."""
+"""Affine coordinates of each datum, z = center + scale u, in which a given Gaussian is standard normal."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from .small_networks import Params
 
 __all__ = ["GAUSSIAN_PARAMS", "AffineMap", "scale_tril"]
 
-GAUSSIAN_PARAMS = frozenset({"mean", "log_scale", "lower"})  # the last of a full covariance alone
+GAUSSIAN_PARAMS = frozenset({"mean", "log_scale", "lower"})  # `lower` only with a full covariance
 
 
 @dataclass(frozen=True)
 class AffineMap:
-    """z = center + scale u for each datum: center (N, D), scale lower triangular (N, D, D)."""
+    """z = center + scale u for each datum, with center (N, D) and a lower-triangular scale (N, D, D)."""
 
     center: Tensor
     scale: Tensor
@@ -26,36 +26,39 @@ class AffineMap:
 
     @property
     def log_det(self) -> Tensor:
-        """log |dz/du|, (N,)."""
+        """log |det dz/du|, (N,)."""
         return self.scale.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
 
     def __call__(self, u: Tensor) -> Tensor:
-        """u (S, N, D) -> z."""
+        """Map u (S, N, D) to z (S, N, D)."""
         return self.center + torch.bmm(u.transpose(0, 1), self.scale.mT).transpose(0, 1)
 
     def inverse(self, z: Tensor) -> Tensor:
-        """z (S, N, D) -> u."""
+        """Map z (S, N, D) to u (S, N, D)."""
         centered = (z - self.center).movedim(0, -1)  # (N, D, S)
         return torch.linalg.solve_triangular(self.scale, centered, upper=False).movedim(-1, 0)
 
     def displacement(self, u: Tensor) -> Tensor:
-        """scale u: a displacement u (N, D) as one of z."""
+        """Map a displacement of u (N, D) to that of z, scale u (N, D)."""
         return torch.einsum("nij,nj->ni", self.scale, u)
 
     def pull_back(self, grad: Tensor) -> Tensor:
-        """The gradient (S, N, D) of a function of z, as one of u."""
+        """Map a gradient in z (S, N, D) to the gradient in u, scale' grad (S, N, D)."""
         return torch.bmm(grad.transpose(0, 1), self.scale).transpose(0, 1)
 
     def detached(self) -> "AffineMap":
-        """The same coordinates, constant in what they were computed from."""
+        """The same coordinates, detached from the graph."""
         return AffineMap(self.center.detach(), self.scale.detach())
 
     def rows(self, index: Tensor) -> "AffineMap":
-        """The coordinates of some of the data."""
+        """The coordinates of the data `index` (R,)."""
         return AffineMap(self.center[index], self.scale[index])
 
     def compose(self, params: Params) -> Params:
-        """Parameters of a q of u -> those of the same q as a distribution of z: its outer affine map absorbs ours."""
+        """Turn the parameters of a distribution of u into those of the same distribution as one of z.
+
+        This map is composed with the distribution's outer affine map. Parameters without `lower` need a diagonal scale.
+        """
         diagonal = params["log_scale"].exp()
         composed = dict(params)
         composed["mean"] = self.center + self.displacement(params["mean"])
@@ -68,6 +71,6 @@ class AffineMap:
 
 
 def scale_tril(params: Params) -> Tensor:
-    """L (N, D, D) of a Gaussian's parameters; diagonal where there is no lower part."""
+    """The lower-triangular scale L (N, D, D) of a Gaussian's parameters, diagonal if they have no `lower`."""
     diagonal = torch.diag_embed(params["log_scale"].exp())
     return diagonal + params["lower"].tril(-1) if "lower" in params else diagonal

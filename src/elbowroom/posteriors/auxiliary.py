@@ -1,4 +1,4 @@
-"""The paper's flexible posterior: a flow with auxiliary variables (Cremer, Li and Duvenaud 2018)."""
+"""A flow with auxiliary variables, the flexible posterior of Cremer, Li and Duvenaud (2018)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,15 +15,25 @@ __all__ = ["AuxiliaryFlow"]
 
 
 class AuxiliaryFlow(Family):
-    r"""The paper's q_AF (Cremer, Li and Duvenaud 2018, section 3.2, after Ranganath et al. 2016 and Dinh et al. 2017).
+    r"""q_AF of Cremer, Li and Duvenaud (2018, section 3.2), after Ranganath et al. (2016) and Dinh et al. (2017).
 
-        z0 ~ N(mean, scale^2),  v0 ~ q(v|z0),   twice: v <- v s1(z) + m1(z),  z <- z s2(v) + m2(v)
+        z0 ~ N(mean, scale^2),  v0 ~ q(v|z0),   n_steps times: v <- v s1(z) + m1(z),  z <- z s2(v) + m2(v)
         log q = log q(z0) + log q(v0|z0) - sum log s - log r(vT|zT)
 
-    E[log p(x, z) - log q] is a lower bound of log p(x), but log q is not a density of z: never a base of AIS.
-    `scale="exp"` (default) may expand and starts at the identity; `scale="sigmoid"` is the paper's, can only
-    contract, and so cannot start at the identity. In the paper's Eq. 11 the first factor's T should be 0, with a
-    determinant per step.
+    E[log p(x, z) - log q] is a lower bound of log p(x), but log q is not a density of z and so cannot be a base of AIS.
+    In Eq. 11 of the paper, the T of the first factor should be 0, and there should be one determinant per step.
+
+    An encoder emits the mean, the log-variance and the features: 2 D + n_features numbers per datum.
+
+    Args:
+        latent_shape: D, or a tuple, which is flattened to D internally.
+        n_steps: the number of steps, each of which updates v and then z.
+        hidden: the width of the hidden layer of each network.
+        n_features: the number of features of x that the networks read.
+        scale: "exp" can expand and starts at the identity. "sigmoid" is the choice of the paper, which can only
+            contract and therefore cannot start at the identity.
+    Raises:
+        ValueError: another scale, or a `latent_shape` that is not positive.
     """
 
     name = "auxiliary"

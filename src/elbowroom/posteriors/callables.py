@@ -15,17 +15,20 @@ __all__ = ["CallablePosterior", "as_posterior"]
 
 
 def as_posterior(q: PosteriorLike) -> Posterior:
-    """`q` itself where it already is a posterior, else the posterior of a callable."""
+    """`q` itself if it is a posterior already, and otherwise a `CallablePosterior` that wraps it."""
     return cast(Posterior, q) if hasattr(q, "rows") else CallablePosterior(q)
 
 
 class CallablePosterior:
     """A posterior from a bare callable x -> torch Distribution, with event (D,) or (*latent_shape) and batch (N,).
 
-    Independent normals become a diagonal Gaussian and multivariate normals a full one, and are then like any other.
-    Other distributions keep no family: their inference gap can be measured, their local optimum cannot. Those are
-    sampled by their own `rsample` under a forked generator, seeded by the noise; so they too depend on the key of the
-    draws alone.
+    Independent normals become members of `DiagonalGaussian` and multivariate normals members of `FullGaussian`.
+    Other distributions have no known family: their inference gap can be measured, but their local optimum cannot be
+    fitted. They are sampled by their own `sample` under a forked generator that the noise seeds, so their draws, too,
+    depend only on the key of the noise.
+
+    Args:
+        q: the callable. Calling the posterior raises TypeError if `q` returns something other than a distribution.
     """
 
     def __init__(self, q: Callable[[Any], distributions.Distribution]) -> None:
@@ -46,11 +49,15 @@ class CallablePosterior:
         return _of_known_family(answer) or SampledDistribution(answer)
 
     def rows(self, index: Tensor) -> "CallablePosterior":
-        """A callable serves any rows: itself."""
+        """The posterior itself, since a callable serves any rows."""
         return self
 
     def localize(self, x: Rows) -> Local:
-        """As `Amortized.localize`, for the distributions that are Gaussian."""
+        """A `Local` posterior that starts at the Gaussian of each of the N data in x.
+
+        Raises:
+            TypeError: the distributions are not Gaussian, so they have no family to fit.
+        """
         distribution = self(x)
         if not isinstance(distribution, VariationalDistribution):
             raise TypeError("this posterior's family is unknown, so it has no local optimum to fit")
@@ -58,7 +65,7 @@ class CallablePosterior:
 
 
 class SampledDistribution:
-    """A foreign torch distribution under our protocol: the first noise number of a call seeds its generator."""
+    """A torch distribution as a `Distribution`: the first numbers of the noise seed the generator of its draws."""
 
     noise_size = 1
     has_density = True
@@ -67,13 +74,13 @@ class SampledDistribution:
         self.distribution = distribution
 
     def rsample_and_log_q(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Noise (S, N, 1) -> z (S, N, D), log q in nats (S, N)."""
+        """Map noise (S, N, 1) to z (S, N, D), which has no gradient, and log q in nats (S, N)."""
         with forked(seed_of(noise), noise.device), torch.no_grad():
             z = self.distribution.sample(noise.shape[:1])
         return z.flatten(2), self.log_prob(z.flatten(2))
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """log q(z) in nats, (S, N, D) -> (S, N)."""
+        """log q(z) in nats: (S, N, D) -> (S, N)."""
         shape = self.distribution.batch_shape + self.distribution.event_shape
         value = self.distribution.log_prob(z.reshape(len(z), *shape))
         return value.flatten(2).sum(-1) if value.ndim > 2 else value

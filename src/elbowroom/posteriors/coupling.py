@@ -1,4 +1,4 @@
-"""A flow of affine couplings around a Gaussian, and what its local fit may spend by default."""
+"""A flow of affine couplings around a Gaussian, with the default budget of its local fit."""
 
 from collections.abc import Mapping, Sequence
 
@@ -20,18 +20,28 @@ from .small_networks import (
 
 __all__ = ["CouplingFlow", "bounded_log_scale"]
 
-RUNG_COUPLINGS = 8  # of the flow that is fitted as a rung
-RUNG_RANK = 16  # directions that it may bend
+RUNG_COUPLINGS = 8  # couplings of the flow that is fitted as a rung
+RUNG_RANK = 16  # directions in which that flow may depart from a Gaussian
 
 
 class CouplingFlow(Family):
-    """z = mean + L R f(noise), f a stack of affine couplings (Dinh, Sohl-Dickstein and Bengio 2017) that starts at the
-    identity.
+    """z = mean + L R f(noise), where f is a stack of affine couplings (Dinh, Sohl-Dickstein and Bengio 2017).
 
-    Each coupling moves one half of the first `rank` coordinates (None: of all) and reads the other,
-    u_a <- u_a exp(s(u_b)) + t(u_b), with |s| < 2. When amortized L is diagonal and R = I; when local L is lower
-    triangular and R a rotation that stays as it is, so that a fit can start at the full Gaussian with the coordinates
-    that matter first.
+    Each coupling transforms one half of the first `rank` coordinates given the other half,
+    u_a <- u_a exp(s(u_b)) + t(u_b), with |s| < 2, and f starts at the identity. In an amortized posterior L is diagonal
+    and R = I. In a local fit L is lower triangular and R is a fixed rotation, so that the fit can start at the full
+    Gaussian with the most important coordinates first.
+
+    An encoder emits the mean, the log-variance and the features: 2 D + n_features numbers per datum.
+
+    Args:
+        latent_shape: D, or a tuple, which is flattened to D internally.
+        n_couplings: the number of couplings.
+        hidden: the width of the hidden layer of each coupling's network.
+        n_features: the number of features of x that the networks read.
+        rank: the number of coordinates that the couplings transform; None for all.
+    Raises:
+        ValueError: fewer than 2 coordinates to split, or a `latent_shape` that is not positive.
     """
 
     name = "flow"
@@ -129,12 +139,12 @@ class CouplingFlow(Family):
         return a, b, beyond
 
     def _join(self, i: int, *parts: Tensor) -> Tensor:
-        """`_split` undone."""
+        """The inverse of `_split`."""
         return torch.cat(parts, -1).index_select(-1, self._places[i // 2 % 2].to(parts[0].device))
 
 
 def bounded_log_scale(raw: Tensor) -> Tensor:
-    """A log scale between -2 and 2, zero at zero with slope one: a wild step cannot overflow."""
+    """A log scale between -2 and 2, zero at zero with slope one, so that a large step cannot overflow."""
     return 2.0 * torch.tanh(0.5 * raw)
 
 

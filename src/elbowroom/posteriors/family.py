@@ -1,10 +1,9 @@
-r"""What a family of posteriors is: how parameters and noise become z and log q, and all that the rest of the package
-knows of it.
+r"""The interface of a family of posteriors, through which the rest of the package uses it.
 
     family        maps parameters and noise (S, N, E) to z (S, N, D) and log q (S, N)
 
-Parameters are a dict of tensors with a leading dimension: 1 where all data share them, N where each datum has its own
-(`small_networks`); so one implementation of each family serves the amortized and the local posterior.
+Parameters are a dict of tensors with a leading dimension: 1 if all data share them, N if each datum has its own
+(`small_networks`). One implementation of each family therefore serves the amortized and the local posterior.
 """
 
 import inspect
@@ -25,11 +24,11 @@ from .small_networks import Params
 
 __all__ = ["WEIGHTS_KEY", "Ascent", "Budget", "Family"]
 
-WEIGHTS_KEY = "bank"  # of the generator of a family's weights; under another word they would be other numbers
+WEIGHTS_KEY = "bank"  # part of the seed of a family's weights: another word would give other weights
 
 
 class Ascent(Enum):
-    """How a local fit steps: by natural gradients of a Gaussian's mean and scale, or by Adam on any parameters."""
+    """How a local fit takes steps: natural gradients of a Gaussian's mean and scale, or Adam on any parameters."""
 
     NATURAL = "natural"
     ADAM = "adam"
@@ -37,12 +36,13 @@ class Ascent(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """Rounds of `n_steps` steps on `n_samples` draws; the step size falls to zero within a round, and from one round to
-    the next to its `decay`, unless the datum still gains much.
+    """What a local fit may spend: at most `max_rounds` rounds of `n_steps` steps, each on `n_samples` draws.
 
-    A datum has converged when `patience` rounds in a row changed its value by less than `tolerance` nats on the fixed
-    evaluation noise; a round that lost more is undone, and the next one takes smaller steps. With `plain`, rounds are
-    of Adam at a constant rate in the parameters' own coordinates, as published.
+    The step size falls from `learning_rate` to zero within a round. The next round starts at `decay` times the rate of
+    this one, or at the same rate for a datum that still gained much. After each round the ELBO of each datum is
+    evaluated on `n_evaluation` fixed draws, and a round that did not raise it is undone. A datum has converged when
+    `patience` rounds in a row changed its ELBO by less than `tolerance` nats. With `plain`, a round is Adam at a
+    constant rate in the parameters' own coordinates, as in the published protocol.
     """
 
     n_steps: int
@@ -57,19 +57,23 @@ class Budget:
 
 
 class Family(ABC):
-    """A family of distributions of z. A new one is a class with these attributes and methods, and a line that registers
-    it (`registry.register`): no other module knows it by name.
+    """A family of distributions of z.
+
+    A new family is a class with these attributes and methods, and a line that registers it (`registry.register`). No
+    other module knows it by name. The constructor raises ValueError if `latent_shape` is not positive.
 
     Attributes:
-        name: in tables, files and options. place: its order among the rungs of the ladder; None for a family that
-        stands beside it. members, assumption, remedy, step: its words in the table and the verdict, as of `Rung`.
-        min_size, max_size: the numbers of latents at which it can be a rung. is_gaussian: whether its members are
-        Gaussians. Those are fitted first, the widest before the others, which start
-            at the widest so far whose parameters are a mean, a log_scale (N, D) and perhaps a lower part.
-        ascent, budget: how its local fits step, and how long. fixed: parameters that no fit may move.
+        name: its name in tables, files and options.
+        place: its order among the rungs of the ladder; None for a family that stands beside the ladder.
+        members, assumption, remedy, step: its words in the table and the verdict, as in `Rung`.
+        min_size, max_size: the numbers of latents for which it can be a rung.
+        is_gaussian: whether its members are Gaussians. Gaussians are fitted first, the widest before the others, which
+            start at the widest so far whose parameters are a mean and log_scale (N, D), perhaps with a `lower`.
+        ascent, budget: how its local fits take steps, and how many.
+        fixed: the parameters that no fit may change.
         context_size: how many numbers an encoder must emit for each datum.
         noise_size: E, how many standard normals make one z.
-        has_density: whether log q is a density of z, and so can be a base of importance sampling.
+        has_density: whether log q is a density of z, so that the family can be a base of importance sampling.
     """
 
     name: ClassVar[str]
@@ -101,31 +105,35 @@ class Family(ABC):
 
     @abstractmethod
     def condition(self, weights: Mapping[str, Tensor], context: Tensor) -> Params:
-        """Parameters of each datum's member from the shared weights and the encoder's answer (N, context_size)."""
+        """The parameters of each datum's member, from the shared weights and the encoder's output (N, context_size)."""
 
     @abstractmethod
     def rsample_and_log_q(self, params: Params, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Standard normal noise (S, N, E) -> z (S, N, D) and log q in nats (S, N), differentiable in both."""
+        """Map standard normal noise (S, N, E) to z (S, N, D) and log q in nats (S, N).
+
+        Both are differentiable in the parameters.
+        """
 
     @abstractmethod
     def at(self, mean: Tensor, log_scale: Tensor, generator: torch.Generator) -> Params:
-        """Per-datum parameters of the member closest to the diagonal Gaussian with mean and log scale (N, D)."""
+        """Per-datum parameters of the member closest to the diagonal Gaussian with this mean and log scale, (N, D)."""
 
     def shared_weights(self, generator: torch.Generator) -> Params:
-        """Initial weights that all data share, each with a leading 1; none for Gaussians."""
+        """Initial values of the weights that all data share, each with a leading 1; Gaussians have none."""
         return {}
 
     def log_prob(self, params: Params, z: Tensor) -> Tensor:
-        """log q(z) in nats: (S, N, D) -> (S, N)."""
+        """log q(z) in nats: (S, N, D) -> (S, N). TypeError if the family has no density of z."""
         raise TypeError(f"the {self.name} family has no density of z")
 
     def keeps(self, other: "Family") -> bool:
-        """Whether the parameters of a member of `other` are parameters of a member of this family."""
+        """Whether the parameters of any member of `other` are also those of a member of this family."""
         return other.name == self.name
 
     def started_at(self, start: Params, generator: torch.Generator) -> Params:
-        """Where a fit begins: `start` is a member of this family, or a Gaussian's mean, log_scale and perhaps `lower`,
-        all with a leading N.
+        """The parameters at which a fit starts, each with a leading N.
+
+        `start` is a member of this family, or the mean, log_scale and perhaps `lower` of a Gaussian.
         """
         nearest = self.at(start["mean"], start["log_scale"], generator)
         if set(start) <= GAUSSIAN_PARAMS:  # its scale may be parameterized otherwise here
@@ -133,28 +141,26 @@ class Family(ABC):
         return {key: start.get(key, value).clone() for key, value in nearest.items()}
 
     def marginals(self, params: Params) -> Params:
-        """Mean and log standard deviation, each (N, D), of a member's Gaussian part."""
+        """The mean and log standard deviation, each (N, D), of a member's Gaussian part."""
         if "lower" not in params:
             return {"mean": params["mean"], "log_scale": params["log_scale"].expand_as(params["mean"])}
         return {"mean": params["mean"], "log_scale": 0.5 * scale_tril(params).square().sum(-1).log()}
 
     def metric(self, start: Params) -> AffineMap | None:
-        """Coordinates in which the posterior is about round, for the steps of the mean; None for those of q itself."""
+        """Coordinates in which the posterior is about isotropic, for steps of the mean; None for those of q itself."""
         return None
 
     def frame(self, params: Params) -> AffineMap | None:
-        """Coordinates in which the Gaussian part of the members is standard normal, for Adam; None where it has none on
-        the outside.
-        """
+        """Coordinates for Adam, in which the outer Gaussian part of a member is standard normal; None without one."""
         return None
 
     def draws_per_step(self, budget: Budget) -> int:
-        """Draws that one step of a fit takes."""
+        """The number of draws in one step of a fit."""
         return budget.n_samples
 
     @classmethod
     def rung(cls) -> Rung:
-        """Its place in the ladder, in words."""
+        """The family's place in the ladder, with its words."""
         return Rung(
             name=cls.name, place=cls.place, step=cls.step, members=cls.members, assumption=cls.assumption,
             remedy=cls.remedy,
@@ -162,5 +168,5 @@ class Family(ABC):
 
     @classmethod
     def for_rung(cls, size: int) -> "Family | None":
-        """The family that is fitted as a rung of `size` latents; None where it cannot be one."""
+        """The family that is fitted as a rung for `size` latents, or None if it cannot be one."""
         return None if size < cls.min_size or size > (cls.max_size or size) else cls(size)

@@ -1,4 +1,4 @@
-"""Gaussian families, with independent latents and with a full covariance, and the budgets of their local fits."""
+"""The Gaussian families, with a diagonal and with a full covariance, and the budgets of their local fits."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,12 @@ from .small_networks import Params, batched_matmul
 
 __all__ = ["DiagonalGaussian", "FullGaussian"]
 
-DRAWS_PER_LATENT = 0.25  # of a full fit's step, at least: fewer cannot tell D (D - 1) / 2 numbers from noise
+DRAWS_PER_LATENT = 0.25  # in a step of a full fit, at least: fewer cannot tell D (D - 1) / 2 numbers from noise
 MAX_FULL_SIZE = 300  # latents above which D^2 numbers for each datum cost more than they tell
 
 
 class DiagonalGaussian(Family):
-    """N(mean, diag(scale^2)): independent latents. An encoder emits (mean, log-variance), 2 D numbers."""
+    """N(mean, diag(scale^2)), with independent latents. An encoder emits (mean, log-variance), 2 D numbers."""
 
     name = "diagonal"
     place = 1
@@ -48,7 +48,10 @@ class DiagonalGaussian(Family):
         return {"mean": mean, "log_scale": log_scale}
 
     def started_at(self, start: Params, generator: torch.Generator) -> Params:
-        """From a full Gaussian at the diagonal one that is closest to it in KL(q || p): its precision's diagonal."""
+        """The parameters at which a fit starts.
+
+        From a full Gaussian p it is the diagonal q that minimizes KL(q || p), with the diagonal of p's precision.
+        """
         if "lower" in start:
             precision = torch.cholesky_inverse(scale_tril(start)).diagonal(dim1=-2, dim2=-1)
             start = {"mean": start["mean"], "log_scale": -0.5 * precision.log()}
@@ -62,8 +65,9 @@ class DiagonalGaussian(Family):
 
 
 class FullGaussian(Family):
-    """N(mean, L L') with L lower triangular. An encoder emits mean, log-variance of L's diagonal, and L's strict
-    lower part.
+    """N(mean, L L'), with L lower triangular.
+
+    An encoder emits the mean (D), twice the log of L's diagonal (D), and L's strict lower part (D (D - 1) / 2).
     """
 
     name = "full"
@@ -104,5 +108,5 @@ class FullGaussian(Family):
         return AffineMap.of_gaussian(params)
 
     def draws_per_step(self, budget: Budget) -> int:
-        """More of them where there are many latents."""
+        """The number of draws in one step of a fit: the budget's, or more if there are many latents."""
         return max(budget.n_samples, 2 * math.ceil(DRAWS_PER_LATENT * self.size / 2))

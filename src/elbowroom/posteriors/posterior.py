@@ -1,9 +1,10 @@
-r"""Posteriors: the two ways to give each datum its member of a family.
+r"""Posteriors: two ways to assign each datum its member of a family.
 
     Amortized     the parameters come from an encoder that reads x
     Local         the parameters are a row per datum, fitted without an encoder
 
-Called with x, either returns a distribution of z for each datum; an inference gap is what changes when you swap them.
+When called with x, either returns a distribution of z for each datum. An inference gap is what changes when one is
+swapped for the other.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ __all__ = ["Amortized", "Local", "VariationalDistribution", "encoder_context"]
 
 
 class VariationalDistribution:
-    """One member of a family for each datum: what a posterior of a known family returns when it is called with x."""
+    """One member of a family for each datum, which a posterior of a known family returns when called with x."""
 
     def __init__(self, family: Family, params: Params) -> None:
         self.family, self.params = family, params
@@ -31,31 +32,32 @@ class VariationalDistribution:
         return f"{self.family!r}, one member for each of {len(self.params['mean'])} data"
 
     def rsample_and_log_q(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Standard normal noise (S, N, E) -> z (S, N, D), log q in nats (S, N)."""
+        """Map standard normal noise (S, N, E) to z (S, N, D) and log q in nats (S, N)."""
         return self.family.rsample_and_log_q(self.params, noise)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """log q(z) in nats, (S, N, D) -> (S, N); TypeError where the family has no density."""
+        """log q(z) in nats: (S, N, D) -> (S, N). TypeError if the family has no density of z."""
         return self.family.log_prob(self.params, z)
 
     def detached(self) -> "VariationalDistribution":
-        """The same distribution, constant in its parameters."""
+        """The same distribution, with its parameters detached from the graph."""
         return VariationalDistribution(self.family, {key: value.detach() for key, value in self.params.items()})
 
     def per_datum(self) -> "VariationalDistribution":
-        """The same distribution, constant, in parameters of which no two data share any."""
+        """The same distribution with detached parameters, copied so that no two data share any."""
         params = self.detached().params
         return VariationalDistribution(self.family, copy_per_datum(params, len(params["mean"])))
 
 
 class Amortized(nn.Module):
-    """q(z|x) whose parameters an encoder reads off x.
+    """q(z|x) whose parameters come from an encoder that reads x.
 
     Args:
-        net: x (N, *event) -> (N, family.context_size), or a tuple of tensors that concatenate to it: (mean, log_var).
-            The tensors of x named in `condition` are passed as keywords.
-        family: which distributions.
-        seed: of the weights of a flow that all data share.
+        net: x (N, *event) -> (N, family.context_size), or a tuple of tensors that concatenate to it, such as
+            (mean, log_var).
+        family: the family of distributions.
+        condition: the names of tensors in x that are passed to `net` as keywords; x is then a mapping.
+        seed: the seed of the weights that all data share, which only flows have.
     """
 
     def __init__(
@@ -66,28 +68,36 @@ class Amortized(nn.Module):
         self.weights = nn.ParameterDict(family.shared_weights(seeded(seed, WEIGHTS_KEY, family.name)))
 
     def extra_repr(self) -> str:
-        """The family and the size, in the words that torch prints before the networks."""
+        """The family and the number of parameters, which torch prints before the networks."""
         return f"{self.family!r}, {n_parameters(self):,} parameters"
 
     def forward(self, x: Rows) -> VariationalDistribution:
-        """The posterior of each of N data."""
+        """The posterior of each of the N data in x.
+
+        Raises:
+            ValueError: `net` does not emit `family.context_size` numbers per datum.
+        """
         context = encoder_context(self.net, x, self.condition, self.family)
         return VariationalDistribution(self.family, self.family.condition(dict(self.weights), context))
 
     def rows(self, index: Tensor) -> "Amortized":
-        """An encoder serves any rows: itself."""
+        """The posterior itself, since an encoder serves any rows."""
         return self
 
     def localize(self, x: Rows) -> "Local":
-        """A copy of each datum's own parameters, free of the encoder: L[q] is unchanged until they are fitted."""
+        """A `Local` copy of each datum's parameters, without the encoder. L[q] is unchanged until they are fitted."""
         with torch.no_grad():
             return Local.of(self(x))
 
 
 class Local(nn.Module):
-    """q(z|x_n) with a row of parameters for each of n data; row n belongs to datum n.
+    """q(z|x_i) with a row of parameters for each of n data; row i belongs to datum i.
 
-    Starts at the standard normal unless `params`, each with leading n, says otherwise.
+    Args:
+        family: the family of distributions.
+        n: the number of data.
+        params: initial parameters, each with a leading n; None for the standard normal.
+        seed: the seed of a flow's initial weights; it has no effect if `params` are given.
     """
 
     def __init__(self, family: Family, n: int, params: Params | None = None, seed: int = 0) -> None:
@@ -101,17 +111,17 @@ class Local(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """The family and the size, in the words that torch prints before the parameters."""
+        """The family, the number of data and the number of parameters, which torch prints before the parameters."""
         return f"{self.family!r}, {self.n} data, {n_parameters(self):,} parameters"
 
     @staticmethod
     def of(distribution: VariationalDistribution) -> "Local":
-        """A local posterior that begins as this distribution."""
+        """A local posterior that starts at this distribution."""
         params = distribution.per_datum().params
         return Local(distribution.family, len(params["mean"]), params)
 
     def forward(self, x: Rows | None = None) -> VariationalDistribution:
-        """The posterior of each of the n data; x is not read."""
+        """The posterior of each of the n data; x is ignored."""
         return VariationalDistribution(self.family, dict(self.params))
 
     def rows(self, index: Tensor) -> "Local":
@@ -119,16 +129,16 @@ class Local(nn.Module):
         return Local(self.family, len(index), {key: value.detach()[index] for key, value in self.params.items()})
 
     def localize(self, x: Rows | None = None) -> "Local":
-        """A copy."""
+        """A copy of this posterior; x is ignored."""
         return self.rows(torch.arange(self.n))
 
 
 class HasContext(Protocol):
-    """What reads an encoder's answer, and how many numbers of it."""
+    """A posterior that reads an encoder's output, with the number of values it needs."""
 
     @property
     def name(self) -> str:
-        """In the error."""
+        """The name that the error message gives."""
 
     @property
     def size(self) -> int:
@@ -140,7 +150,12 @@ class HasContext(Protocol):
 
 
 def encoder_context(net: Callable[..., Any], x: Rows, condition: Sequence[str], reader: HasContext) -> Tensor:
-    """An encoder's answer (N, C), its parts side by side. ValueError where C is not the `context_size` of `reader`."""
+    """An encoder's output (N, C), with its parts concatenated.
+
+    Raises:
+        ValueError: C is not the `context_size` of `reader`, or x lacks a tensor that `condition` names.
+        TypeError: there is a `condition`, and x is not a mapping.
+    """
     output = net(observed(x), **covariates(x, condition))
     context = output.flatten(1) if isinstance(output, Tensor) else torch.cat([part.flatten(1) for part in output], -1)
     if context.shape[-1] != reader.context_size:

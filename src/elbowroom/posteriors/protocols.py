@@ -1,7 +1,7 @@
-"""What every estimator asks of a posterior, written down.
+"""Protocols of posteriors: what the estimators require of them.
 
-    Posterior      called with x, returns a distribution of z for each datum
-    Distribution   turns noise into z and log q
+    Posterior      returns a distribution of z for each datum when called with x
+    Distribution   maps noise to z and log q
 
 An inference gap is what changes when one posterior is swapped for another.
 """
@@ -23,26 +23,30 @@ class Distribution(Protocol):
 
     @property
     def has_density(self) -> bool:
-        """Whether log q is a density of z, and so can weigh draws of others and be a base of annealing."""
+        """Whether log q is a density of z, which can weigh draws of other distributions and be a base of annealing."""
 
     def rsample_and_log_q(self, noise: Tensor, /) -> tuple[Tensor, Tensor]:
-        """Standard normal noise (S, N, E) -> z (S, N, D), log q in nats (S, N), differentiable where a fit needs it."""
+        """Map standard normal noise (S, N, E) to z (S, N, D) and log q in nats (S, N).
+
+        Both are differentiable in the parameters if the distribution is to be fitted.
+        """
 
     def log_prob(self, z: Tensor, /) -> Tensor:
-        """log q(z) in nats, (S, N, D) -> (S, N). TypeError where there is no density."""
+        """log q(z) in nats: (S, N, D) -> (S, N). TypeError if there is no density of z."""
 
 
 class Posterior(Protocol):
-    """q(z|x) for any x, or for N data of its own. Of which family it is, and so whose best member is fitted to each
-    datum, shows in what it returns: a `VariationalDistribution`, or one of which only the inference gap can be
-    measured.
+    """q(z|x) for any x, or for N data of its own.
+
+    If it returns a `VariationalDistribution`, its family is known, and the best member of that family can be fitted to
+    each datum. Of any other distribution only the inference gap can be measured.
     """
 
     def __call__(self, x: Any, /) -> Distribution:
         """The distribution of each of the N data in x: a tensor, or a mapping of tensors."""
 
     def rows(self, index: Tensor, /) -> "Posterior":
-        """The posterior of the data `index` (B,): itself where an encoder serves any data."""
+        """The posterior of the data `index` (B,), which is the posterior itself if an encoder serves any data."""
 
 
 PosteriorLike: TypeAlias = Posterior | Callable[[Any], distributions.Distribution]  # what a user may pass as q

@@ -1,4 +1,4 @@
-"""The list of all families by name: ladders, plans, options and files find them here."""
+"""The registry of all families by name, which ladders, plans, options and files use."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ VARIANTS: dict[str, dict[str, Any]] = {"auxiliary-sigmoid": {"family": Auxiliary
 
 
 def register(family: type[Family]) -> type[Family]:
-    """Make a family known by its name. ValueError where another one has its name or its place in the ladder."""
+    """Register a family under its name and return it. ValueError if another has its name or its place in the ladder."""
     for other in FAMILIES.values():
         if other is not family and (other.name == family.name or (other.place == family.place is not None)):
             raise ValueError(f"{family.__name__} has the name or the place in the ladder of {other.__name__}")
@@ -30,8 +30,10 @@ for _family in (DiagonalGaussian, FullGaussian, CouplingFlow, AuxiliaryFlow):
 
 
 def as_family(name: str, latent_shape: int | Sequence[int], **options: Any) -> Family:
-    """A family by the name that a configuration gives it, or by that of a variant: "auxiliary-sigmoid" is the paper's
-    auxiliary flow, whose scales can only contract; `options` as the class takes them.
+    """The family with this name, or with the name of a variant. ValueError if there is none.
+
+    The variant "auxiliary-sigmoid" is the auxiliary flow of Cremer, Li and Duvenaud (2018), whose scales can only
+    contract. `options` are the keyword arguments of the family's class.
 
     >>> as_family("auxiliary-sigmoid", 50, hidden=100).scale
     'sigmoid'
@@ -43,13 +45,16 @@ def as_family(name: str, latent_shape: int | Sequence[int], **options: Any) -> F
 
 
 def rung_families() -> list[type[Family]]:
-    """The families that are rungs of the ladder, from the lowest up."""
+    """The families that are rungs of the ladder, from the lowest to the highest."""
     placed = [(family.place, family) for family in FAMILIES.values() if family.place is not None]
     return [family for _, family in sorted(placed, key=lambda pair: pair[0])]
 
 
 def ladder_rungs(own: Family | None) -> tuple[Rung, ...]:
-    """The rungs of the ladder in words, from the lowest up, q's own family among them; one without a place is last."""
+    """The rungs of the ladder with their words, from the lowest to the highest.
+
+    They include q's own family, which comes last if it has no place.
+    """
     rungs = {family.name: family.rung() for family in rung_families()}
     if own is not None:
         rungs.setdefault(own.name, own.rung())

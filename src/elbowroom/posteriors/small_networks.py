@@ -1,10 +1,9 @@
-r"""The small networks inside a flow: their weights have a leading dimension, 1 where all data share them, N where each
-datum has its own.
+r"""The small networks inside a flow. Their weights have a leading dimension: 1 if all data share them, N otherwise.
 
     h -> W2 elu(W1 h + U1 c + b1) + b2,    c the context: features of x
 
-U1 c is absorbed by b1, which then has a row per datum; so to *localize* a shared network is to copy it per datum.
-Parameters are a flat dict of tensors: a fit moves them all alike.
+U1 c is absorbed into b1, which then has a row per datum, so *localizing* a shared network means copying it for each
+datum. Parameters are a flat dict of tensors, all of which a fit treats alike.
 """
 
 import math
@@ -23,7 +22,12 @@ Params: TypeAlias = dict[str, Tensor]
 def initial_network(
     name: str, n_in: int, n_features: int, hidden: int, n_out: int, generator: torch.Generator
 ) -> Params:
-    """A network with one hidden layer: random first weights, a zero last layer, so that it starts by answering zero."""
+    """A network with one hidden layer. Its last layer is zero, so its output starts at zero.
+
+    Returns:
+        The random first weights `{name}_w1` (1, n_in, hidden) and `{name}_u1` (1, n_features, hidden), and the zero
+        `{name}_b1` (1, hidden), `{name}_w2` (1, hidden, n_out) and `{name}_b2` (1, n_out).
+    """
     first = torch.randn(1, n_in, hidden, generator=generator) / math.sqrt(n_in)
     context = torch.randn(1, n_features, hidden, generator=generator) / math.sqrt(n_features)
     return {
@@ -33,13 +37,13 @@ def initial_network(
 
 
 def apply_network(params: Params, name: str, h: Tensor) -> Tensor:
-    """The network `name` at h (S, N, I) -> (S, N, O)."""
+    """Apply the network `name`: h (S, N, I) -> (S, N, O)."""
     h = elu(batched_matmul(h, params[f"{name}_w1"]) + params[f"{name}_b1"])
     return batched_matmul(h, params[f"{name}_w2"]) + params[f"{name}_b2"]
 
 
 def absorb_context(weights: Mapping[str, Tensor], features: Tensor | None) -> Params:
-    """Features of x (N, F) absorbed by the first biases; the context weights are then no longer needed."""
+    """Absorb the features of x (N, F) into the first biases, and drop the context weights."""
     absorbed = {key: value for key, value in weights.items() if not key.endswith("_u1")}
     if features is not None:
         for key in weights:
@@ -50,11 +54,11 @@ def absorb_context(weights: Mapping[str, Tensor], features: Tensor | None) -> Pa
 
 
 def copy_per_datum(params: Mapping[str, Tensor], n: int, like: Tensor | None = None) -> Params:
-    """Shared parameters copied for each of n data, in the dtype and on the device of `like` where that is given."""
+    """Copy shared parameters for each of n data, in the dtype and on the device of `like` if it is given."""
     copied = {key: value.expand(n, *value.shape[1:]).clone() for key, value in params.items()}
     return copied if like is None else {key: value.to(like) for key, value in copied.items()}
 
 
 def batched_matmul(h: Tensor, weight: Tensor) -> Tensor:
-    """h (S, N, I) times weight (B, I, O), B being 1 or N -> (S, N, O)."""
+    """Multiply h (S, N, I) by weight (B, I, O), where B is 1 or N: (S, N, O)."""
     return h @ weight.squeeze(0) if len(weight) == 1 else torch.bmm(h.transpose(0, 1), weight).transpose(0, 1)

@@ -2,19 +2,19 @@ r"""Amortized posteriors that are flows of the package zuko (Rozet et al. 2022).
 
     z = mean + scale T(noise; c),    log q(z|x) = log N(noise; 0, I) - log |det dT/dnoise| - sum log scale
 
-An encoder emits mean, log-variance and features c, which T's networks read. T is any of zuko's lazy transforms, or by
-name
+An encoder emits the mean, the log-variance and the features c, which the networks of T read. T is any of zuko's lazy
+transforms, or one of these by name:
 
     "iaf"   affine and autoregressive in the noise (Kingma et al. 2016)
     "nsf"   splines, autoregressive in the noise (Durkan et al. 2019)
     "maf"   affine and autoregressive in z (Papamakarios, Pavlakou and Murray 2017)
 
-A draw of "iaf" or "nsf" with its log q is one pass through each network, and log q of a given z takes D passes, one
-after the other; with "maf" it is the other way round. Training and every bound draw: with 50 latents "maf" costs about
-50 times as much. Importance sampling from any of them draws as well.
+For "iaf" and "nsf", a draw with its log q takes one pass through each network, and log q of a given z takes D passes in
+sequence; for "maf" it is the other way round. Training, every bound and importance sampling need draws, so with 50
+latents "maf" costs about 50 times as much.
 
-Their local optimum is not fitted (`family` is None): the ladder then shows the inference gap as one step. zuko is an
-optional extra, imported when a posterior is built by name: ``pip install elbowroom[flows]``.
+The local optimum of these flows is not fitted (`family` is None), so the ladder shows the inference gap as one step.
+zuko is an optional dependency that is imported when a posterior is built by name: ``pip install elbowroom[flows]``.
 """
 
 import math
@@ -40,10 +40,14 @@ class ZukoPosterior(nn.Module):
 
     Args:
         net: x (N, *event) -> (N, 2 D + n_features), or a tuple of tensors that concatenate to it: mean, log-variance,
-            features. The tensors of x named in `condition` are passed as keywords.
-        transform: a zuko lazy transform from noise to z with a context of n_features: of a zuko flow, `flow.transform`
-            draws in one pass where it is autoregressive, and `flow.transform.inv` is the flow as zuko has it.
-        latent_shape: D, or a tuple; flattened to D inside.
+            features.
+        transform: a zuko lazy transform from noise to z with a context of n_features. For an autoregressive zuko flow,
+            `flow.transform` draws in one pass, and `flow.transform.inv` is the flow as zuko defines it.
+        latent_shape: D, or a tuple, which is flattened to D internally.
+        n_features: the number of features of x that the transform's networks read.
+        condition: the names of tensors in x that are passed to `net` as keywords; x is then a mapping.
+    Raises:
+        ValueError: a `latent_shape` that is not positive.
     """
 
     family = None
@@ -63,23 +67,23 @@ class ZukoPosterior(nn.Module):
         self.context_size = 2 * self.size + n_features
 
     def extra_repr(self) -> str:
-        """The size, in the words that torch prints before the networks."""
+        """The numbers of latents and parameters, which torch prints before the networks."""
         return f"{self.size} latents, {n_parameters(self):,} parameters"
 
     def forward(self, x: Rows) -> "ZukoDistribution":
-        """The posterior of each of N data."""
+        """The posterior of each of the N data. ValueError if `net` does not emit 2 D + n_features numbers per datum."""
         context = encoder_context(self.net, x, self.condition, self)
         mean, log_var, features = context.split([self.size, self.size, self.n_features], dim=-1)
         return ZukoDistribution(mean, 0.5 * log_var, self.transform(features))
 
     def rows(self, index: Tensor) -> "ZukoPosterior":
-        """An encoder serves any rows: itself."""
+        """The posterior itself, since an encoder serves any rows."""
         return self
 
 
 @dataclass(frozen=True)
 class ZukoDistribution:
-    """One distribution per datum: mean and log scale (N, D), and the transform of the noise."""
+    """One distribution per datum, from the mean and log scale, each (N, D), and the transform of the noise."""
 
     mean: Tensor
     log_scale: Tensor
@@ -94,13 +98,13 @@ class ZukoDistribution:
         return bool(self.transform.bijective)
 
     def rsample_and_log_q(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Standard normal noise (S, N, D) -> z (S, N, D), log q in nats (S, N)."""
+        """Map standard normal noise (S, N, D) to z (S, N, D) and log q in nats (S, N)."""
         u, log_det = self.transform.call_and_ladj(noise)
         z = self.mean + self.log_scale.exp() * u
         return z, log_standard_normal(noise) - log_det - self.log_scale.sum(-1)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """log q(z) in nats, (S, N, D) -> (S, N)."""
+        """log q(z) in nats: (S, N, D) -> (S, N)."""
         noise, log_det = self.transform.inv.call_and_ladj((z - self.mean) * torch.exp(-self.log_scale))
         return log_standard_normal(noise) + log_det - self.log_scale.sum(-1)
 
@@ -119,11 +123,15 @@ def zuko_posterior(
     """An amortized "iaf", "nsf" or "maf" that starts at the diagonal Gaussian of the encoder's mean and log-variance.
 
     Args:
-        net, latent_shape, n_features, condition: as `ZukoPosterior` takes them.
-        n_transforms, hidden: how many layers the flow has, and the widths of the networks of each.
-        seed: of those networks. options: further ones of zuko's MAF or NSF, such as ``bins=16``.
+        kind: "iaf", "nsf" or "maf".
+        net, latent_shape, n_features, condition: as in `ZukoPosterior`.
+        n_transforms: the number of layers of the flow.
+        hidden: the widths of the hidden layers of each layer's network.
+        seed: the seed of the weights of those networks.
+        options: further options of zuko's MAF or NSF, such as ``bins=16``.
     Raises:
-        ImportError: without zuko. ValueError: another kind.
+        ImportError: zuko is not installed.
+        ValueError: another kind, or a `latent_shape` that is not positive.
     """
     if kind not in ZUKO_KINDS:
         raise ValueError(f"kind must be one of {ZUKO_KINDS}; got {kind!r}")
@@ -142,7 +150,7 @@ def zuko_posterior(
 
 
 def _zuko() -> Any:
-    """zuko, imported on demand. Its import switches off the validation of all torch distributions: that is put back."""
+    """zuko, imported on demand. Its import disables the validation of all torch distributions, which is restored."""
     before = distributions.Distribution._validate_args
     try:
         import zuko

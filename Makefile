@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+PARALLEL := -n auto --dist worksteal
 BIN := $(VENV)/bin
 RUN := $(VENV)/.elbowroom-run
 DEV := $(VENV)/.elbowroom-dev
@@ -31,10 +32,10 @@ demo: $(RUN)  ## measure the model that is shipped, on the data that is shipped
 	@$(BIN)/elbowroom demo $(ARGS)
 
 test: $(DEV)  ## run the fast tests and the doctests
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@$(BIN)/python -m pytest -q $(PARALLEL) $(ARGS)
 
 slow: $(DEV)  ## run the slow tests, and those on the files of ELBOWROOM_DATA
-	@$(BIN)/python -m pytest -q -m "slow or external" $(ARGS)
+	@$(BIN)/python -m pytest -q -m "slow or external" $(PARALLEL) $(ARGS)
 
 bench: $(DEV)  ## measure cost and reach on the files of ELBOWROOM_DATA, write docs/benchmarks.md (ARGS="growth" for sizes)
 	@$(BIN)/python -m tools.bench $(ARGS)

@@ -97,7 +97,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     np.save("words.npy", np.array(["a", "b"]))
     np.save("objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     np.savez("several.npz", a=x, b=x)
-    np.savetxt("x.csv", x, delimiter=",", header=",".join(map(str, range(P))))
+    np.savetxt("x.csv", x, delimiter=",")
     for name in ("x.h5", "x.parquet", "text.npy", "w.pkl"):
         (tmp_path / name).write_text("no array")
     save_file({"q.strange": torch.zeros(2)}, "strange.safetensors")
@@ -200,7 +200,7 @@ MISTAKES: dict[str, Mistake] = {
     "a misspelled likelihood": (None, named("unknown_likelihood"), "bernouli"),
     "a scale of zero": (None, named("no_scale"), "scale must be positive; got 0.0"),
     # the data
-    "pixels from 0 to 255": in_data("pixels.npy", "got values from 0 to 255. Divide"),
+    "pixels from 0 to 255": in_data("pixels.npy", "got values from 0 to 255. Convert 8-bit images by"),
     "one datum without its leading axis": in_data("one.npy", "needs a leading axis, x[None]"),
     "data of another width": in_data("narrow.npy", "x must be shaped like the decoder"),
     "8-bit integers": (lambda: measured(x=load_array("bits.npy").to(torch.uint8)), None, "networks take floating"),
@@ -228,7 +228,7 @@ MISTAKES: dict[str, Mistake] = {
     "an unknown plan": (lambda: measured(plan="fast"), ["gaps", "--model", "mine.py:right", "--plan", "fast"], "quick"),
     "more to refine than there are": in_options(["--refine-on", "13"], "12, the number of data", refine_on=13),
     "a KL weight of zero": in_options(["--kl-weight", "0"], "kl_weight must be positive", kl_weight=0.0),
-    "more rows than there are": in_options(["--n", "13"], "--n 13: expected 1 to 12, the number of data in data"),
+    "more rows than there are": in_options(["--n", "13"], "--n 13: expected 1 to 12, the number of data in x"),
     "an unknown device": in_options(["--device", "abacus"], "--device abacus"),
     "weights of another model": in_options(["--weights", "strange.safetensors"], "strange.safetensors"),
     "identities that are not unique": (lambda: measured(ids=[0] * N), None, "ids must be unique"),

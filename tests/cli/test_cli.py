@@ -112,7 +112,8 @@ GAPS = ["gaps", "--model", "models.py:factory", "--data", "x.npy", "--plan", "qu
 WRONG: dict[str, tuple[list[str], str]] = {
     "no command of that name": (["measure"], "measure"),
     "an unknown option": ([*GAPS, "--bogus", "1"], "bogus"),
-    "no model": (["gaps", "--data", "x.npy"], "--model"),
+    "no model": (["gaps", "--data", "x.npy"], "--model is required; see elbowroom gaps --help"),
+    "nothing to train on": (["train"], "DATASET is required; see elbowroom train --help"),
     "a spec without a function": (["gaps", "--model", "models.py", "--data", "x.npy"], "package.module:factory"),
     "no such file": (["gaps", "--model", "nowhere.py:factory", "--data", "x.npy"], "nowhere.py: no such file"),
     "no such module": (["gaps", "--model", "no_such_module:factory", "--data", "x.npy"], "no module of that name"),
@@ -202,7 +203,7 @@ def test_a_json_object_is_all_of_standard_output(place: Path, capsys: pytest.Cap
     record = json.loads(shown.out)
     saved = er.load_gaps("run")
     assert str(saved) in shown.err
-    run = record["runs"]["data"]
+    run = record["runs"]["x"]
     assert run["n"] == 12
     assert run["folder"] == str(place / "run")
     rows = {row["name"]: row for row in run["rows"]}
@@ -210,7 +211,7 @@ def test_a_json_object_is_all_of_standard_output(place: Path, capsys: pytest.Cap
     assert rows["amortization"]["share"] == pytest.approx(saved.amortization.mean / saved.inference.mean)
     assert rows["log p(x)"]["side"] == "lower"
     assert run["flags"].keys() == {flag.name for flag in er.Flag}
-    assert [finding["text"] for finding in record["verdict"]["data"]] == [str(it) for it in saved.verdict()]
+    assert [finding["text"] for finding in record["verdict"]["x"]] == [str(it) for it in saved.verdict()]
     assert main(["report", "run", "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in again["runs"]["run"]["rows"]] == [row["name"] for row in run["rows"]]
@@ -218,7 +219,7 @@ def test_a_json_object_is_all_of_standard_output(place: Path, capsys: pytest.Cap
         numbers = ("mean", "se", "mc_se")
         assert [row[key] for key in numbers] == pytest.approx([before[key] for key in numbers], rel=1e-12)
     assert main(["check", *GAPS[1:5], "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"data": {"n": 30, "latents": 2, "notes": []}}
+    assert json.loads(capsys.readouterr().out) == {"x": {"n": 30, "latents": 2, "notes": []}}
     assert main([*GAPS, "--dry-run", "--json"]) == 0
     dry = json.loads(capsys.readouterr().out)["dry_run"]
     assert dry["n"] == [30]
@@ -228,7 +229,7 @@ def test_a_json_object_is_all_of_standard_output(place: Path, capsys: pytest.Cap
 def test_a_number_that_is_not_finite_is_null(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*GAPS, "--first", "1", "--json"]) == 0
     record = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name))
-    assert record["runs"]["data"]["rows"][0]["se"] is None
+    assert record["runs"]["x"]["rows"][0]["se"] is None
 
 
 def test_a_run_says_where_its_data_come_from_and_how_it_was_made(
@@ -237,7 +238,7 @@ def test_a_run_says_where_its_data_come_from_and_how_it_was_made(
     assert main([*GAPS, "--first", "5", "--out", "run", "--json", "--threads", "1"]) == 0
     told = er.load_gaps("run").provenance
     assert {key: told["data"][key] for key in ("name", "set", "binarize", "n")} == {
-        "name": "x.npy", "set": "data", "binarize": None, "n": 5,
+        "name": "x.npy", "set": "x", "binarize": None, "n": 5,
     }  # fmt: skip
     assert told["command"] == "elbowroom gaps --model models.py:factory --data x.npy --first 5 --plan quick --out run"
     assert json.loads((place / "run/run.json").read_text())["machine"]["threads"] == 1
@@ -610,7 +611,7 @@ def test_the_entry_point() -> None:
     assert version.stdout == f"{er.__version__}\n"
     failed = subprocess.run([*program, "report", "nowhere"], capture_output=True, text=True, check=False)
     assert failed.returncode == 2
-    assert failed.stderr.startswith("elbowroom: error: nowhere holds no run")
+    assert failed.stderr.startswith("elbowroom: error: nowhere does not exist; a run is saved by")
     assert len(failed.stderr.splitlines()) == 1
 
 

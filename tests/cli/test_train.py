@@ -292,3 +292,10 @@ def test_a_configs_command_leaves_out_what_is_the_machines(place: Path) -> None:
     assert words[:3] == ["elbowroom", "train", "mnist"]
     assert words[-2:] == ["--out", "m"]
     assert {"--half", "--clip-norm", "--latents", "--epochs"} <= set(words)
+
+
+def test_a_training_that_is_finished_says_how_to_measure_it(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "mnist", *QUICK, "--epochs", "1", "--out", "m"]) == 0
+    assert "m: 1 epoch on 250 data in " in capsys.readouterr().out
+    assert main(["train", "mnist", *QUICK, "--epochs", "1", "--out", "m"]) == 2
+    assert "m: this training is finished; measure it with elbowroom gaps --model m" in capsys.readouterr().err

@@ -337,8 +337,8 @@ def test_a_user_s_file_is_never_binarized_by_accident(tmp_path: Path) -> None:
     (tmp_path / "cut.npy").write_bytes((tmp_path / "shades.npy").read_bytes()[:-1])
     before = sorted(tmp_path.iterdir())
     wrong: list[tuple[str, str, str | None, type[Exception], str]] = [
-        ("floats.npy", "train", "threshold", UserError, "not uint8.*leave --binarize out"),
-        ("bits.npy", "train", "threshold", UserError, "no value past 1.*leave --binarize out"),
+        ("floats.npy", "train", "threshold", UserError, "holds float64; --binarize takes pixels as uint8"),
+        ("bits.npy", "train", "threshold", UserError, "no value above 1.*leave --binarize out"),
         ("shades.npy", "train", None, UserError, "holds pixels.*threshold, stochastic, grey or grey256"),
         ("shades.npy", "train", "median", ValueError, "how must be"),
         ("shades.npy", "test", "threshold", UserError, "has no test set"),

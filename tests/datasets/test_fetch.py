@@ -128,9 +128,9 @@ def test_what_is_here_is_not_fetched(remote: Remote, tmp_path: Path) -> None:
 
 
 FAULTS: dict[str, tuple[str, type[Exception] | tuple[type[Exception], ...]]] = {
-    "not there": ("HTTP status 404.*download it by hand into .*, and ask again", ConnectionError),
+    "not there": ("HTTP status 404.*download it by hand into .*, and run the command again", ConnectionError),
     "breaks off": ("could not be fetched .*by hand|another SHA-256.*by hand", (ConnectionError, ValueError)),
-    "another file": ("what came is not the official file.*another SHA-256.*by hand", ValueError),
+    "another file": ("the file that came is not the official one .its SHA-256 differs.*by hand", ValueError),
     "no server": (r"could not be fetched \(ConnectionError\): download it by hand", ConnectionError),
 }
 

@@ -87,7 +87,7 @@ def test_it_is_in_the_table_the_verdict_and_the_folder(isotropic: type[Family], 
     assert "fit isotropic: 50 converged" in table
     findings = {finding.rule: finding.text for finding in judge(gaps)}
     assert "assuming one scale for all latents costs" in findings["isotropy"]
-    assert "a scale for each latent recovers them" in findings["isotropy"]
+    assert "a scale for each latent can recover them" in findings["isotropy"]
     gaps.save(tmp_path / "run")
     del FAMILIES["isotropic"]  # as in a program that has never heard of it
     again = er.load_gaps(tmp_path / "run")

@@ -9,9 +9,12 @@ from elbowroom.results import (
     Comparison,
     Correction,
     Estimate,
+    Finding,
     FitReport,
+    Flag,
     Listing,
     Outcome,
+    Verdict,
     aligned,
     compare,
     html_list,
@@ -57,6 +60,16 @@ def test_results_by_name_are_a_table() -> None:
     ]
     assert repr(Listing(full=report())).splitlines()[1].split() == ["full", "2", "1", "0", "0", "240", "960"]
     assert repr(Listing()) == ""
+
+
+def test_a_flag_is_its_name() -> None:
+    assert [str(Flag(value)) for value in (0, 8, 24)] == ["0", "ERROR_UNRELIABLE", "ERROR_UNRELIABLE|BASES_DISAGREE"]
+
+
+def test_a_verdict_is_wrapped() -> None:
+    verdict = Verdict([Finding("rule", "word " * 50), Finding("rule", "short")])
+    assert [len(line) <= 100 for line in repr(verdict).splitlines()] == [True] * 4
+    assert [line[:3] for line in repr(verdict).splitlines()] == ["- w", "  w", "  w", "- s"]
 
 
 def test_a_comparison_says_whether_it_is_paired() -> None:

@@ -91,7 +91,7 @@ def test_a_name_that_is_not_there_gets_advice(name: str, message: str) -> None:
 
 def test_the_paper_s_gaps_need_a_known_family() -> None:
     for name in ("amortization", "approximation"):
-        with pytest.raises(TypeError, match="only `inference` is there"):
+        with pytest.raises(TypeError, match="only `inference` was measured"):
             getattr(gaps({"low": -6}, None), name)
 
 

@@ -136,8 +136,18 @@ def test_a_damaged_run_is_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_a_missing_folder_holds_no_run(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"holds no run: run.json is missing"):
+    with pytest.raises(RunError, match=r"nowhere does not exist; a run is saved by gaps.save\(folder\)"):
         read_run(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RunError, match=r"empty holds no run: run.json is missing"):
+        read_run(tmp_path / "empty")
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="file is a file; a run is a folder"):
+        read_run(tmp_path / "file")
+    (tmp_path / "runs/test").mkdir(parents=True)
+    (tmp_path / "runs/test/run.json").touch()
+    with pytest.raises(RunError, match=r"runs holds no run itself; there are runs in .*runs/test"):
+        read_run(tmp_path / "runs")
 
 
 # ---- killed halfway

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
@@ -31,9 +32,11 @@ from elbowroom.training import (
     learning_rate_factor,
     load_model,
     read_tensors,
+    run_epoch,
     save_model,
     shipped,
     step_of,
+    training_progress,
     write_tensors,
 )
 
@@ -452,6 +455,37 @@ def test_a_run_can_be_measured_before_it_ends(tmp_path: Path) -> None:
     loaded, loaded_q, read = load_model(tmp_path / "run", unfinished=True)
     assert same(state(loaded_q, loaded), state(q, model))
     assert read["training"]["epochs_done"] == 2
+
+
+def interrupted(after: int, monkeypatch: pytest.MonkeyPatch, **kwargs: Any) -> str:
+    """A run that Ctrl-C reaches within the epoch after `after` -> what it says."""
+    real = run_epoch
+
+    def run(step: Any, x: Any, optimizer: Any, n_noise: int, epoch: int, settings: Settings) -> Epoch:
+        metrics = real(step, x, optimizer, n_noise, epoch, settings)
+        if epoch == after + 1:
+            raise KeyboardInterrupt
+        return metrics
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules[fit.__module__], "run_epoch", run)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            fresh(**kwargs)
+    return str(caught.value)
+
+
+def test_an_interrupted_run_is_saved_and_goes_on_to_the_same_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though no checkpoint was due, and though the parameters had moved on within an epoch."""
+    out = tmp_path / "run"
+    said = interrupted(2, monkeypatch, out=out, **LONGER)
+    assert said == f"after epoch 2 of 6, which is saved in {out}; run the same command again to resume"
+    assert training_progress(out) == "epoch 2 of 6"
+    (resumed, _), (whole, _) = fresh(out=out, **LONGER), fresh(**LONGER)
+    assert same(resumed, whole)
+    assert interrupted(0, monkeypatch, out=tmp_path / "none", **LONGER) == "after epoch 0 of 6; nothing was saved"
+    assert not (tmp_path / "none").exists()
 
 
 def test_another_run_s_folder_is_refused_and_left_alone(tmp_path: Path) -> None:

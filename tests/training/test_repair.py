@@ -117,5 +117,5 @@ def test_a_q_without_a_family_is_refused(model: LinearGaussian) -> None:
         return torch.distributions.Laplace(torch.zeros(len(x), 3), 1.0)
 
     x = drawn(model, 60, "train")
-    with pytest.raises(TypeError, match="repair needs a q of a known family"):
+    with pytest.raises(TypeError, match="repair needs a q whose family is known"):
         repair(model, q, encoder(model), x, x, SETTINGS, n=20)

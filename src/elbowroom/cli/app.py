@@ -4,7 +4,7 @@ import inspect
 import sys
 from collections.abc import Sequence
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, MissingArgumentError
 
 from .. import __version__
 from .terminal import UserError, drop_stdout, fail, is_message
@@ -19,7 +19,7 @@ app = App(
     help_format="markdown",
     suppress_keyboard_interrupt=False,
 )
-app.register_install_completion_command(help="Install completion of commands and options for your shell.")
+app.register_install_completion_command(help="Install completion for your shell, and a line in its start-up file.")
 HELP = {
     "demo": """Measure the VAE that comes with elbowroom, on 250 training and 250 held-out images.
 
@@ -52,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command -> exit code: 0; 1 if a selftest fails; 2 for an error that the user can mend; 130 for Ctrl-C."""
     try:
         code = app(argv, exit_on_error=False, print_error=False, result_action="return_value")
+    except MissingArgumentError as error:
+        name = error.argument.name if error.argument is not None else "an argument"
+        return fail(UserError(f"{name} is required; see elbowroom {' '.join(error.command_chain or ())} --help"))
     except (CycloptsError, UserError) as error:
         return fail(error)
     except (ValueError, TypeError, FloatingPointError, FileNotFoundError) as error:
@@ -61,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read standard output has gone, as in `elbowroom report ... | head`
         drop_stdout()
         return 0
-    except KeyboardInterrupt:
-        print("elbowroom: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(" ".join(["elbowroom: interrupted", *map(str, error.args)]), file=sys.stderr)
         return 130
     return code if isinstance(code, int) else 0

@@ -36,7 +36,7 @@ def check_command(
         loaded = open_model(model, unfinished)
         for name, x in open_sets(loaded, choice, model, seed).sets.items():
             notes = [*checked(loaded, x, seed), *loaded.notes]
-            say(f"OK: {name}, {n_data(x)} data, {latent_size(loaded.model)} latents")
+            say(f"OK: {name}, {n_data(x):,} data, {latent_size(loaded.model)} latents")
             for note in notes:
                 say(f"  note: {note}")
             record[name] = {"n": n_data(x), "latents": latent_size(loaded.model), "notes": notes}

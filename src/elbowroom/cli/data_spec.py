@@ -34,6 +34,7 @@ class Sets:
 
     sets: Mapping[str, Rows | MapStyle]
     origin: Mapping[str, Any]
+    is_one_file: bool = False  # whose only array has no name but the file's
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,16 @@ def open_sets(loaded: LoadedModel, choice: DataChoice, name: str, seed: int) -> 
         return found
     if choice.split not in found.sets:
         raise UserError(f"--split {choice.split}: expected one of {', '.join(found.sets)}")
-    return Sets({choice.split: found.sets[choice.split]}, found.origin)
+    return Sets({choice.split: found.sets[choice.split]}, found.origin, found.is_one_file)
 
 
-def samples(sets: Mapping[str, Data], n: int | None, first: int | None, seed: int) -> dict[str, Sample]:
+def samples(
+    sets: Mapping[str, Data], n: int | None, first: int | None, seed: int, is_one_file: bool = False
+) -> dict[str, Sample]:
     """Take from each set a random sample of `n` rows, its first `first` rows, or all rows.
 
-    A smaller sample with the same seed is the beginning of a larger one.
+    A smaller sample with the same seed is the beginning of a larger one. The name of a set is part of the seed, unless
+    it is only that of a file.
     """
     if n is not None and first is not None:
         raise UserError("--n and --first exclude each other: a random sample, or the first rows")
@@ -79,7 +83,8 @@ def samples(sets: Mapping[str, Data], n: int | None, first: int | None, seed: in
             raise UserError(f"{option} {wanted}: expected 1 to {total}, the number of data in {name}")
         rows = torch.arange(total if wanted is None else wanted)
         if n is not None:
-            rows = torch.randperm(total, generator=seeded(seed, "sample", name))[:n]
+            key = "data" if is_one_file else name
+            rows = torch.randperm(total, generator=seeded(seed, "sample", key))[:n]
         chosen[name] = Sample(data if wanted is None else read_rows(data, rows), rows.numpy() + offset)
         offset += total
     return chosen
@@ -101,8 +106,10 @@ def read_data(
             raise UserError(f"{name} holds pixels from 0 to 255; say with --binarize what they become: {RULES}")
         return binarize(images, rule, seed)
     if rule is not None:
-        kind = "uint8 with no value past 1" if images.dtype == torch.uint8 else "numbers that are not uint8"
-        raise UserError(f"{name} holds {kind}, not pixels from 0 to 255. It is used as it is: leave --binarize out")
+        if images.dtype == torch.uint8:
+            raise UserError(f"{name} holds no value above 1, so it is binary already: leave --binarize out")
+        kind = str(images.dtype).removeprefix("torch.")
+        raise UserError(f"{name} holds {kind}; --binarize takes pixels as uint8: save them so, or leave --binarize out")
     return images.to(torch.get_default_dtype())
 
 
@@ -121,18 +128,22 @@ def _named_sets(loaded: LoadedModel, choice: DataChoice, name: str, seed: int) -
     spec = choice.data or before.get("name")
     if spec is None:
         raise UserError(f"--data is needed: {name} brings no data of its own")
-    rule, single = choice.binarize, "data"
-    if spec == before.get("name"):
-        rule, seed, single = rule or before.get("binarize"), before.get("seed", 0), "train"
+    rule, is_known = choice.binarize, spec == before.get("name")
+    if is_known:
+        rule, seed = rule or before.get("binarize"), before.get("seed", 0)
     if choice.data is None and spec not in DATASETS and not Path(spec).is_file():
         raise UserError(f"--data is needed: {spec}, on which {name} was trained, is not there")
+    is_one_file = False
     if spec in DATASETS:
         rule = rule or usual_rule(_likelihood(loaded))
         sets = {split: read_data(spec, split, choice.data_dir, rule, seed) for split in ("train", "test")}
     else:
-        sets = _own_sets(_file(spec), rule, seed, single)
+        sets = _own_sets(_file(spec), rule, seed)
+        is_one_file = "" in sets and not is_known
+        sets = {split or ("train" if is_known else Path(spec).stem): x for split, x in sets.items()}
     origin: dict[str, Any] = {"name": spec, "binarize": rule}
-    return Sets(sets, origin | ({"binarize_seed": seed} if rule == "stochastic" else {}))
+    origin |= {"binarize_seed": seed} if rule == "stochastic" else {}
+    return Sets(sets, origin, is_one_file)
 
 
 def _likelihood(loaded: LoadedModel) -> str | None:
@@ -147,15 +158,16 @@ def _file(name: str) -> Path:
     return Path(name)
 
 
-def _own_sets(path: Path, rule: str | None, seed: int, single: str) -> dict[str, torch.Tensor]:
-    """The sets of a user's file: the arrays named train and test, or its one array, which is called `single`. Without a
-    rule nothing is converted.
+def _own_sets(path: Path, rule: str | None, seed: int) -> dict[str, torch.Tensor]:
+    """The sets of a user's file: the arrays named train and test, or its one array under the name "".
+
+    Without a rule nothing is converted.
     """
     there = array_names(path)
     names: list[str] = [name for name in ("train", "test") if name in there] or [""]
     if rule not in (None, "none"):
-        return {name or single: read_data(str(path), name or "train", None, rule, seed) for name in names}
-    return {name or single: load_array(path, name=name or "x") for name in names}
+        return {name: read_data(str(path), name or "train", None, rule, seed) for name in names}
+    return {name: load_array(path, name=name or "x") for name in names}
 
 
 def _own_array(path: Path, split: str) -> torch.Tensor:

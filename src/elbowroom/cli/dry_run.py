@@ -37,16 +37,16 @@ def dry_run_of(
     table = [("data", *(f"{size:,}" for size in sizes))]
     if any(found.refined):
         table.append(("refined", *(f"{refined:,}" for refined in found.refined)))
-    table.append(("time, about", *map(duration, found.seconds)))
+    table.append(("time", *map(duration, found.seconds)))
     table += [(f"se of {row}", *(f"{error:.3f}" for error in errors)) for row, errors in found.errors.items()]
     took = duration(found.pilot_seconds)
-    say(f"{name}: {len(found.pilot)} data took {took}; to expect of more, standard errors in nats:\n")
+    say(f"measured {len(found.pilot)} data of {name} in {took}; to expect, roughly (standard errors, se, in nats):\n")
     for line in aligned(table):
         say(line)
     say(f"\nmemory: {_peak_memory()} so far; a run holds {BLOCK} data at a time")
     others = [f"{other} ({len(s.ids):,})" for other, s in chosen.items() if other != name]
     if others:
-        say(f"as long for each datum of {', '.join(others)}")
+        say(f"the time for each datum is the same in {', '.join(others)}")
     numbers = {"n": sizes, "refined": found.refined, "seconds": found.seconds, "se": found.errors}
     return {"set": name, "pilot": len(found.pilot), "pilot_seconds": found.pilot_seconds, **numbers}
 

@@ -1,5 +1,6 @@
 """`elbowroom gaps`: the ladder of a model on data."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from cyclopts.types import PositiveInt
 
 from ..measure import PlanName, decompose, forecast
 from ..results import Gaps
-from .data_spec import open_sets, samples
+from .data_spec import Sample, open_sets, samples
 from .dry_run import dry_run_of
 from .model_spec import checked, load_weights, open_model, to_device
 from .options import NO_CHOICE, DataChoice, Switch, command_of
@@ -62,11 +63,11 @@ def gaps_command(
         kl_weight: The beta of the beta-VAE that was trained. If it is not 1, amortization is split into encoder and
             mismatch.
         objective: Name of any other training objective, such as iwae. It is printed with the table.
-        out: Folder in which the run is saved. If there are several sets, each has a folder within it.
+        out: Folder in which the run is saved. Each set that has a name, such as test, has a folder of that name in it.
         overwrite: Replace a run that is already there.
         weights: A .safetensors file to load into the factory's networks, with names that start with "model." and "q.".
         unfinished: Measure a model whose training has not ended, from its last checkpoint.
-        dry_run: Measure 8 data, print the time, memory and standard errors to expect, and stop.
+        dry_run: Measure 8 data, print the time and the standard errors to expect, and stop.
         json: Print one JSON object on standard output, and the table on standard error.
     """
     command = command_of("gaps", gaps_command, locals(), without={"json"})
@@ -78,7 +79,7 @@ def gaps_command(
             load_weights(loaded, weights)
         if device is not None:
             to_device(loaded, device)
-        chosen = samples(found.sets, n, first, seed)
+        chosen = samples(found.sets, n, first, seed, found.is_one_file)
         for name, sample in chosen.items():
             if refine_on is not None and not 2 <= refine_on <= len(sample.ids):
                 many = len(sample.ids)
@@ -92,25 +93,41 @@ def gaps_command(
             decompose, loaded.model, loaded.q, plan=plan, seed=seed, kl_weight=kl_weight, objective=objective,
             refine_on=refine_on, refine_plan=refine_plan, check=False,
         )  # fmt: skip
-        folders = {} if out is None else {name: out if name == "data" else out / name for name in chosen}
-        runs: dict[str, Gaps] = {}
-        with reserved(folders.values(), overwrite):
-            for name, sample in chosen.items():
-                with bars("data") as add:
-                    gaps = measure(sample.x, ids=sample.ids.tolist(), progress=add(name, len(sample.ids)))
-                runs[name] = _with_origin(gaps, loaded.notes, command, {**found.origin, "set": name})
-                try:
-                    show_ladder(name, runs[name])  # before it is saved: what is on the screen cannot be lost
-                finally:  # and saved though the screen be gone
-                    if name in folders:
-                        save(runs[name], folders[name], overwrite)
+        folders = {} if out is None else {name: out if found.is_one_file else out / name for name in chosen}
+        finish = partial(_with_origin, notes=loaded.notes, command=command, origin=found.origin)
+        runs = _measured(measure, finish, chosen, folders, overwrite)
         show_verdict(runs)
         record |= runs_record(runs, folders)
         if folders:
             say("\nsaved in " + " and ".join(map(str, folders.values())))
 
 
-def _with_origin(gaps: Gaps, notes: tuple[str, ...], command: str, origin: dict[str, Any]) -> Gaps:
+def _measured(
+    measure: Callable[..., Gaps],
+    finish: Callable[[str, Gaps], Gaps],
+    chosen: Mapping[str, Sample],
+    folders: Mapping[str, Path],
+    overwrite: bool,
+) -> dict[str, Gaps]:
+    """Measure every set, print its ladder, and save it. `finish` adds what only the command knows."""
+    runs: dict[str, Gaps] = {}
+    with reserved(folders.values(), overwrite):
+        for name, sample in chosen.items():
+            try:
+                with bars("data") as add:
+                    gaps = measure(sample.x, ids=sample.ids.tolist(), progress=add(name, len(sample.ids)))
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(f"while it measured {name}, of which nothing was saved") from None
+            runs[name] = finish(name, gaps)
+            try:
+                show_ladder(name, runs[name])  # before it is saved: what is on the screen cannot be lost
+            finally:  # and saved though the screen be gone
+                if name in folders:
+                    save(runs[name], folders[name], overwrite)
+    return runs
+
+
+def _with_origin(name: str, gaps: Gaps, notes: tuple[str, ...], command: str, origin: Mapping[str, Any]) -> Gaps:
     """A run that also says where its data come from, and which command measured it."""
-    data = {**gaps.provenance["data"], **origin}
+    data = {**gaps.provenance["data"], **origin, "set": name}
     return replace(gaps, notes=gaps.notes + notes, provenance={**gaps.provenance, "data": data, "command": command})

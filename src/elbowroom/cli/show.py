@@ -3,16 +3,12 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from textwrap import wrap
 from typing import Any
 
 from ..results import Gaps, Verdict, judge
 from .terminal import say
 
 __all__ = ["runs_record", "show", "show_ladder", "show_verdict", "verdict_lines"]
-
-WIDTH = 100  # of running text
-
 
 def show(runs: Mapping[str, Gaps]) -> None:
     """Print each run's ladder under its name, then the verdict, which compares held-out with training data if both are
@@ -47,10 +43,12 @@ def runs_record(runs: Mapping[str, Gaps], folders: Mapping[str, Path]) -> dict[s
 
 def verdict_lines(runs: Mapping[str, Gaps]) -> Iterator[str]:
     """The lines of the verdict. The other runs are compared with one that is named "train"."""
-    for name, verdict in _verdicts(runs):
+    for i, (name, verdict) in enumerate(_verdicts(runs)):
+        if i:
+            yield ""
         yield "verdict" if len(runs) == 1 else f"verdict on {name}"
         for finding in verdict:
-            yield from wrap(finding.text, WIDTH, initial_indent="  - ", subsequent_indent="    ")
+            yield from finding.lines("  ")
 
 
 def _verdicts(runs: Mapping[str, Gaps]) -> Iterator[tuple[str, Verdict]]:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 __all__ = [
     "Advance", "FactoryError", "UserError", "bars", "drop_stdout", "duration", "fail", "is_message", "json_object",
@@ -86,17 +86,17 @@ def json_object(wanted: bool) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def bars(unit: str) -> Iterator[Callable[[str, int], Advance]]:
-    """Progress bars with elapsed and remaining time: `add(label, total)` -> advance(done, total, note="").
+    """Progress bars with the time that is left: `add(label, total)` -> advance(done, total, note="").
 
     Where standard error is no terminal there is a line when a bar is added, and nothing that moves.
     """
     console = Console(stderr=True)
     parts = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(),
-        TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+        TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn(unit),
+        TimeRemainingColumn(), TextColumn("left"), TextColumn("{task.fields[note]}"),
     )  # fmt: skip
     with Progress(
-        *parts, console=console, transient=True, disable=not console.is_terminal, redirect_stdout=False
+        *parts, console=console, transient=True, disable=not console.is_terminal, redirect_stdout=False, expand=True
     ) as progress:
 
         def add(label: str, total: int) -> Advance:

@@ -1,5 +1,6 @@
 """`elbowroom train`: train a VAE on a data set and save it as a folder for `elbowroom gaps --model`."""
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -26,6 +27,7 @@ from ..training import (
     build,
     fit,
     load_model,
+    training_progress,
     write_config,
 )
 from .data_spec import read_data, usual_rule
@@ -150,7 +152,8 @@ def train_command(
     """The command; `app.HELP` says what it does.
 
     Args:
-        dataset: mnist, fashion-mnist, cifar10, or an array with one datum per row (.npy, .npz).
+        dataset: mnist, fashion-mnist, cifar10, or a file that holds an array with one datum per row (.npy, .npz,
+            .safetensors, .pt).
         epochs: Passes over the training data. The paper's MLP on 60,000 images takes about 3 seconds each on one core.
         seed: Random seed of the weights, of the order of the data and of the noise.
         out: Folder of the model, zoo/DATASET by default. A folder that holds a finished model is refused.
@@ -185,6 +188,7 @@ def train_command(
     trained_on = {"name": dataset, "split": "train", "n": len(images), "binarize": rule, "seed": seed}
     config = {"command": command, "data": trained_on, "architecture": asdict(architecture)}
     if dataset not in DATASETS or not _to_be_measured(folder, command):
+        _refuse_finished(folder, command)
         _fit(model, q, images, held_out, settings, folder, config, checkpoint_seconds, half)
     if dataset in DATASETS:
         _report_test(read(split="test"), folder, seed)
@@ -209,19 +213,29 @@ def _fit(
     """Train with a progress bar, and print one line on the result."""
     start = time.perf_counter()
     with bars("epochs") as add:
+        so_far = training_progress(folder)
+        if so_far is not None:
+            print(f"resuming after {so_far}", file=sys.stderr, flush=True)
         advance = add(f"training on {config['data']['name']}", settings.epochs)
 
         def progress(epoch: Epoch) -> None:
             suffix = "" if epoch.heldout_elbo is None else f", held out {epoch.heldout_elbo:.2f}"
-            rate = f"{len(images) / epoch.seconds:,.0f} images/s"
-            advance(epoch.epoch, settings.epochs, f"ELBO {epoch.elbo:.2f}{suffix}, {rate}")
+            advance(epoch.epoch, settings.epochs, f"ELBO {epoch.elbo:.2f}{suffix}")
 
         done = fit(
             model, q, images, settings, heldout=held_out, out=folder, config=config,
             checkpoint_seconds=checkpoint_seconds, half=half, progress=progress,
         )  # fmt: skip
     took = duration(time.perf_counter() - start)
-    say(f"{folder}: {len(done)} epochs in {took}; ELBO over the last one, on training data: {done[-1].elbo:.2f} nats")
+    epochs = "1 epoch" if len(done) == 1 else f"{len(done)} epochs"
+    last = f"training ELBO of the last epoch: {done[-1].elbo:.2f} nats"
+    say(f"{folder}: {epochs} on {len(images):,} data in {took}; {last}")
+
+
+def _refuse_finished(folder: Path, command: str) -> None:
+    """UserError where this training is finished and measured."""
+    if (folder / WEIGHTS).exists() and load_model(folder)[2].get("command") == command:
+        raise UserError(f"{folder}: this training is finished; measure it with elbowroom gaps --model {folder}")
 
 
 def _to_be_measured(folder: Path, command: str) -> bool:

@@ -119,7 +119,7 @@ def _download(source: Source, folder: Path, progress: ByteProgress | None) -> No
             try:
                 _retrieve(source.address + file, sha256, Path(temporary, file), arrived)
             except (ConnectionError, ValueError) as error:
-                raise type(error)(f"{error}: download it by hand into {folder}, and ask again") from None
+                raise type(error)(f"{error}: download it by hand into {folder}, and run the command again") from None
         folder.mkdir(exist_ok=True)
         for file in source.files:
             os.replace(Path(temporary, file), folder / file)
@@ -143,4 +143,4 @@ def _retrieve(url: str, sha256: str, path: Path, arrived: Callable[[int], None])
         reason = type(error).__name__ if error.response is None else f"HTTP status {error.response.status_code}"
         raise ConnectionError(f"{url} could not be fetched ({reason})") from None
     except ValueError:
-        raise ValueError(f"{url}: what came is not the official file (another SHA-256)") from None
+        raise ValueError(f"{url}: the file that came is not the official one (its SHA-256 differs)") from None

@@ -32,7 +32,7 @@ __all__ = ["SUFFIXES", "array_names", "load_array", "read_cifar10", "read_idx", 
 SUFFIXES = (".npz", ".npy", ".safetensors", ".pt", ".pth")
 HOW_TO_CONVERT = {  # two lines of Python for each kind of file that many people have, and that is no array
     "text": """import numpy as np
-np.save("{stem}.npy", np.loadtxt("{path}", delimiter="{detail}", skiprows=1))  # skiprows=0 without a header""",
+np.save("{stem}.npy", np.loadtxt("{path}", delimiter="{detail}", skiprows=0))  # skiprows=1 skips a header""",
     "hdf5": """import h5py, numpy as np
 np.save("{stem}.npy", h5py.File("{path}")["x"][:])  # "x": the name of the array, one of list(h5py.File("{path}"))""",
     "images": """import glob, numpy as np; from PIL import Image
@@ -128,10 +128,12 @@ def load_array(path: str | Path, dtype: torch.dtype | None = None, name: str = "
     if pixels and array.dtype == torch.uint8:
         return array
     array = array.to(dtype or torch.get_default_dtype())
-    n_bad = int((~torch.isfinite(array)).sum())
-    if n_bad:
+    bad = ~torch.isfinite(array)
+    if bad.any():
+        row = int(bad.reshape(len(array), -1).any(1).nonzero()[0])
         raise ValueError(
-            f"{path}: {n_bad} of {array.numel()} values are not finite as {array.dtype}; mend or drop them"
+            f"{path}: {int(bad.sum())} of {array.numel()} values are not finite as {array.dtype}, the first of them in "
+            f"row {row}; replace them, or leave out their rows"
         )
     return array
 

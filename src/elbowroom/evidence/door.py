@@ -96,10 +96,11 @@ def check_range(model: LatentModel, x: Rows) -> None:
     if len(finite) == 0:
         return
     low, high = finite.min().item(), finite.max().item()
+    rule = "threshold" if name.startswith("bernoulli") else "grey"
     if low < 0 or high > 1:
         raise CheckError(
             f'likelihood "{name}" takes {takes}; got values from {low:g} to {high:g}. '
-            'Divide 8-bit images by 255, as datasets.binarize(images, "grey") and, in a shell, --binarize grey do.'
+            f'Convert 8-bit images by datasets.binarize(images, "{rule}"), or in a shell by --binarize {rule}.'
         )
 
 

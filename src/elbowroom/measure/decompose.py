@@ -250,7 +250,7 @@ def _with_ids(gaps: Gaps, ids: Sequence[int] | None) -> Gaps:
         return gaps
     named = np.asarray(ids, dtype=np.int64)
     if len(np.unique(named)) != len(named):
-        raise ValueError("ids must be unique")
+        raise ValueError(f"ids must be unique; got {len(named) - len(np.unique(named))} that occur before")
 
     def put(estimates: Mapping[str, Estimate]) -> dict[str, Estimate]:
         return {name: replace(estimate, ids=named) for name, estimate in estimates.items()}

@@ -69,13 +69,16 @@ def compare(a: Ladder, b: Ladder) -> Listing[Comparison]:
             }
         )
     if len(shared) != len(a.ids) or len(shared) != len(b.ids):
-        raise ValueError(f"{len(shared)} ids are shared of {len(a)} and {len(b)}: compare the same data, or data apart")
+        raise ValueError(
+            f"the runs share {len(shared)} of their {len(a)} and {len(b)} ids: compare runs on the same data, or on "
+            "data of which none are the same"
+        )
     order = np.argsort(b.ids)[np.searchsorted(np.sort(b.ids), a.ids)]
     if (
         a.fingerprint is not None
         and b.fingerprint is not None
         and not np.array_equal(a.fingerprint, b.fingerprint[order])
     ):
-        raise ValueError("the ids coincide but the data differ; give decompose ids= of their own")
+        raise ValueError("the runs use the same ids for different data: tell the data apart with decompose(ids=...)")
     differences = {name: p - r[order] for name, (p, r) in terms.items()}
     return Listing({name: Comparison(d.mean, d.se, d.mc_se, d.values) for name, d in differences.items()})

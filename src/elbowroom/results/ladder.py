@@ -212,7 +212,7 @@ class Ladder(ByValue):
     def _own(self) -> str:
         """The rung of q's own family."""
         if not self.ladder:
-            raise TypeError("this needs a q whose family is known (a Gaussian, a flow); only `inference` is there")
+            raise TypeError("this needs a q whose family is known (a Gaussian, a flow); only `inference` was measured")
         return self.ladder[0]
 
     def _pairs(self) -> list[tuple[str, str | None]]:

@@ -16,8 +16,16 @@ __all__ = ["FLAG_WORDS", "OUTCOME_WORDS", "FitReport", "Flag", "Outcome"]
 class Flag(IntFlag):
     """Why the numbers of a datum should not be trusted; 0 where they are fine.
 
-    Only NOT_FINITE and FIT_DIVERGED exclude the datum from means. WIDE is set by the sandwich where its two bounds are
-    more than one nat apart, and TARGET_MISSED by a plan that has a target.
+    Only NOT_FINITE and FIT_DIVERGED exclude the datum from means.
+
+    Attributes:
+        NOT_FINITE: the ELBO, or another estimate, is not finite.
+        FIT_DIVERGED: the local fit of a rung diverged.
+        FIT_RAN_OUT: a local fit was still gaining when its budget ended.
+        ERROR_UNRELIABLE: the error of log p(x) cannot be trusted, because importance weights are heavy-tailed.
+        BASES_DISAGREE: annealing or sampling from another base found more mass; there may be several modes.
+        WIDE: the two bounds of a sandwich are more than one nat apart.
+        TARGET_MISSED: the error of log p(x) is above what the plan promises.
     """
 
     NOT_FINITE = 1
@@ -27,6 +35,9 @@ class Flag(IntFlag):
     BASES_DISAGREE = 16
     WIDE = 32
     TARGET_MISSED = 64
+
+    def __str__(self) -> str:
+        return self.name or "0"
 
 
 class Outcome(IntEnum):

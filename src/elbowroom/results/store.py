@@ -95,7 +95,9 @@ def read_run(folder: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]
                 f"{folder} holds a run that was interrupted before it was saved, or is being measured now; if nothing "
                 "measures into it, measure it again"
             ) from None
-        raise RunError(f"{folder} holds no run: run.json is missing. A run is written by gaps.save(folder).") from None
+        raise RunError(f"{folder} {_what_is_there(folder)}") from None
+    except NotADirectoryError:
+        raise RunError(f"{folder} is a file; a run is a folder. Name the folder of a run.") from None
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise RunError(f"{folder}/run.json cannot be read: {error}") from None
     if not isinstance(meta, dict) or meta.get("schema") != SCHEMA:
@@ -114,6 +116,16 @@ def read_run(folder: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]
         tables.append(pq.read_table(path))
     table = pa.concat_tables(tables)
     return meta, {name: _numpy(table.column(name)) for name in table.column_names}
+
+
+def _what_is_there(folder: Path) -> str:
+    """What a folder without run.json is instead, to follow its name in a sentence."""
+    if not folder.is_dir():
+        return "does not exist; a run is saved by gaps.save(folder), or by elbowroom gaps --out"
+    below = ", ".join(str(path.parent) for path in sorted(folder.glob("*/run.json")))
+    if below:
+        return f"holds no run itself; there are runs in {below}"
+    return "holds no run: run.json is missing. A run is saved by gaps.save(folder), or by elbowroom gaps --out."
 
 
 def _version(package: str) -> str | None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from .display import Row, aligned, html_table
 from .estimate import SIDES, Estimate
 from .ladder import TEMPERED, Ladder
-from .outcomes import FLAG_WORDS
+from .outcomes import FLAG_WORDS, Flag
 
 __all__ = ["LadderRow", "flag_counts", "group_table", "ladder_html", "ladder_rows", "ladder_table", "rungs_beside"]
 
@@ -45,7 +45,7 @@ def group_table(ladder: Ladder, groups: NDArray[np.generic]) -> str:
 
 def flag_counts(flags: NDArray[np.int64]) -> dict[str, int]:
     """Number of data that carry each flag, by the words for it; flags that no datum carries are left out."""
-    return {words: int((flags & flag > 0).sum()) for flag, words in FLAG_WORDS.items() if (flags & flag).any()}
+    return {str(flag.name): int((flags & flag > 0).sum()) for flag in FLAG_WORDS if (flags & flag).any()}
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,8 @@ def _footnotes(ladder: Ladder) -> Iterator[str]:
         yield f"fit {name}: " + ", ".join(f"{n} {words}" for words, n in fit.counts().items())
     counts = {str(name): int((ladder.chosen == name).sum()) for name in np.unique(ladder.chosen)}
     yield "log p(x) from " + ", ".join(f"{ladder.estimators[name]} ({n})" for name, n in counts.items())
-    for words, n in flag_counts(ladder.flags).items():
-        yield f"flagged: {n} of {len(ladder)} {words}"
+    for name, n in flag_counts(ladder.flags).items():
+        yield f"flagged {n} of {len(ladder)} data {name}: {FLAG_WORDS[Flag[name]]}"
     yield f"work: {sum(ladder.work.values()):,.0f} decoder gradients per datum"
     yield from ladder.notes
 

@@ -6,6 +6,7 @@ Every sentence holds with this decoder fixed, and none promises what retraining 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from .outcomes import Flag, Outcome
 
 __all__ = ["Finding", "Verdict", "judge"]
 
+WIDTH = 100  # of a printed line
 SMALL = 0.5  # nats: an inference gap below this is too small to matter
 STEP = 0.25  # nats: a step below this is not spoken of
 SHARE = 0.1  # of the inference gap: likewise
@@ -23,7 +25,7 @@ DOUBT = 0.1  # share of flagged data above which log p(x) is not trusted
 LOST = 0.02  # share of data left out above which nothing is trusted
 
 REMEDIES = {  # of the steps that are no assumption of a family; those of rungs are in the rungs' own words
-    "amortization": "a better encoder, or refining its answer for each datum (er.refine), recovers up to {nats}",
+    "amortization": "a better encoder, or refining its answer for each datum (er.refine), can recover {nats}",
     "encoder": "a better encoder for the same objective, or refining its answer (er.refine), changes L[q] by {nats}",
     "mismatch": "{nats} are lost because q was trained for kl_weight {beta:g}, not for the ELBO",
     "inference": "q and its family together lose {nats}; the family is unknown, so the loss cannot be split",
@@ -49,12 +51,16 @@ class Finding:
     def __str__(self) -> str:
         return self.text
 
+    def lines(self, indent: str = "") -> list[str]:
+        """The sentence as an item of a list, in lines of at most `WIDTH` characters."""
+        return wrap(self.text, WIDTH, initial_indent=f"{indent}- ", subsequent_indent=f"{indent}  ")
+
 
 class Verdict(list[Finding]):
     """A list of findings, ordered as `judge` orders it; it prints one sentence per line."""
 
     def __repr__(self) -> str:
-        return "\n".join(f"- {finding}" for finding in self)
+        return "\n".join(line for finding in self for line in finding.lines())
 
     def _repr_html_(self) -> str:
         return html_list(map(str, self))
@@ -126,7 +132,7 @@ def _remedy(rungs: Sequence[Rung], step: str) -> str:
             f'{{nats}} are beyond {lowest.members}: a richer family recovers part of them; plan "standard" says which'
         )
     assumptions = " and ".join(rung.assumption for rung in rungs)
-    return f"assuming {assumptions} costs {{nats}}: {highest.remedy} recovers them"
+    return f"assuming {assumptions} costs {{nats}}: {highest.remedy} can recover them"
 
 
 def _generalization(heldout: Ladder, train: Ladder) -> Iterator[Finding]:
@@ -167,7 +173,7 @@ def _doubts(gaps: Ladder, whose: str = "") -> Iterator[Finding]:
     n = len(flags)
     unreliable = int((flags & Flag.ERROR_UNRELIABLE > 0).sum())
     if unreliable > DOUBT * n:
-        advice = 'a plan with annealing ("standard") or with more samples may tell'
+        advice = 'measure again with plan "standard", which anneals, or with "precise"'
         text = (
             f"{whose}log p(x) cannot be trusted, because its error is unreliable on {unreliable} of {n} data: {advice}"
         )
@@ -184,7 +190,8 @@ def _doubts(gaps: Ladder, whose: str = "") -> Iterator[Finding]:
         )
         yield Finding("modes", text)
     if not np.isfinite(gaps.inference.se):
-        yield Finding("cannot tell", f"{whose}cannot tell, because one datum has no standard error: measure more data")
+        text = f"{whose}cannot tell, because one datum gives no standard error: measure two or more"
+        yield Finding("cannot tell", text)
 
 
 def _unfinished(gaps: Ladder, rung: str) -> float:

@@ -67,6 +67,7 @@ def fit(
     Returns:
         All epochs of the run, including those before it was resumed.
     Raises:
+        KeyboardInterrupt: the user's, once the last whole epoch is saved in `out`.
         FloatingPointError: an epoch ended with a value that is not finite. The parameters, in memory and in the
             checkpoint, are then those of the last good epoch.
         ValueError: nothing to train, patience without held-out data, or a folder that holds something else.
@@ -90,15 +91,19 @@ def fit(
     with evaluating(*frozen), _training(trained):
         while not state.ended:
             before = state.tensors(copy=True)
-            metrics = run_epoch(step, data, state.optimizer, n_noise, len(state.done) + 1, settings)
+            try:
+                metrics = run_epoch(step, data, state.optimizer, n_noise, len(state.done) + 1, settings)
+                if held_out is not None and _finite(metrics, parameters):
+                    elbo = _heldout_elbo(model, q, held_out, n_noise, settings, parameters[0])
+                    metrics = replace(metrics, heldout_elbo=elbo)
+            except KeyboardInterrupt:
+                state.load(before)
+                raise KeyboardInterrupt(_interrupted(state, folder)) from None
             if not _finite(metrics, parameters):
                 state.load(before)
                 if folder is not None and state.done:
                     folder.checkpoint()
                 raise FloatingPointError(_stopped(metrics, settings, folder if state.done else None))
-            if held_out is not None:
-                elbo = _heldout_elbo(model, q, held_out, n_noise, settings, parameters[0])
-                metrics = replace(metrics, heldout_elbo=elbo)
             state.record(metrics)
             if folder is not None:
                 folder.append(metrics)
@@ -237,6 +242,15 @@ def _training(modules: Iterable[nn.Module]) -> Iterator[None]:
 def _finite(metrics: Epoch, parameters: list[nn.Parameter]) -> bool:
     sums = [p.detach().sum() for p in parameters]  # nan and inf stay what they are in a sum
     return math.isfinite(metrics.objective + metrics.elbo) and bool(torch.stack(sums).isfinite().all())
+
+
+def _interrupted(state: TrainingState, folder: TrainingFolder | None) -> str:
+    """Save what is done, and say so."""
+    after = f"after epoch {len(state.done)} of {state.settings.epochs}"
+    if folder is None or not state.done:
+        return f"{after}; nothing was saved"
+    folder.checkpoint()
+    return f"{after}, which is saved in {folder.path}; run the same command again to resume"
 
 
 def _stopped(metrics: Epoch, settings: Settings, folder: TrainingFolder | None) -> str:

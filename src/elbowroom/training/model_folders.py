@@ -74,11 +74,15 @@ def load_model(
     if so_far is not None and not unfinished:
         raise ValueError(
             f"{folder}: unfinished: {so_far}. Run its training again to finish it, or ask for the unfinished model "
-            "(--unfinished; in Python unfinished=True)"
+            "(`elbowroom gaps --unfinished`; in Python unfinished=True)"
         )
     model, q = build(config["architecture"])
     modules = modules_by_prefix(q, model)
     path = next((folder / name for name in (WEIGHTS, CHECKPOINT) if (folder / name).is_file()), None)
+    if path is None and "training" in config:
+        raise FileNotFoundError(
+            f"{folder}: its training was stopped before its first checkpoint was written; run it again"
+        )
     if path is None:
         raise FileNotFoundError(f"{folder}: expected a model's folder with {CONFIG} and {WEIGHTS}; no {WEIGHTS} there")
     state, _ = read_tensors(path)

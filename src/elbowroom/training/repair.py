@@ -126,7 +126,7 @@ def repair(
         ids = np.arange(n_data(x)) + offset * n_data(as_data(train))
         before[name] = decompose(model, q, x, plan=plan, seed=settings.seed, ids=ids.tolist(), check=check)
     if not all(gaps.ladder for gaps in before.values()):
-        raise TypeError("repair needs a q of a known family: of this one the amortization cannot be told")
+        raise TypeError("repair needs a q whose family is known: the amortization gap of this one cannot be measured")
     with _frozen(model):
         epochs = done or fit(model, new_q, train, settings, heldout=stop_by, out=out, config=config, progress=progress)
     recovered = {name: _elbo(model, new_q, x, settings) - _elbo(model, q, x, settings) for name, x in samples.items()}

@@ -45,9 +45,11 @@ def demo_command(
     with reserved([out / name for name in images], overwrite=True):
         with bars("images") as add:
             runs = run_demo(n, plan, workers, {name: add(name, n) for name in images})
-        show(runs)
-        for name, gaps in runs.items():
-            save(gaps, out / name, overwrite=True)
+        try:
+            show(runs)
+        finally:  # saved though it cannot be shown
+            for name, gaps in runs.items():
+                save(gaps, out / name, overwrite=True)
     say(f"\nruns saved in {out / 'train'} and {out / 'heldout'}; {duration(time.perf_counter() - start)}")
 
 

@@ -11,6 +11,8 @@ would break E[w] = p(x). The reverse run starts at an exact posterior draw and a
 first, the draw stays exact, and one from far out in a tail comes back to where the short path can follow.
 """
 
+from __future__ import annotations  # signatures in help() then show types by their names
+
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeAlias
@@ -78,7 +80,7 @@ class AnnealingPath:
     step_sizes: Tensor
     n_leapfrog: int
 
-    def rows(self, index: Tensor) -> "AnnealingPath":
+    def rows(self, index: Tensor) -> AnnealingPath:
         """The kernels of the data `index` (R,)."""
         return replace(self, betas=self.betas[:, index], step_sizes=self.step_sizes[:, index])
 

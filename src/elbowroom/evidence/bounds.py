@@ -5,6 +5,8 @@ L[q]   = mean(log w)                 the evidence lower bound
 IWAE_K = log mean(w)                 Burda, Grosse and Salakhutdinov 2015
 """
 
+from __future__ import annotations  # signatures in help() then show types by their names
+
 from collections.abc import Callable
 from typing import TypeAlias
 

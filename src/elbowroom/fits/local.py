@@ -8,6 +8,8 @@ fixed ("sticking the landing", Roeder, Wu and Duvenaud 2017), so they vanish whe
 steps is evaluated on fixed noise; the best iterate is kept, and a datum that no longer gains leaves the batch.
 """
 
+from __future__ import annotations  # signatures in help() then show types by their names
+
 from dataclasses import dataclass
 
 import numpy as np

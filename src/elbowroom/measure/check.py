@@ -3,6 +3,8 @@
 Each check fails with one line that says what was expected, what was found, and what to do.
 """
 
+from __future__ import annotations  # signatures in help() then show types by their names
+
 import math
 import warnings
 from collections.abc import Iterator, Mapping

@@ -8,6 +8,8 @@ against the best member of q's own family, and smaller families are shown beside
 plan measures all data and a costly one a random sample of them (`double_sampling`).
 """
 
+from __future__ import annotations  # signatures in help() then show types by their names
+
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace

@@ -7,6 +7,8 @@ upper bound needs an exact draw from the posterior, which real data do not have,
 simulated from the model.
 """
 
+from __future__ import annotations  # signatures in help() then show types by their names
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol

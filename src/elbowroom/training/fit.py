@@ -10,6 +10,8 @@ order of the data and the noise of an epoch come from `seeded(seed, "train", epo
 is all that a run needs to resume.
 """
 
+from __future__ import annotations  # signatures in help() then show types by their names
+
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -5,6 +5,8 @@ The part of the held-out amortization gap that also shows on training data is ca
 encoder recovers; the rest is generalization, which it may not recover.
 """
 
+from __future__ import annotations  # signatures in help() then show types by their names
+
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass

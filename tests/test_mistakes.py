@@ -233,6 +233,8 @@ MISTAKES: dict[str, Mistake] = {
     "weights of another model": in_options(["--weights", "strange.safetensors"], "strange.safetensors"),
     "identities that are not unique": (lambda: measured(ids=[0] * N), None, "ids must be unique"),
     "labels of other data": (lambda: measured(groups=[1, 2]), None, "one entry per datum, 12; got 2"),
+    "an unknown schedule": (lambda: er.ais(factory("right")[0], torch.zeros(3, P), kind="cosine"), None, "adaptive"),
+    "no chains": (lambda: er.ais(factory("right")[0], torch.zeros(3, P), n_chains=0), None, "n_chains must be at le"),
     "a step by another name": (lambda: measured().step("amortisation"), None, 'Did you mean "amortization"?'),
     "a step that was not measured": (lambda: measured().gaussianity, None, 'Ask for it with plan="flow"'),
     # the factory

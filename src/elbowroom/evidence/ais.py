@@ -46,6 +46,7 @@ __all__ = [
     "tune",
 ]
 
+KINDS = ("linear", "sigmoid", "adaptive")  # of schedules
 TARGET_ACCEPTANCE = 0.8
 RELAX_LEAPFROG = 5  # leapfrog steps of a move at b = 1: with the step sizes that the pilot tunes, about a quarter turn
 Noise = Callable[[], tuple[Tensor, Tensor]]
@@ -63,6 +64,8 @@ class AnnealingSchedule:
         kind: "linear", "sigmoid", or "adaptive", where each step has an equal share of the spread of log weights that
             the pilot saw.
         n_pilots: pilot runs that tune the kernels.
+    Raises:
+        ValueError: another kind, or a number below 1.
     """
 
     n_temperatures: int = 10
@@ -70,6 +73,13 @@ class AnnealingSchedule:
     n_chains: int = 16
     kind: str = "adaptive"
     n_pilots: int = 2
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind must be one of {KINDS}; got {self.kind!r}")
+        for name in ("n_temperatures", "n_leapfrog", "n_chains"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

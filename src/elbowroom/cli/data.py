@@ -24,15 +24,14 @@ def data_command(*names: Annotated[str, Parameter(name="NAME")], data_dir: Path 
     if unknown:
         raise UserError(f"no data set is named {unknown[0]}; there are {', '.join(SOURCES)}")
     if not names:
-        table = [("data set", "images", "shape", "where"), *(_listed(name, data_dir) for name in SOURCES)]
-        for line in aligned(table, 4):
+        for line in aligned([row for name in SOURCES for row in _listed(name, data_dir)], 2):
             say(line)
     for name in names:
         say(f"{name}: {_fetched(name, data_dir)}")
 
 
-def _listed(name: str, folder: Path | None) -> tuple[str, ...]:
-    """A line of the list: the splits, the shape of an image, and where the images lie or what is wrong with them."""
+def _listed(name: str, folder: Path | None) -> list[tuple[str, str]]:
+    """A data set in two lines: its splits and the shape of an image, then where its files are or what is wrong."""
     splits = ", ".join(f"{split} {n:,}" for split, n in SPLITS[name].items())
     try:
         place = find_dataset(name, folder)
@@ -42,7 +41,7 @@ def _listed(name: str, folder: Path | None) -> tuple[str, ...]:
         where = f"not here; elbowroom data {name} fetches it, {SOURCES[name].n_bytes / 1e6:.0f} MB"
         if place:
             where = str(place.path) + (f" ({place.note})" if place.note else "")
-    return name, splits, times(SHAPES[name]), where
+    return [(name, f"{splits}; {times(SHAPES[name])}"), ("", where)]
 
 
 def _fetched(name: str, folder: Path | None) -> Path:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
+from textwrap import wrap
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from .terminal import UserError, bars, duration, say
 
 __all__ = ["dry_run_of"]
 
+LABEL = 24  # columns of a label; a longer one goes on in the next line
 SIZES = (100, 1000)  # numbers of data that are foretold beside that of the sample
 
 
@@ -34,11 +36,14 @@ def dry_run_of(
         total = min(n, PILOT) * (1 if refine_on is None else 2)
         go = add(f"dry run on {min(n, PILOT)} data of {name}", total)
         found = foretell(sample.x, sizes, plan=plan, refine_on=refine_on, refine_plan=refine_plan, progress=go)
-    table = [("data", *(f"{size:,}" for size in sizes))]
+    table: list[tuple[str, ...]] = [("data", *(f"{size:,}" for size in sizes))]
     if any(found.refined):
         table.append(("refined", *(f"{refined:,}" for refined in found.refined)))
     table.append(("time", *map(duration, found.seconds)))
-    table += [(f"se of {row}", *(f"{error:.3f}" for error in errors)) for row, errors in found.errors.items()]
+    for row, errors in found.errors.items():
+        label, *rest = wrap(f"se of {row}", LABEL, subsequent_indent="  ")
+        table.append((label, *(f"{error:.3f}" for error in errors)))
+        table += [(more, *("" for _ in sizes)) for more in rest]
     took = duration(found.pilot_seconds)
     say(f"measured {len(found.pilot)} data of {name} in {took}; to expect, roughly (standard errors, se, in nats):\n")
     for line in aligned(table):

@@ -24,13 +24,17 @@ def selftest_command(*, seed: int = 0, json: Switch = False) -> int:
         with bars("models") as add:
             rows = run_selftest(seed, add("selftest", N_MODELS))
         failed, limit = off(rows), limit_of(len(rows))
-        table: list[tuple[str, ...]] = [("model", "quantity", "", "truth", "estimate", "error", "distance", "")]
+        table: list[tuple[str, ...]] = [("", "", "truth", "estimate", "error", "dist", "")]
         for row in rows:
-            numbers = (f"{row.truth:.4f}", f"{row.estimate:.4f}", f"{row.error:.1e}", f"{row.distance:.1f}")
-            table.append((row.model, row.quantity, SIDES[row.side], *numbers, "OFF" if row in failed else "ok"))
-        for line in aligned(table, 2):
+            numbers = (f"{row.truth:.3f}", f"{row.estimate:.3f}", f"{row.error:.1e}", f"{row.distance:.1f}")
+            table.append((row.quantity, SIDES[row.side], *numbers, "OFF" if row in failed else "ok"))
+        header, *lines = aligned(table)
+        say(header)
+        for before, row, line in zip([None, *rows], rows, lines, strict=False):
+            if before is None or before.model != row.model:
+                say(f"{row.model}:")
             say(line)
-        say(f"\n{len(rows) - len(failed)} of {len(rows)} lie within {limit:.1f} standard errors of the truth.")
+        say(f"\n{len(rows) - len(failed)} of {len(rows)} lie within {limit:.1f} standard errors of the truth (dist).")
         say(f"Chance alone puts one of them further off in one selftest of {1 / FALSE_ALARM:,.0f}.")
         say(f"Distances leave out up to {SHORTFALL:g} nats by which a bound may fall short: fits may end early.")
         record |= {"passed": not failed, "limit": limit}

@@ -61,9 +61,9 @@ def open_model(spec: str, unfinished: bool = False) -> LoadedModel:
         return _trained(Path(spec), unfinished)
     target, _, name = spec.rpartition(":")
     if not target or not name:
-        raise UserError(
-            f"--model {spec}: expected package.module:factory, file.py:factory or the folder of a trained model"
-        )
+        missing = "" if Path(spec).exists() else "no such folder; "
+        expected = "expected package.module:factory, file.py:factory or the folder of a trained model"
+        raise UserError(f"--model {spec}: {missing}{expected}")
     module = _file_module(Path(target)) if target.endswith(".py") else _named_module(target)
     factory = getattr(module, name, None)
     if not callable(factory):

@@ -55,7 +55,7 @@ def repair_command(
     """The command; `app.HELP` says what it does.
 
     Args:
-        folder: A folder of `elbowroom train`, on a data set with a test set.
+        folder: A folder of `elbowroom train`, whose model was trained on a data set that has a name.
         epochs: Passes over the training data.
         seed: Random seed of new weights, of the order of the data and of the measurement.
         out: Folder of the repaired model, which holds the old decoder and the new encoder. FOLDER-repaired by default.

@@ -228,6 +228,8 @@ def _fit(
         )  # fmt: skip
     took = duration(time.perf_counter() - start)
     epochs = "1 epoch" if len(done) == 1 else f"{len(done)} epochs"
+    if so_far is not None:
+        epochs += ", the last of them after a break,"
     last = f"training ELBO of the last epoch: {done[-1].elbo:.2f} nats"
     say(f"{folder}: {epochs} on {len(images):,} data in {took}; {last}")
 

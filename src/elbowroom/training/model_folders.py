@@ -74,7 +74,7 @@ def load_model(
     if so_far is not None and not unfinished:
         raise ValueError(
             f"{folder}: unfinished: {so_far}. Run its training again to finish it, or ask for the unfinished model "
-            "(`elbowroom gaps --unfinished`; in Python unfinished=True)"
+            "(option --unfinished of gaps and check; in Python er.training.load_model(folder, unfinished=True))"
         )
     model, q = build(config["architecture"])
     modules = modules_by_prefix(q, model)

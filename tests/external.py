@@ -16,7 +16,7 @@ __all__ = ["bdmc_mnist", "jax_mnist", "mnist_images", "torch_mnist100"]
 
 
 def mnist_images(folder: Path, split: str, n: int, divisor: int) -> Tensor:
-    """The first n images in file order as grey values: bytes over 255 or 256."""
+    """The first n images in file order as gray values: bytes over 255 or 256."""
     return mnist(split, folder)[:n].float() / divisor
 
 

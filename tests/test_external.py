@@ -9,7 +9,7 @@ import elbowroom as er
 from . import external
 from .statistics import assert_at_least_z
 
-pytestmark = [pytest.mark.slow, pytest.mark.external, pytest.mark.filterwarnings("ignore:grey values")]
+pytestmark = [pytest.mark.slow, pytest.mark.external, pytest.mark.filterwarnings("ignore:gray values")]
 
 
 @pytest.fixture(autouse=True)

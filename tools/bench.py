@@ -3,7 +3,7 @@
     python -m tools.bench [arithmetic] [evidence] [fits] [training] [growth]      all but growth, where none is named
 
 Ratios are medians over interleaved repeats with pinned threads. The model is the public `bdmc_mnist.pth` (50 latents)
-on MNIST test images, grey / 255; its files lie under $ELBOWROOM_DATA. A section that is run replaces its rows in
+on MNIST test images, gray / 255; its files lie under $ELBOWROOM_DATA. A section that is run replaces its rows in
 docs/benchmarks.json; the others stay. `growth` takes some 20 minutes.
 """
 

@@ -23,7 +23,7 @@ CIFAR = "cifar10 --half --threads 1 --networks conv --heldout 5000 --epochs 20 -
 RECIPES = {
     "fashion-ffg": f"fashion-mnist {LONGER}",
     "fashion-af": f"fashion-mnist {LONGER} --family auxiliary --compile --clip-norm 150",
-    "mnist-grey256-ffg": f"mnist {LONG} --binarize grey256 --heldout 5000 --patience 400",
+    "mnist-gray256-ffg": f"mnist {LONG} --binarize gray256 --heldout 5000 --patience 400",
     "mnist-ffg": f"mnist {LONG}",
     "mnist-af": f"mnist {LONG} --family auxiliary --compile --clip-norm 150",
     "fashion-large-encoder": f"{BRIEF} --encoder 500-500",
@@ -69,7 +69,7 @@ def page(into: Path) -> str:
         "",
         "Each folder holds the weights, the log of its training, and in `config.json` the command that makes it again.",
         "Measure one with `elbowroom gaps --model zoo/NAME --n 250`. ELBOs are of the 10,000 test images, in nats,",
-        "with their standard error as a sample; those of grey images are not comparable with the others.",
+        "with their standard error as a sample; those of gray images are not comparable with the others.",
         "",
         "| model | encoder - latents - decoder | q | epochs (kept) | test ELBO |",
         "| --- | --- | --- | ---: | ---: |",

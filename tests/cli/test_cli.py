@@ -265,10 +265,10 @@ def sorted_out():
 
 
 @pytest.fixture
-def grey(place: Path, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
-    """A data set by name, of images whose pixels are grey, and factories for models of them."""
+def gray(place: Path, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
+    """A data set by name, of images whose pixels are gray, and factories for models of them."""
     torch.set_default_dtype(torch.float32)
-    (place / "grey.py").write_text(GREY)
+    (place / "gray.py").write_text(GREY)
     images = torch.randint(0, 256, (12, 784), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
     monkeypatch.setitem(DATASETS, "mnist", lambda split, folder: images if split == "train" else images[:5])
     return images
@@ -277,41 +277,41 @@ def grey(place: Path, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("factory", "more", "rule"),
     [
-        ("factory", [], "threshold"), ("gaussian", [], "grey"), ("factory", ["--binarize", "grey256"], "grey256"),
+        ("factory", [], "threshold"), ("gaussian", [], "gray"), ("factory", ["--binarize", "gray256"], "gray256"),
         ("own", ["--binarize", "stochastic", "--seed", "4"], "stochastic"),
     ],
 )  # fmt: skip
 def test_a_data_set_by_name_is_binarized_as_suits_the_likelihood(
-    factory: str, more: list[str], rule: str, place: Path, grey: torch.Tensor, capsys: pytest.CaptureFixture[str]
+    factory: str, more: list[str], rule: str, place: Path, gray: torch.Tensor, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["gaps", "--model", f"grey.py:{factory}", "--data", "mnist", "--plan", "quick", "--out", "run", *more]
+    words = ["gaps", "--model", f"gray.py:{factory}", "--data", "mnist", "--plan", "quick", "--out", "run", *more]
     assert main([*words, "--split", "test"]) == 0
     assert not (place / "run/train").exists()
     saved = er.load_gaps("run/test")
     assert saved.provenance["data"]["name"] == "mnist"
     assert saved.provenance["data"]["binarize"] == rule
-    source = open_model(f"grey.py:{factory}")
-    x = binarize(grey[:5], rule, 4)
+    source = open_model(f"gray.py:{factory}")
+    x = binarize(gray[:5], rule, 4)
     assert np.array_equal(er.decompose(source.model, source.q, x, plan="quick", seed=saved.seed).elbo.values,
                           saved.elbo.values)  # fmt: skip
 
 
 def test_pixels_need_a_rule_where_none_suits(
-    place: Path, grey: torch.Tensor, capsys: pytest.CaptureFixture[str]
+    place: Path, gray: torch.Tensor, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["check", "--model", "grey.py:own", "--data", "mnist"]) == 2
-    assert "say with --binarize what they become: threshold, stochastic, grey or grey256" in capsys.readouterr().err
-    assert main(["check", "--model", "grey.py:sorted_out", "--binarize", "grey"]) == 2
+    assert main(["check", "--model", "gray.py:own", "--data", "mnist"]) == 2
+    assert "say with --binarize what they become: threshold, stochastic, gray or gray256" in capsys.readouterr().err
+    assert main(["check", "--model", "gray.py:sorted_out", "--binarize", "gray"]) == 2
     assert "brings data of its own, which are taken as they are" in capsys.readouterr().err
-    assert main(["check", "--model", "grey.py:sorted_out", "--split", "valid"]) == 2
+    assert main(["check", "--model", "gray.py:sorted_out", "--split", "valid"]) == 2
     assert "--split valid: expected one of train, test" in capsys.readouterr().err
 
 
 def test_a_file_with_two_sets_is_measured_as_two(
-    place: Path, grey: torch.Tensor, capsys: pytest.CaptureFixture[str]
+    place: Path, gray: torch.Tensor, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    np.savez("both.npz", train=grey[:7].numpy(), test=grey[7:].numpy())
-    words = ["gaps", "--model", "grey.py:factory", "--data", "both.npz", "--plan", "quick", "--out", "run"]
+    np.savez("both.npz", train=gray[:7].numpy(), test=gray[7:].numpy())
+    words = ["gaps", "--model", "gray.py:factory", "--data", "both.npz", "--plan", "quick", "--out", "run"]
     assert main(words) == 2
     assert "--binarize" in capsys.readouterr().err
     assert main([*words, "--binarize", "threshold"]) == 0

@@ -45,7 +45,7 @@ def config_of(folder: str) -> dict[str, Any]:
 
 def test_the_command_in_a_config_makes_the_model_again(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--epochs", "3", "--seed", "4", "--family", "auxiliary", "--annealing", "kl", "--warmup", "2", "--half"]
-    assert main(["train", "mnist", *QUICK, *options, "--binarize", "grey256", "--out", "first"]) == 0
+    assert main(["train", "mnist", *QUICK, *options, "--binarize", "gray256", "--out", "first"]) == 0
     config = config_of("first")
     words = config["command"].split()
     assert words[0] == "elbowroom"
@@ -132,9 +132,9 @@ def test_an_array_that_does_not_suit_is_refused(
     assert not Path("m").exists()
 
 
-def test_grey_images_under_a_bernoulli_are_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "mnist", *QUICK, "--epochs", "1", "--binarize", "grey256"]) == 0
-    assert "grey values under a Bernoulli likelihood: an unnormalized quantity" in capsys.readouterr().out
+def test_gray_images_under_a_bernoulli_are_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "mnist", *QUICK, "--epochs", "1", "--binarize", "gray256"]) == 0
+    assert "gray values under a Bernoulli likelihood: an unnormalized quantity" in capsys.readouterr().out
 
 
 def test_a_repair_broken_off_before_its_measurement_is_measured(
@@ -166,7 +166,7 @@ def test_repair_of_the_folder_one_stands_in(place: Path, monkeypatch: pytest.Mon
 def test_eight_bit_images_are_reported_in_bits(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--epochs", "1", "--likelihood", "discretized_logistic", "--scale", "decoder"]
     assert main(["train", "mnist", *QUICK, *options]) == 0
-    assert config_of("zoo/mnist")["data"]["binarize"] == "grey"
+    assert config_of("zoo/mnist")["data"]["binarize"] == "gray"
     nats = config_of("zoo/mnist")["test_elbo"]["mean"]
     said = capsys.readouterr().out
     bits = float(said.split(" bits per dimension")[0].split()[-1])
@@ -186,7 +186,7 @@ def test_eight_bit_images_are_reported_in_bits(place: Path, capsys: pytest.Captu
         (["--scale", "0.1"], "bernoulli has no scale; got 0.1, leave it out"),
         (
             ["--likelihood", "discretized_logistic", "--scale", "learned", "--binarize", "threshold"],
-            "--binarize threshold: discretized_logistic takes pixels k / 255, so --binarize grey",
+            "--binarize threshold: discretized_logistic takes pixels k / 255, so --binarize gray",
         ),
         (["--frozen", "nowhere"], "nowhere: expected a model's folder"),
         (["--objective", "iwae", "--warmup", "3"], "objective iwae has no terms to weigh"),

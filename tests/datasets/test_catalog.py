@@ -139,10 +139,11 @@ def test_threshold_at_one_half() -> None:
     assert torch.equal(binarize(every.numpy()), binarize(every))
 
 
-def test_grey_scales() -> None:
+def test_gray_scales() -> None:
     every = torch.arange(256, dtype=torch.uint8)
-    torch.testing.assert_close(binarize(every, "grey"), torch.linspace(0, 1, 256))
-    torch.testing.assert_close(binarize(every, "grey256") * 256, torch.arange(256.0))
+    torch.testing.assert_close(binarize(every, "gray"), torch.linspace(0, 1, 256))
+    torch.testing.assert_close(binarize(every, "gray256") * 256, torch.arange(256.0))
+    assert torch.equal(binarize(every, "grey"), binarize(every, "gray"))  # the name in configs of before
 
 
 def test_stochastic_pixels_have_their_probability() -> None:
@@ -323,7 +324,7 @@ def test_a_user_s_file_works_where_a_name_does(tmp_path: Path) -> None:
         found = read_data(str(tmp_path / "floats.npy"), "train", None, rule, 0)
         torch.testing.assert_close(found, torch.from_numpy(floats).to(found.dtype))
         assert torch.equal(read_data(str(tmp_path / "bits.npy"), "train", None, rule), torch.eye(3))
-    for rule in ("threshold", "stochastic", "grey", "grey256"):
+    for rule in ("threshold", "stochastic", "gray", "gray256"):
         found = read_data(str(tmp_path / "both.npz"), "test", None, rule, 3)
         assert torch.equal(found, binarize(shades[:1], rule, 3))
 
@@ -339,7 +340,7 @@ def test_a_user_s_file_is_never_binarized_by_accident(tmp_path: Path) -> None:
     wrong: list[tuple[str, str, str | None, type[Exception], str]] = [
         ("floats.npy", "train", "threshold", UserError, "holds float64; --binarize takes pixels as uint8"),
         ("bits.npy", "train", "threshold", UserError, "no value above 1.*leave --binarize out"),
-        ("shades.npy", "train", None, UserError, "holds pixels.*threshold, stochastic, grey or grey256"),
+        ("shades.npy", "train", None, UserError, "holds pixels.*threshold, stochastic, gray or gray256"),
         ("shades.npy", "train", "median", ValueError, "how must be"),
         ("shades.npy", "test", "threshold", UserError, "has no test set"),
         ("train.npz", "test", "threshold", UserError, "has no test set"),

@@ -241,24 +241,24 @@ def test_modes_and_buffers_are_put_back(kind: str) -> None:
 # ---- notes
 
 
-def grey() -> Tensor:
-    return (noise(40, P, key="grey").abs() * 80).clamp(max=255).round() / 255
+def gray() -> Tensor:
+    return (noise(40, P, key="gray").abs() * 80).clamp(max=255).round() / 255
 
 
 @pytest.mark.parametrize(
     ("likelihood", "x", "note"),
     [
-        ("bernoulli", grey(), "grey values under a Bernoulli"),
-        (likelihoods.gaussian(1.0), grey(), "continuous density on 8-bit data"),
-        ("continuous_bernoulli", grey(), "continuous density on 8-bit data"),
+        ("bernoulli", gray(), "gray values under a Bernoulli"),
+        (likelihoods.gaussian(1.0), gray(), "continuous density on 8-bit data"),
+        ("continuous_bernoulli", gray(), "continuous density on 8-bit data"),
         ("bernoulli", bits(), None),
         (likelihoods.gaussian(1.0), noise(40, P, key="real"), None),
-        (likelihoods.gaussian(1.0), (grey() * 255 + noise(40, P, key="u").abs().clamp(max=0.99)) / 256, None),
+        (likelihoods.gaussian(1.0), (gray() * 255 + noise(40, P, key="u").abs().clamp(max=0.99)) / 256, None),
         (likelihoods.gaussian(1.0), bits(), None),
-        (likelihoods.discretized_logistic(1.0), grey(), None),
-        (likelihoods.discretized_logistic(1.0), grey() * 255 / 256, "values that are not k / 255"),
+        (likelihoods.discretized_logistic(1.0), gray(), None),
+        (likelihoods.discretized_logistic(1.0), gray() * 255 / 256, "values that are not k / 255"),
     ],
-    ids=["grey", "8-bit", "8-bit-cb", "bits", "real", "dequantized", "bits-gaussian", "levels", "grey256"],
+    ids=["gray", "8-bit", "8-bit-cb", "bits", "real", "dequantized", "bits-gaussian", "levels", "gray256"],
 )
 def test_unusual_data_are_noted_once_and_not_refused(likelihood: Any, x: Tensor, note: str | None) -> None:
     model = DecoderModel(network(D, P), likelihood, D)
@@ -274,13 +274,13 @@ def test_unusual_data_are_noted_once_and_not_refused(likelihood: Any, x: Tensor,
         assert note in notes[0]
 
 
-def test_grey_values_under_probabilities_are_noted_too() -> None:
+def test_gray_values_under_probabilities_are_noted_too() -> None:
     model = DecoderModel(network(D, P, nn.Sigmoid()), "bernoulli_probs", D)
-    with pytest.warns(UserWarning, match="grey values"):
-        check(model, good()[1], grey())
+    with pytest.warns(UserWarning, match="gray values"):
+        check(model, good()[1], gray())
 
 
 def test_pixels_on_another_scale_are_refused() -> None:
     model = DecoderModel(network(D, P), likelihoods.discretized_logistic(1.0), D)
     with pytest.raises(CheckError, match=r"k = 0..255; got values from 0 to 247\. Convert 8-bit images"):
-        check(model, good()[1], 255 * grey())
+        check(model, good()[1], 255 * gray())

@@ -62,7 +62,7 @@ def opened(name: str, folder: Path) -> tuple[Any, Any, Any]:
 
 @pytest.mark.slow
 @pytest.mark.external
-@pytest.mark.filterwarnings("ignore:grey values")
+@pytest.mark.filterwarnings("ignore:gray values")
 @each_model
 def test_the_recorded_elbo_is_its_elbo(name: str, external_data: Path, single_precision: None) -> None:
     """The same noise: up to rounding the same number."""
@@ -75,7 +75,7 @@ def test_the_recorded_elbo_is_its_elbo(name: str, external_data: Path, single_pr
 
 
 @pytest.mark.external
-@pytest.mark.filterwarnings("ignore:grey values")
+@pytest.mark.filterwarnings("ignore:gray values")
 @each_model
 def test_a_trained_model_passes_the_checks(name: str, external_data: Path, single_precision: None) -> None:
     """A well-trained BatchNorm too, whose ELBO differs by some 2 nats between train and eval mode."""
@@ -83,7 +83,7 @@ def test_a_trained_model_passes_the_checks(name: str, external_data: Path, singl
     check(model, q, x[:256])
 
 
-@pytest.mark.parametrize(("name", "published"), [("mnist-grey256-ffg", -95.27 - 1.5), ("fashion-ffg", -111.7 - 2.0)])
+@pytest.mark.parametrize(("name", "published"), [("mnist-gray256-ffg", -95.27 - 1.5), ("fashion-ffg", -111.7 - 2.0)])
 def test_models_are_as_good_as_replications(name: str, published: float) -> None:
     if name not in names:
         pytest.skip(f"{name} is not trained yet")
@@ -105,14 +105,14 @@ def test_the_auxiliary_flow_beats_the_diagonal_gaussian(data: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.external
-@pytest.mark.filterwarnings("ignore:grey values")
+@pytest.mark.filterwarnings("ignore:gray values")
 def test_repair_brings_back_what_one_epoch_of_training_left(
     external_data: Path, single_precision: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """At least 80% of the capacity part of a held-out amortization gap of some 17 nats; reached: 83%."""
     monkeypatch.setenv("ELBOWROOM_DATA", str(external_data))
-    poor = ["--binarize", "grey256", "--frozen", str(MODELS / "mnist-grey256-ffg"), "--epochs", "1", "--warmup", "0"]
+    poor = ["--binarize", "gray256", "--frozen", str(MODELS / "mnist-gray256-ffg"), "--epochs", "1", "--warmup", "0"]
     assert main(["train", "mnist", *poor, "--threads", "1", "--out", str(tmp_path / "poor")]) == 0
     assert main(["repair", str(tmp_path / "poor"), "--epochs", "30", "--threads", "1"]) == 0
     said = capsys.readouterr().out

@@ -4,7 +4,7 @@
     images.npy        an array of the user's; a .npz may hold one, or both of train and test
     (nothing)         the sets that a factory brings, or those that a folder's model was trained on
 
-Grey pixels become data by a rule that has a name (`datasets.binarize`): the one asked for, that of the training, or
+Gray pixels become data by a rule that has a name (`datasets.binarize`): the one asked for, that of the training, or
 the one that suits the likelihood.
 """
 
@@ -25,7 +25,7 @@ from .terminal import UserError
 
 __all__ = ["Sample", "Sets", "open_sets", "read_data", "samples", "usual_rule"]
 
-RULES = "threshold, stochastic, grey or grey256"
+RULES = "threshold, stochastic, gray or gray256"
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def usual_rule(likelihood: str | None) -> Binarize | None:
     """What the pixels of a named data set become under a likelihood; None where the likelihood is not one of ours."""
     if likelihood in (None, "custom", "categorical"):
         return None
-    return "threshold" if likelihood in ("bernoulli", "bernoulli_probs") else "grey"
+    return "threshold" if likelihood in ("bernoulli", "bernoulli_probs") else "gray"
 
 
 def _named_sets(loaded: LoadedModel, choice: DataChoice, name: str, seed: int) -> Sets:

@@ -13,7 +13,7 @@ __all__ = [
     "Binarize", "DataChoice", "FamilyName", "LearningRateName", "NO_CHOICE", "Switch", "command_of", "flattened",
 ]  # fmt: skip
 
-Binarize: TypeAlias = Literal["threshold", "stochastic", "grey", "grey256", "none"]
+Binarize: TypeAlias = Literal["threshold", "stochastic", "gray", "gray256", "none"]
 FamilyName: TypeAlias = Literal["diagonal", "full", "flow", "auxiliary", "auxiliary-sigmoid", "iaf", "nsf", "maf"]
 LearningRateName: TypeAlias = Literal["constant", "stepped", "cosine"]
 Switch = Annotated[bool, Parameter(negative="", show_default=False)]
@@ -30,8 +30,8 @@ class DataChoice:
             (.npy, .npz, .safetensors, .pt). By default, the sets that the factory returns, or the data set on which
             the model in the folder was trained.
         split: Measure only this one of the sets, such as test.
-        binarize: What grey pixels from 0 to 255 become. threshold: 0 or 1, cut at one half; stochastic: 0 or 1, drawn
-            once; grey: pixel / 255; grey256: pixel / 256. By default, a data set is treated as in the model's
+        binarize: What gray pixels from 0 to 255 become. threshold: 0 or 1, cut at one half; stochastic: 0 or 1, drawn
+            once; gray: pixel / 255; gray256: pixel / 256. By default, a data set is treated as in the model's
             training, or as suits its likelihood, and arrays of your own are used as they are.
         data_dir: Folder of the data set's files. It is looked in before the usual places.
     """

@@ -50,8 +50,8 @@ class DataOptions:
     """What is trained on.
 
     Attributes:
-        binarize: What grey pixels become. threshold: 0 or 1, cut at one half (the default for bernoulli); stochastic: 0
-            or 1, drawn once; grey: pixel / 255 (the default for other likelihoods); grey256: pixel / 256. On grey
+        binarize: What gray pixels become. threshold: 0 or 1, cut at one half (the default for bernoulli); stochastic: 0
+            or 1, drawn once; gray: pixel / 255 (the default for other likelihoods); gray256: pixel / 256. On gray
             pixels a bernoulli is not normalized. Arrays of floats stay as they are.
         n: Train on the first N data only.
         heldout: Number of training data to hold out, from the end; 5,000 by default with --patience. cifar10 has a
@@ -304,9 +304,9 @@ def _architecture(networks: NetworkOptions, entries: dict[str, Any], images: Ten
 
 
 def _rule(binarize: str | None, dataset: str, likelihood: str) -> str | None:
-    """The rule for grey pixels: the one that was asked for, or the one that suits the likelihood."""
-    if likelihood == "discretized_logistic" and binarize not in (None, "none", "grey"):
-        raise UserError(f"--binarize {binarize}: discretized_logistic takes pixels k / 255, so --binarize grey")
+    """The rule for gray pixels: the one that was asked for, or the one that suits the likelihood."""
+    if likelihood == "discretized_logistic" and binarize not in (None, "none", "gray"):
+        raise UserError(f"--binarize {binarize}: discretized_logistic takes pixels k / 255, so --binarize gray")
     return binarize or (usual_rule(likelihood) if dataset in DATASETS else None)
 
 

@@ -1,4 +1,4 @@
-"""Data sets by name, their file formats and downloads, and rules that turn grey pixels into data."""
+"""Data sets by name, their file formats and downloads, and rules that turn gray pixels into data."""
 
 from .binarize import binarize, demo_images
 from .catalog import (

@@ -1,4 +1,4 @@
-"""How grey pixels become data, always by a rule that is named; and the images that come with the package."""
+"""How gray pixels become data, always by a rule that is named; and the images that come with the package."""
 
 from importlib import resources
 
@@ -16,8 +16,8 @@ def binarize(images: Tensor | np.ndarray, how: str = "threshold", seed: int | No
 
     "threshold"   1 where the pixel is at least 128, that is above one half of 255; else 0
     "stochastic"  1 with probability pixel / 255, drawn once under `seed`, which is required
-    "grey"        pixel / 255, not binary: a Bernoulli likelihood of it is not normalized
-    "grey256"     pixel / 256, the scale of the paper's evaluation code; not binary either
+    "gray"        pixel / 255, not binary: a Bernoulli likelihood of it is not normalized
+    "gray256"     pixel / 256, the scale of the paper's evaluation code; not binary either
 
     Raises:
         ValueError: images that are not uint8, an unknown rule, or "stochastic" without a seed.
@@ -28,14 +28,14 @@ def binarize(images: Tensor | np.ndarray, how: str = "threshold", seed: int | No
     images = torch.as_tensor(images)
     if images.dtype != torch.uint8:
         raise ValueError(f"binarize expects uint8 pixels, 0 to 255; got {images.dtype}. Pass the images as read.")
-    dtype = torch.get_default_dtype()
+    dtype, how = torch.get_default_dtype(), how.replace("grey", "gray")  # both spellings, of which one is documented
     if how == "threshold":
         return (images >= 128).to(dtype)
     if how == "stochastic":
         return _bernoulli(images, seed).to(dtype)
-    if how in ("grey", "grey256"):
-        return images.to(dtype) / (255 if how == "grey" else 256)
-    raise ValueError(f'how must be "threshold", "stochastic", "grey" or "grey256"; got {how!r}')
+    if how in ("gray", "gray256"):
+        return images.to(dtype) / (255 if how == "gray" else 256)
+    raise ValueError(f'how must be "threshold", "stochastic", "gray" or "gray256"; got {how!r}')
 
 
 def demo_images() -> dict[str, Tensor]:

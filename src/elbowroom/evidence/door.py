@@ -96,7 +96,7 @@ def check_range(model: LatentModel, x: Rows) -> None:
     if len(finite) == 0:
         return
     low, high = finite.min().item(), finite.max().item()
-    rule = "threshold" if name.startswith("bernoulli") else "grey"
+    rule = "threshold" if name.startswith("bernoulli") else "gray"
     if low < 0 or high > 1:
         raise CheckError(
             f'likelihood "{name}" takes {takes}; got values from {low:g} to {high:g}. '

@@ -71,14 +71,14 @@ def check(model: LatentModel, q: PosteriorLike | None, x: Data, seed: int = 0) -
 def data_notes(model: LatentModel, x: Rows | MapStyle) -> list[str]:
     """Notes on what is unusual about the data for this likelihood, from at most the first 256 rows.
 
-    They are about grey values under a Bernoulli likelihood, 8-bit data under a continuous density, and other data under
+    They are about gray values under a Bernoulli likelihood, 8-bit data under a continuous density, and other data under
     a likelihood of 8-bit levels.
     """
     likelihood = getattr(model, "likelihood", None)
     name = getattr(likelihood, "name", None)
     data = observed(read_rows(x, torch.arange(min(n_data(x), 256)))).double()
     if name in ("bernoulli", "bernoulli_probs") and not bool(((data == 0) | (data == 1)).all()):
-        return ["grey values under a Bernoulli likelihood: an unnormalized quantity, not comparable with binary data"]
+        return ["gray values under a Bernoulli likelihood: an unnormalized quantity, not comparable with binary data"]
     levels = (data * 255).round() / 255
     eight_bit = bool((torch.isclose(data, levels, atol=1e-6)).all()) and bool(((data >= 0) & (data <= 1)).all())
     if name == "discretized_logistic" and not eight_bit:

@@ -301,7 +301,7 @@ def laplace(scale: float | str | Tensor | Callable[[], Tensor]) -> Likelihood:
 
 
 def discretized_logistic(scale: float | str | Tensor | Callable[[], Tensor]) -> Likelihood:
-    """x an 8-bit pixel as a float k / 255, as `datasets.binarize(images, "grey")` returns it (Kingma et al. 2016).
+    """x an 8-bit pixel as a float k / 255, as `datasets.binarize(images, "gray")` returns it (Kingma et al. 2016).
 
     Its probability mass sums to one over the 256 levels. Mean and scale are in the units of x, whose bins are 1/255
     wide. `scale` is as for `gaussian`, except that for "decoder" the second output is the log of the scale itself.

@@ -30,9 +30,12 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 @pytest.fixture(autouse=True)
 def torch_settings(dtype: torch.dtype) -> Iterator[None]:
-    """Make `dtype` torch's default for one test; afterwards put back default type and thread count."""
+    """Make `dtype` torch's default for one test, and draws without a generator the same in whatever order tests run;
+    afterwards put back default type and thread count.
+    """
     before, threads = torch.get_default_dtype(), torch.get_num_threads()
     torch.set_default_dtype(dtype)
+    torch.manual_seed(0)
     torch.set_num_threads(1)  # small matrices: two threads on a busy machine are many times slower than one
     yield
     torch.set_default_dtype(before)

@@ -15,7 +15,7 @@ from .terminal import UserError, bars, duration, say
 
 __all__ = ["dry_run_of"]
 
-LABEL = 24  # columns of a label; a longer one goes on in the next line
+LABEL_COLUMNS = 24  # a longer label goes on in the next line
 SIZES = (100, 1000)  # numbers of data that are foretold beside that of the sample
 
 
@@ -41,7 +41,7 @@ def dry_run_of(
         table.append(("refined", *(f"{refined:,}" for refined in found.refined)))
     table.append(("time", *map(duration, found.seconds)))
     for row, errors in found.errors.items():
-        label, *rest = wrap(f"se of {row}", LABEL, subsequent_indent="  ")
+        label, *rest = wrap(f"se of {row}", LABEL_COLUMNS, subsequent_indent="  ")
         table.append((label, *(f"{error:.3f}" for error in errors)))
         table += [(more, *("" for _ in sizes)) for more in rest]
     took = duration(found.pilot_seconds)

@@ -14,7 +14,7 @@ import torch
 import elbowroom as er
 from elbowroom.cli import main
 from elbowroom.cli.app import HELP
-from elbowroom.cli.data_spec import samples
+from elbowroom.cli.data_spec import Sets, samples
 from elbowroom.cli.model_spec import open_model
 from elbowroom.datasets import DATASETS, binarize, demo_images, load_array
 from elbowroom.evidence import EvidencePlan
@@ -423,15 +423,19 @@ def test_a_failed_save_leaves_nothing(
 
 def test_samples_are_seeded_and_nested() -> None:
     x = torch.arange(50.0)[:, None]
-    small, large = (samples({"data": x}, n, None, 0)["data"].ids for n in (10, 40))
-    other = samples({"data": x}, 40, None, 1)["data"].ids
+    small, large = (samples(Sets(sets={"data": x}), n)["data"].ids for n in (10, 40))
+    other = samples(Sets(sets={"data": x}), 40, seed=1)["data"].ids
     assert np.array_equal(small, large[:10])
     assert len(set(large)) == 40
     assert not np.array_equal(large, other)
-    picked = samples({"a": x, "b": x}, 10, None, 0)
+    both = Sets(sets={"a": x, "b": x})
+    picked = samples(both, 10)
     assert isinstance(picked["a"].x, torch.Tensor)
     assert torch.equal(picked["a"].x[:, 0], torch.from_numpy(picked["a"].ids).to(x))
     assert picked["b"].ids.min() >= 50
+    alone = samples(replace(both, split="b"), 10)
+    assert list(alone) == ["b"]
+    assert np.array_equal(alone["b"].ids, picked["b"].ids)  # the same data have the same identities
 
 
 def test_a_dry_run_measures_a_block_and_writes_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

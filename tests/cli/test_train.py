@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,7 +20,7 @@ from elbowroom.training import family_names, load_model
 
 from ..training.test_fit import same, state
 
-READERS = ("data_spec", "train", "repair")  # the modules that read data sets
+READERS = [import_module(f"elbowroom.cli.{name}") for name in ("data_spec", "train", "repair")]  # of data sets
 QUICK = ["--latents", "3", "--encoder", "12", "--decoder", "12", "--batch-size", "25", "--threads", "1"]
 
 
@@ -34,7 +35,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return binarize(small[split], binarization, seed)
 
     for module in READERS:
-        monkeypatch.setattr(f"elbowroom.cli.{module}.read_data", read)
+        monkeypatch.setattr(module, "read_data", read)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -107,7 +108,7 @@ def test_an_option_against_the_frozen_decoder_is_refused(
 def test_a_frozen_decoder_brings_its_kind_of_networks(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = torch.rand(60, 3, 32, 32).round()
     for module in READERS:
-        monkeypatch.setattr(f"elbowroom.cli.{module}.read_data", lambda *_, **__: images)
+        monkeypatch.setattr(module, "read_data", lambda *_, **__: images)
     few = ["train", "cifar10", "--epochs", "1", "--threads", "1"]
     assert main([*few, "--networks", "conv", "--decoder", "4-4-4", "--encoder", "4-4-4", "--out", "whole"]) == 0
     assert main([*few, "--frozen", "whole", "--out", "encoder"]) == 0

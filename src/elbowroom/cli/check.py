@@ -5,7 +5,7 @@ from cyclopts.types import PositiveInt
 
 from ..core import n_data
 from ..models import latent_size
-from .data_spec import open_sets
+from .data_spec import open_sets, samples
 from .model_spec import checked, open_model
 from .options import NO_CHOICE, DataChoice, Switch
 from .terminal import json_object, say
@@ -34,7 +34,8 @@ def check_command(
     torch.set_num_threads(threads)
     with json_object(json) as record:
         loaded = open_model(model, unfinished)
-        for name, x in open_sets(loaded, choice, model, seed).sets.items():
+        for name, sample in samples(open_sets(loaded, choice, model, seed)).items():
+            x = sample.x
             notes = [*checked(loaded, x, seed), *loaded.notes]
             say(f"OK: {name}, {n_data(x):,} data, {latent_size(loaded.model)} latents")
             for note in notes:

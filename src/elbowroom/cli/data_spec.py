@@ -9,7 +9,7 @@ the one that suits the likelihood.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..core import Data, MapStyle, Rows, as_data, n_data, read_rows, seeded
+from ..core import MapStyle, Rows, as_data, n_data, read_rows, seeded
 from ..datasets import DATASETS, SUFFIXES, array_names, binarize, load_array
 from .model_spec import LoadedModel
 from .options import Binarize, DataChoice
@@ -28,13 +28,21 @@ __all__ = ["Sample", "Sets", "open_sets", "read_data", "samples", "usual_rule"]
 RULES = "threshold, stochastic, gray or gray256"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sets:
-    """Sets to measure, by name, and where they come from: `origin` is what a saved run tells of it."""
+    """Sets to measure.
+
+    Attributes:
+        sets: The data of each set, by its name.
+        origin: Where they come from, as a saved run tells it.
+        is_one_file: Whether there is one array of a file, whose only name is the file's.
+        split: The only one of the sets that is measured; None for all.
+    """
 
     sets: Mapping[str, Rows | MapStyle]
-    origin: Mapping[str, Any]
-    is_one_file: bool = False  # whose only array has no name but the file's
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    is_one_file: bool = False
+    split: str | None = None
 
 
 @dataclass(frozen=True)
@@ -53,41 +61,42 @@ def open_sets(loaded: LoadedModel, choice: DataChoice, name: str, seed: int) -> 
     if choice.data is None and loaded.sets:
         if choice.binarize is not None:
             raise UserError(f"--binarize {choice.binarize}: {name} brings data of its own, which are taken as they are")
-        found = Sets({key: as_data(x) for key, x in loaded.sets.items()}, {"name": None, "binarize": None})
+        own = {key: as_data(x) for key, x in loaded.sets.items()}
+        found = Sets(sets=own, origin={"name": None, "binarize": None})
     else:
         found = _named_sets(loaded, choice, name, seed)
-    if choice.split is None:
-        return found
-    if choice.split not in found.sets:
+    if choice.split is not None and choice.split not in found.sets:
         raise UserError(f"--split {choice.split}: expected one of {', '.join(found.sets)}")
-    return Sets({choice.split: found.sets[choice.split]}, found.origin, found.is_one_file)
+    return replace(found, split=choice.split)
 
 
-def samples(
-    sets: Mapping[str, Data], n: int | None, first: int | None, seed: int, is_one_file: bool = False
-) -> dict[str, Sample]:
-    """Take from each set a random sample of `n` rows, its first `first` rows, or all rows.
+def samples(found: Sets, n: int | None = None, first: int | None = None, seed: int = 0) -> dict[str, Sample]:
+    """Take from each set to measure a random sample of `n` rows, its first `first` rows, or all rows.
 
     A smaller sample with the same seed is the beginning of a larger one. The name of a set is part of the seed, unless
-    it is only that of a file.
+    it is only that of a file. Rows are counted on over all sets, those that are not measured too.
     """
     if n is not None and first is not None:
         raise UserError("--n and --first exclude each other: a random sample, or the first rows")
     chosen, offset = {}, 0
-    for name, x in sets.items():
-        data = as_data(x)
-        total = n_data(data)
-        wanted = n if n is not None else first
-        if wanted is not None and not 1 <= wanted <= total:
-            option = "--n" if n is not None else "--first"
-            raise UserError(f"{option} {wanted}: expected 1 to {total}, the number of data in {name}")
-        rows = torch.arange(total if wanted is None else wanted)
-        if n is not None:
-            key = "data" if is_one_file else name
-            rows = torch.randperm(total, generator=seeded(seed, "sample", key))[:n]
-        chosen[name] = Sample(data if wanted is None else read_rows(data, rows), rows.numpy() + offset)
-        offset += total
+    for name, data in found.sets.items():
+        if found.split in (None, name):
+            chosen[name] = _sample(name, data, n, first, seeded(seed, "sample", "data" if found.is_one_file else name))
+            chosen[name] = replace(chosen[name], ids=chosen[name].ids + offset)
+        offset += n_data(data)
     return chosen
+
+
+def _sample(name: str, data: Rows | MapStyle, n: int | None, first: int | None, generator: torch.Generator) -> Sample:
+    """Rows of one set. UserError for a number that the set does not have."""
+    total, wanted = n_data(data), first if n is None else n
+    if wanted is None:
+        return Sample(data, np.arange(total))
+    if not 1 <= wanted <= total:
+        option = "--first" if n is None else "--n"
+        raise UserError(f"{option} {wanted}: expected 1 to {total}, the number of data in {name}")
+    rows = torch.arange(wanted) if n is None else torch.randperm(total, generator=generator)[:n]
+    return Sample(read_rows(data, rows), rows.numpy())
 
 
 def read_data(
@@ -143,7 +152,7 @@ def _named_sets(loaded: LoadedModel, choice: DataChoice, name: str, seed: int) -
         sets = {split or ("train" if is_known else Path(spec).stem): x for split, x in sets.items()}
     origin: dict[str, Any] = {"name": spec, "binarize": rule}
     origin |= {"binarize_seed": seed} if rule == "stochastic" else {}
-    return Sets(sets, origin, is_one_file)
+    return Sets(sets={key: as_data(x) for key, x in sets.items()}, origin=origin, is_one_file=is_one_file)
 
 
 def _likelihood(loaded: LoadedModel) -> str | None:

@@ -79,7 +79,7 @@ def gaps_command(
             load_weights(loaded, weights)
         if device is not None:
             to_device(loaded, device)
-        chosen = samples(found.sets, n, first, seed, found.is_one_file)
+        chosen = samples(found, n, first, seed)
         for name, sample in chosen.items():
             if refine_on is not None and not 2 <= refine_on <= len(sample.ids):
                 many = len(sample.ids)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..core import Block, Data, normal, seeded, uniform
-from ..models import LatentModel, latent_size
+from ..models import LatentModel
 from ..posteriors import Local
 from ..results import Estimate, concatenate
 from . import hmc
@@ -250,8 +250,7 @@ def _block_base(model: LatentModel, local: Local | None, block: Block) -> tuple[
         gaussian = gaussian_base(model, block.x, local.rows(block.index)(block.x).detached().params)
         return gaussian, gaussian.coordinates.center
     prior = PriorBase(model, block.x, len(block.index))
-    draw = prior.model.sample_prior(1, block.x, seeded(0, "like"))
-    return prior, draw.new_empty(len(block.index), latent_size(model))
+    return prior, prior.sample(1, seeded(0, "like"))[0]
 
 
 def _anneal_group(base: Base, path: AnnealingPath, u: Tensor, noise: Noise, reverse: bool) -> AnnealedChains:

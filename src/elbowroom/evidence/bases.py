@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..core import Rows, log_standard_normal, normal, select_rows
-from ..models import LatentModel, SamplesPrior, log_joint_and_grad, samples_prior, value_and_grad
+from ..models import LatentModel, SamplesPrior, log_joint_and_grad, prior_draws, samples_prior, value_and_grad
 from ..posteriors import GAUSSIAN_PARAMS, AffineMap, Params
 
 __all__ = ["Base", "GaussianBase", "PriorBase", "gaussian_base"]
@@ -77,8 +77,7 @@ class PriorBase:
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """Draw n points from the prior for each datum, (n, N, D)."""
-        z = self.model.sample_prior(n, self.x, generator)
-        return z.expand(n, self.n, z.shape[-1]).contiguous()
+        return prior_draws(self.model, n, self.x, self.n, generator)
 
     def whiten(self, z: Tensor) -> Tensor:
         """Return z (S, N, D) itself."""

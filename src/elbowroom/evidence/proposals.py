@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core import Rows, seed_of
-from ..models import SamplesPrior
+from ..models import SamplesPrior, prior_draws
 from ..posteriors import AffineMap, Params
 
 __all__ = ["DefensiveMixture", "StudentT"]
@@ -74,7 +74,7 @@ class DefensiveMixture:
         local, _ = self.student.rsample_and_log_q(noise[::2])
         generator = torch.Generator(noise.device)
         generator.manual_seed(seed_of(noise))
-        prior = self.model.sample_prior(len(local), self.x, generator).to(local).expand_as(local)
+        prior = prior_draws(self.model, len(local), self.x, local.shape[1], generator).to(local)
         z = torch.stack([local, prior], dim=1).flatten(0, 1)[: len(noise)]
         return z, self.log_prob(z)
 

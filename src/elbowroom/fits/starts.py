@@ -6,7 +6,7 @@ import torch
 
 from ..core import Block, normal, seeded
 from ..evidence import GROUP, log_weights
-from ..models import LatentModel, can_sample_prior, latent_size
+from ..models import LatentModel, can_sample_prior, is_standard_normal, latent_size, prior_draws
 from ..posteriors import WEIGHTS_KEY, DiagonalGaussian, Family, Params, Posterior, VariationalDistribution
 from .adam import broadcast_rows
 
@@ -43,14 +43,14 @@ def start_of(family: Family, posterior: Posterior | None, model: LatentModel, bl
 def prior_start(model: LatentModel, block: Block, seed: int) -> Params:
     """The mean and log_scale, each (B, D), of the prior.
 
-    They are the moments of draws if the model has a `prior` that can be sampled, and those of N(0, I) otherwise.
+    They are the moments of draws of the model's own prior. They are those of N(0, I) where that is the prior, and where
+    the prior is another one but cannot be sampled.
     """
-    d = latent_size(model)
-    zeros = block.like.new_zeros(len(block.index), d)
-    if getattr(model, "prior", None) is None or not can_sample_prior(model):
+    zeros = block.like.new_zeros(len(block.index), latent_size(model))
+    if not can_sample_prior(model) or is_standard_normal(model, block.x, zeros):
         return {"mean": zeros, "log_scale": zeros.clone()}
     generator = seeded(seed, "prior-start", block.number)
-    z = model.sample_prior(PRIOR_DRAWS, block.x, generator).expand(PRIOR_DRAWS, len(zeros), d)
+    z = prior_draws(model, PRIOR_DRAWS, block.x, len(zeros), generator).to(zeros)
     return {"mean": z.mean(0), "log_scale": z.std(0).log()}
 
 

@@ -7,6 +7,7 @@ from .function import FunctionModel
 from .joint import log_joint, log_joint_and_grad, value_and_grad
 from .linear_gaussian import LinearGaussian
 from .modules import device_and_dtype, evaluating, modules_of, n_parameters
+from .prior import is_standard_normal, prior_draws
 from .protocols import LatentModel, SamplesData, SamplesPrior, as_shape, can_sample_prior, latent_size, samples_prior
 from .tempered import Tempered
 
@@ -23,12 +24,14 @@ __all__ = [
     "can_sample_prior",
     "device_and_dtype",
     "evaluating",
+    "is_standard_normal",
     "latent_size",
     "likelihoods",
     "log_joint",
     "log_joint_and_grad",
     "modules_of",
     "n_parameters",
+    "prior_draws",
     "samples_prior",
     "value_and_grad",
 ]

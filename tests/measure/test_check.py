@@ -107,7 +107,7 @@ MODELS: dict[str, tuple[Callable[[], Any], str]] = {
     "random in eval mode": (lambda: decoder_that(lambda h: h + torch.randn_like(h)), "deterministic in eval mode"),
     "functional dropout": (
         lambda: decoder_that(lambda h: nn.functional.dropout(h, 0.5, training=True)),
-        "deterministic in eval mode.*dropout",
+        "deterministic in eval mode.*ropout",
     ),
     "stale statistics": (stale, "between train and eval mode.*stale: pass training batches"),
     "NaN": (lambda: decoder_that(lambda h: h * torch.nan), r"must be finite at draws from N\(0, I\); got 32 of 32"),

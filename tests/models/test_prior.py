@@ -28,7 +28,8 @@ class Shifted:
         return Normal(z, 1.0).log_prob(x["x"]).sum(-1)
 
     def sample_prior(self, n: int, x: Any, generator: torch.Generator) -> Tensor:
-        return self.shift * x["c"] + self.width * torch.randn(n, *x["c"].shape, generator=generator)
+        c: Tensor = x["c"]
+        return self.shift * c + self.width * torch.randn(n, *c.shape, generator=generator)
 
     def sample_data(self, z: Tensor, x: Any, generator: torch.Generator) -> Any:
         return {"x": z + torch.randn(z.shape, generator=generator), "c": x["c"]}
@@ -61,11 +62,12 @@ def test_the_sandwich_of_a_model_with_its_own_prior_is_narrow(shift: float, widt
 
 def test_the_tempered_model_starts_at_the_same_prior() -> None:
     model = Shifted(100.0, 0.1)
-    (block,) = iterate_blocks(model.data())
+    x = model.data()
+    (block,) = iterate_blocks(x)
     plain, tempered = prior_start(model, block, 0), prior_start(Tempered(model, 4.0), block, 0)
     for key, value in plain.items():
         assert torch.equal(tempered[key], value)
-    assert (plain["mean"] - 100.0 * block.x["c"]).abs().max() < 0.1
+    assert (plain["mean"] - 100.0 * x["c"]).abs().max() < 0.1
 
 
 def test_n_0_i_is_recognized_by_its_density() -> None:

@@ -34,8 +34,8 @@ class CheckError(ValueError):
 def check_door(model: LatentModel, q: PosteriorLike | None, x: Data) -> None:
     """Check the arguments on the first rows of x, and refuse what cannot be right.
 
-    This catches arguments of the wrong kind or in the wrong order, a single datum or integers where networks take
-    batches of floats, pixels from 0 to 255, probabilities where a Bernoulli takes logits, a q of the wrong size, and
+    This catches arguments of the wrong kind or in the wrong order, networks that are random in eval mode, a single
+    datum or integers where networks take batches of floats, pixels from 0 to 255, probabilities where a Bernoulli takes logits, a q of the wrong size, and
     densities of the wrong shape.
 
     Raises:
@@ -53,7 +53,8 @@ def check_door(model: LatentModel, q: PosteriorLike | None, x: Data) -> None:
         block = next(blocks)
         z = normal((SAMPLES, len(first), latent_size(model)), seeded(0, "door"), block.like)
         with _explained("log_likelihood", block.x):
-            log_joint(model, block.x, z)
+            first_call, second_call = (log_joint(model, block.x, z) for _ in range(2))
+        check_repeats("log_likelihood", first_call, second_call)
         check_logits(model, block.x, z)
         check_range(model, data if isinstance(data, Tensor) else block.x)
         if posterior is None:
@@ -62,6 +63,8 @@ def check_door(model: LatentModel, q: PosteriorLike | None, x: Data) -> None:
             dist = posterior(block.x)
             noise = normal((SAMPLES, len(first), dist.noise_size), seeded(0, "door q"), block.like)
             drawn, log_q = dist.rsample_and_log_q(noise)
+            again, _ = posterior(block.x).rsample_and_log_q(noise)
+        check_repeats("q", drawn, again)
         outputs = (("z", drawn, z.shape, ""), ("log q", log_q, z.shape[:2], ": sum over latents"))
         for name, value, shape, hint in outputs:
             if value.shape != shape:
@@ -69,6 +72,15 @@ def check_door(model: LatentModel, q: PosteriorLike | None, x: Data) -> None:
                     f"q must give {name} of shape {tuple(shape)} for {SAMPLES} draws of {len(first)} data with "
                     f"{z.shape[-1]} latents; got {tuple(value.shape)}{hint}"
                 )
+
+
+def check_repeats(who: str, value: Tensor, again: Tensor) -> None:
+    """Raise CheckError if two calls with the same arguments and noise differ beyond rounding."""
+    if value.shape == again.shape and not torch.allclose(value, again, rtol=1e-4, atol=1e-5, equal_nan=True):
+        raise CheckError(
+            f"{who} must be deterministic in eval mode; two calls with the same arguments differ. Dropout that is "
+            "always on, or noise drawn inside the network, is the likely cause: switch it off."
+        )
 
 
 def check_logits(model: LatentModel, x: Rows, z: Tensor) -> None:

@@ -208,8 +208,9 @@ def _in_order(candidates: Candidates) -> list[Estimator]:
 
 
 def _exceeds(value: Array, error: Array, other: Array, other_error: Array) -> Mask:
-    """Where `value` lies above `other` by more than their errors and SLACK allow."""
-    return value - other > Z_DISAGREE * np.hypot(error, other_error) + SLACK
+    """Where `value` lies above `other` by more than their errors and SLACK allow; not where both are infinite."""
+    with np.errstate(invalid="ignore"):
+        return value - other > Z_DISAGREE * np.hypot(error, other_error) + SLACK
 
 
 def _argmin(values: Array) -> NDArray[np.int64]:

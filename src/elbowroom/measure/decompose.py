@@ -272,6 +272,11 @@ def _notes(
         notes.append("assumes training on the ELBO (declare kl_weight= or objective= otherwise)")
     if gaps.family is None:
         notes.append("the family of q is unknown: only its inference gap is a step, other families are shown beside it")
+    elif not gaps.ladder:
+        notes.append(
+            f"q's own family ({gaps.family}) is not fitted to {latent_size(model)} latents: only its inference gap is a "
+            "step, other families are shown beside it"
+        )
     steps = [rung.name for rung in gaps.possible_rungs if rung.name in plan.rungs and rung.name not in gaps.local]
     for kind in (FAMILIES[name] for name in steps):
         if kind.max_size is not None and latent_size(model) > kind.max_size:

@@ -79,7 +79,7 @@ def fit_rungs(
     size = latent_size(model)
     gaussians, others = _families(plan, size, own)
     rungs: dict[str, FittedRung] = {}
-    is_tempered = kl_weight != 1.0 and own is not None
+    is_tempered = kl_weight != 1.0 and own is not None and own.name in {f.name for f in (*gaussians, *others)}
     total = len(gaussians) + len(others) + is_tempered
 
     def fit(name: str, family: Family, target: LatentModel, start: Params) -> None:

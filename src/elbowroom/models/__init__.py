@@ -6,7 +6,7 @@ from .decoder import DecoderModel
 from .function import FunctionModel
 from .joint import log_joint, log_joint_and_grad, value_and_grad
 from .linear_gaussian import LinearGaussian
-from .modules import device_and_dtype, evaluating, modules_of, n_parameters
+from .modules import called, device_and_dtype, evaluating, modules_of, n_parameters
 from .prior import is_standard_normal, prior_draws
 from .protocols import LatentModel, SamplesData, SamplesPrior, as_shape, can_sample_prior, latent_size, samples_prior
 from .tempered import Tempered
@@ -21,6 +21,7 @@ __all__ = [
     "SamplesPrior",
     "Tempered",
     "as_shape",
+    "called",
     "can_sample_prior",
     "device_and_dtype",
     "evaluating",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..core import Rows, covariates, forked, log_standard_normal, normal, observed
 from .likelihoods import Likelihood, Output, as_likelihood
-from .modules import device_and_dtype, n_parameters
+from .modules import called, device_and_dtype, n_parameters
 from .protocols import as_shape, latent_size
 
 __all__ = ["DecoderModel"]
@@ -76,7 +76,7 @@ class DecoderModel(nn.Module):
         s, n, _ = z.shape
         rows = z.reshape(s * n, *self.latent_shape)
         given = {key: _tile(value, s) for key, value in covariates(x, self.condition).items()}
-        output = self.decoder(rows, **given)
+        output = called(self.decoder, rows, **given)
         return _map(lambda leaf: leaf.unflatten(0, (s, n)), output)
 
     def log_likelihood(self, x: Rows, z: Tensor) -> Tensor:

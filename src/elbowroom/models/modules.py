@@ -1,20 +1,22 @@
-"""Functions that find the torch modules inside a model or posterior, put them in eval mode, and read their device."""
+"""The torch modules inside a model or posterior: finding them, eval mode, and calling each on its device and dtype."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from types import CellType, FunctionType
+from types import CellType, FunctionType, ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["device_and_dtype", "evaluating", "modules_of", "n_parameters"]
+__all__ = ["called", "device_and_dtype", "evaluating", "modules_of", "n_parameters"]
 
 
-def modules_of(*things: object) -> Iterator[nn.Module]:
+def modules_of(*things: object, functions: bool = True) -> Iterator[nn.Module]:
     """The torch modules that a model or posterior holds: itself, its attributes, and what its functions refer to.
 
-    A function refers to the variables it closes over and to the globals it names.
+    A function refers to the variables it closes over and to the globals it names, also those of a Python module that it
+    names. Without `functions`, what only they refer to is left out.
     """
     seen: set[int] = set()
     queue = list(things)
@@ -34,10 +36,7 @@ def modules_of(*things: object) -> Iterator[nn.Module]:
         elif hasattr(thing, "__self__"):  # before functions: a bound method answers for its function's code
             queue.extend([thing.__self__, getattr(thing, "__func__", None)])
         elif isinstance(thing, FunctionType):
-            queue.extend(_cell(cell) for cell in thing.__closure__ or ())
-            module = thing.__globals__
-            named = [module.get(name) for name in thing.__code__.co_names]
-            queue.extend(it for it in named if getattr(it, "__globals__", module) is module)
+            queue.extend(_referred(thing) if functions else [])
         elif hasattr(thing, "__dict__") and type(thing).__module__ != "builtins":
             queue.extend(vars(thing).values())
 
@@ -56,17 +55,57 @@ def evaluating(*things: object) -> Iterator[None]:
 
 
 def device_and_dtype(*things: object) -> tuple[torch.device | None, torch.dtype | None]:
-    """Device and dtype of the first floating-point parameter or buffer, or (None, None) if there is none."""
-    for module in modules_of(*things):
-        for tensor in (*module.parameters(), *module.buffers()):
-            if tensor.is_floating_point():
-                return tensor.device, tensor.dtype
+    """Device and dtype of the first floating-point parameter or buffer, or (None, None) if there is none.
+
+    What a thing holds itself comes before what functions refer to, since a function can take care of its own numbers.
+    """
+    for functions in (False, True):
+        for thing in things:
+            for module in modules_of(thing, functions=functions):
+                own = _first_floating(module)
+                if own is not None:
+                    return own.device, own.dtype
     return None, None
+
+
+def called(net: Callable[..., Any], x: Tensor, **covariates: Tensor) -> Any:
+    """The output of a network for x and covariates, which are moved to its own device and dtype, and the output back.
+
+    A function gets them as they are.
+    """
+    own = _first_floating(net) if isinstance(net, nn.Module) else None
+    if own is None or (own.dtype == x.dtype and own.device == x.device):
+        return net(x, **covariates)
+    given = {key: _like(value, own) for key, value in covariates.items()}
+    output = net(_like(x, own), **given)
+    back = x if x.is_floating_point() else x.new_empty(0, dtype=own.dtype)
+    return _like(output, back) if isinstance(output, Tensor) else type(output)(_like(part, back) for part in output)
 
 
 def n_parameters(module: nn.Module) -> int:
     """The number of scalar parameters of a module."""
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _first_floating(module: nn.Module) -> Tensor | None:
+    return next((t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()), None)
+
+
+def _like(value: Tensor, like: Tensor) -> Tensor:
+    return value.to(like) if value.is_floating_point() else value.to(like.device)
+
+
+def _referred(function: FunctionType) -> Iterator[object]:
+    """What a function closes over, and the globals that it names, with what it may take from a Python module."""
+    module = function.__globals__
+    named = [module.get(name) for name in function.__code__.co_names]
+    held = [_cell(cell) for cell in function.__closure__ or ()]
+    yield from held
+    yield from (it for it in named if getattr(it, "__globals__", module) is module)
+    for outside in (*held, *named):
+        if isinstance(outside, ModuleType):
+            found = (vars(outside).get(name) for name in function.__code__.co_names)
+            yield from (it for it in found if isinstance(it, nn.Module))
 
 
 def _cell(cell: CellType) -> object:

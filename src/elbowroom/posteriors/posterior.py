@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import Rows, covariates, observed, seeded
-from ..models import n_parameters
+from ..models import called, n_parameters
 from .family import WEIGHTS_KEY, Family
 from .small_networks import Params, copy_per_datum
 
@@ -156,7 +156,7 @@ def encoder_context(net: Callable[..., Any], x: Rows, condition: Sequence[str], 
         ValueError: C is not the `context_size` of `reader`, or x lacks a tensor that `condition` names.
         TypeError: there is a `condition`, and x is not a mapping.
     """
-    output = net(observed(x), **covariates(x, condition))
+    output = called(net, observed(x), **covariates(x, condition))
     context = output.flatten(1) if isinstance(output, Tensor) else torch.cat([part.flatten(1) for part in output], -1)
     if context.shape[-1] != reader.context_size:
         raise ValueError(

@@ -126,12 +126,12 @@ class Ladder(ByValue):
 
     @property
     def amortization(self) -> Estimate:
-        """L[q*] - L[q] in q's own family: the cost of one network for all data. TypeError if the family is unknown."""
+        """L[q*] - L[q] in q's own family: the cost of one network for all data. TypeError if it is not fitted."""
         return (self.local[self._own()] - self.elbo).named("amortization")
 
     @property
     def approximation(self) -> Estimate:
-        """log p(x) - L[q*] in q's own family: the cost of the family. TypeError if the family is unknown."""
+        """log p(x) - L[q*] in q's own family: the cost of the family. TypeError if its best is not fitted."""
         return (self.log_evidence - self.local[self._own()]).named("approximation")
 
     @property
@@ -211,8 +211,13 @@ class Ladder(ByValue):
 
     def _own(self) -> str:
         """The rung of q's own family."""
-        if not self.ladder:
+        if not self.ladder and self.family is None:
             raise TypeError("this needs a q whose family is known (a Gaussian, a flow); only `inference` was measured")
+        if not self.ladder:
+            raise TypeError(
+                f"this needs the best member of q's own family ({self.family}), which was not fitted; only `inference` "
+                "was measured"
+            )
         return self.ladder[0]
 
     def _pairs(self) -> list[tuple[str, str | None]]:

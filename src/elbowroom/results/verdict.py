@@ -28,7 +28,7 @@ REMEDIES = {  # of the steps that are no assumption of a family; those of rungs 
     "amortization": "a better encoder, or refining its answer for each datum (er.refine), can recover {nats}",
     "encoder": "a better encoder for the same objective, or refining its answer (er.refine), changes L[q] by {nats}",
     "mismatch": "{nats} are lost because q was trained for kl_weight {beta:g}, not for the ELBO",
-    "inference": "q and its family together lose {nats}; the family is unknown, so the loss cannot be split",
+    "inference": "q and its family together lose {nats}; the best member of the family is not known, so the loss cannot be split",
 }
 
 

@@ -105,7 +105,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "images/0.png").touch()
     (tmp_path / "busy/thesis.tex").touch()
-    (tmp_path / "damaged/run.json").write_text('{"schema": 2, "parts": {"part-00000.parquet": "0"}}')
+    (tmp_path / "damaged/run.json").write_text('{"schema": 3, "parts": {"part-00000.parquet": "0"}}')
     (tmp_path / "newer/run.json").write_text('{"schema": 99}')
     (tmp_path / "stopped" / RESERVED).write_text(json.dumps({"host": "", "pid": 0, "since": "yesterday"}))
     config = {"architecture": {}, "training": {"epochs": 50, "epochs_done": 4}}

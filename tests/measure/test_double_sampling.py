@@ -268,7 +268,7 @@ def test_the_draws_of_the_two_plans_differ() -> None:
     x = made.data(4, 0)[:1].expand(20, -1)
     cheap, both = (made.run(x, 0, refine_on=n, refine_plan=CHEAP) for n in (None, 10))
     rows = refined_rows(20, 10, 0).numpy()
-    assert not np.isclose(both.elbo.values[rows], cheap.elbo.values[:10]).any()
+    assert not np.isclose(both.log_evidence.values[rows], cheap.log_evidence.values[:10], rtol=1e-9).any()
 
 
 def test_the_verdict_doubts_refined_data_only(runs: Any) -> None:
@@ -331,7 +331,8 @@ def gaps_of(values: np.ndarray, error: float, plan: str) -> er.Gaps:
     estimate = Estimate("L[q]", values, noise={plan: np.full((1, n), error)})
     empty = np.zeros(n, dtype=np.int64)
     return er.Gaps(
-        elbo=estimate, local={}, log_evidence=estimate, fits={}, flags=empty, chosen=np.full(n, "iwae"), estimators={},
+        elbo=estimate, local={}, log_evidence=estimate, shortfall={}, fits={}, flags=empty,
+        chosen=np.full(n, "iwae"), estimators={},
         candidates={}, k_hat=np.zeros(n), rungs=(), family=None, work={"elbo": 1.0}, plan=plan, seed=0,
     )  # fmt: skip
 
@@ -419,8 +420,12 @@ def assert_covers(gaps: list[er.Gaps], truths: list[dict[str, float]], error: st
         assert_at_least_z((deviations**2 / errors**2).mean(), 1.0, np.sqrt(2 / len(found)))
 
 
-def test_intervals_on_these_data_cover() -> None:
-    """100 seeds on 100 data, 40 of them refined. The dear rung falls short of its optimum by a tenth of an error."""
+def test_intervals_on_these_data_cover(monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 seeds on 100 data, 40 of them refined. The dear rung falls short of its optimum by a tenth of an error.
+
+    Without the control variate, by which every ELBO of this model would be exact.
+    """
+    monkeypatch.setattr("elbowroom.fits.shortfall.LEAST_RATIO", 1e9)
     made = Uneven()
     x = made.data(100, 0)
     gaps = [made.run(x, seed, refine_on=40) for seed in range(100)]

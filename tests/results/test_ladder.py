@@ -22,6 +22,7 @@ def gaps(fitted: dict[str, float], family: str | None = "low") -> Gaps:
         elbo=estimates["elbo"],
         local={name: estimates[name] for name in fitted},
         log_evidence=estimates["log p(x)"],
+        shortfall={},
         fits={name: FitReport(nothing, nothing, np.zeros(2)) for name in fitted},
         flags=nothing,
         chosen=np.full(2, "iwae"),

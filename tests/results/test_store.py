@@ -119,7 +119,7 @@ DAMAGE = {
     "an empty record": (lambda folder: (folder / "run.json").write_text(""), "cannot be read"),
     "binary": (lambda folder: (folder / "run.json").write_bytes(b"\xff\xfe\x00"), "cannot be read"),
     "a list": (lambda folder: (folder / "run.json").write_text("[]"), "has schema list"),
-    "another schema": (lambda folder: rewrite(folder, schema=99), "has schema 99; this version reads schema 2"),
+    "another schema": (lambda folder: rewrite(folder, schema=99), "has schema 99; this version reads schema 3"),
     "a part elsewhere": (lambda folder: rewrite(folder, parts={"../../x.parquet": "0"}), "missing or was changed"),
     "no parts named": (lambda folder: rewrite(folder, parts={}), "part"),
     "parts of another kind": (lambda folder: rewrite(folder, parts=[1]), "part"),

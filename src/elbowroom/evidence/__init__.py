@@ -15,7 +15,14 @@ from .ais import (
 from .bases import Base, GaussianBase, PriorBase, gaussian_base
 from .bounds import GROUP, block_log_weights, elbo, elbo_of, iwae, iwae_of, log_weights
 from .door import CheckError, check_door, check_logits, check_range
-from .importance_weights import effective_sample_size, grouped_noise, k_hat, k_hat_threshold, log_mean_exp
+from .importance_weights import (
+    are_believable,
+    effective_sample_size,
+    grouped_noise,
+    k_hat,
+    k_hat_threshold,
+    log_mean_exp,
+)
 from .log_evidence import Evidence, EvidencePlan, block_evidence, reverse_bound
 from .preparation import prepared, prepared_pair
 from .proposals import DefensiveMixture, StudentT
@@ -42,6 +49,7 @@ __all__ = [
     "ais",
     "ais_of",
     "anneal",
+    "are_believable",
     "block_evidence",
     "block_log_weights",
     "check_door",

@@ -69,10 +69,15 @@ def block_log_weights(
     return torch.cat(parts)[:n_samples]
 
 
-def elbo_of(log_w: Tensor, ids: Ids, name: str = "L[q]", side: str = "unbiased", key: object = None) -> Estimate:
-    """The ELBO (N,) in nats of log weights (K, N); its error is their standard deviation over sqrt(K)."""
+def elbo_of(
+    log_w: Tensor, ids: Ids, name: str = "L[q]", side: str = "unbiased", key: object = None, rounding: float = 0.0
+) -> Estimate:
+    """The ELBO (N,) in nats of log weights (K, N); its error is their standard deviation over sqrt(K).
+
+    It is at least what `rounding`, the relative error of a log weight, makes of it.
+    """
     mean = log_w.mean(0)
-    noise = {key if key is not None else name: grouped_noise(log_w - mean)}
+    noise = {key if key is not None else name: grouped_noise(log_w - mean, rounding * mean.abs())}
     return Estimate(name, mean.cpu().numpy(), side=side, noise=noise, ids=_ids(ids))
 
 

@@ -35,8 +35,8 @@ def check_door(model: LatentModel, q: PosteriorLike | None, x: Data) -> None:
     """Check the arguments on the first rows of x, and refuse what cannot be right.
 
     This catches arguments of the wrong kind or in the wrong order, networks that are random in eval mode, a single
-    datum or integers where networks take batches of floats, pixels from 0 to 255, probabilities where a Bernoulli takes logits, a q of the wrong size, and
-    densities of the wrong shape.
+    datum or integers where networks take batches of floats, pixels from 0 to 255, probabilities where a Bernoulli takes
+    logits, a q of the wrong size, and densities of the wrong shape.
 
     Raises:
         CheckError: what is wrong, in one line. An error from the user's own code is reported as such.

@@ -5,19 +5,22 @@ log mean(w),   error = std(w / mean(w)) / sqrt(K),   effective sample size = (su
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..results import Array
 
-__all__ = ["effective_sample_size", "grouped_noise", "k_hat", "k_hat_threshold", "log_mean_exp"]
+__all__ = ["are_believable", "effective_sample_size", "grouped_noise", "k_hat", "k_hat_threshold", "log_mean_exp"]
 
+MIN_EFFECTIVE = 10  # draws; fewer cannot tell how much they vary
 GROUPS = 16  # groups of draws, whose deviations an estimate keeps
 
 
-def grouped_noise(deviations: Tensor) -> Array:
+def grouped_noise(deviations: Tensor, least: Tensor | None = None) -> Array:
     """Turn the deviations (K, N) of single draws into noise (G, N) whose squares sum to their variance / K, G = 16.
 
-    With K = 1 the noise is NaN, since a single draw says nothing about its own error.
+    With K = 1 the noise is NaN, since a single draw says nothing about its own error. With `least` (N,) the error of a
+    datum is not below that, such as what rounding alone would make of it.
     """
     n_draws, n = deviations.shape
     if n_draws < 2:
@@ -25,6 +28,7 @@ def grouped_noise(deviations: Tensor) -> Array:
     total = torch.zeros(GROUPS, n, dtype=torch.float64, device=deviations.device)
     total.index_add_(0, torch.arange(n_draws, device=deviations.device) % GROUPS, deviations.double())
     target = (deviations.double().square().sum(0) / (n_draws - 1) / n_draws).sqrt()
+    target = target if least is None else target.maximum(least.to(target))
     size = total.square().sum(0).sqrt()
     noise = total * torch.where(size > 0, target / size, 0.0)
     noise[0] += torch.where(size > 0, 0.0, target)  # groups that cancel exactly leave no direction: any will do
@@ -63,6 +67,16 @@ def k_hat_threshold(n_draws: int) -> float:
     0.5
     """
     return min(1.0 - 1.0 / float(np.log10(max(n_draws, 11))), 0.7)
+
+
+def are_believable(log_w: Tensor) -> NDArray[np.bool_]:
+    """Whether the error of log mean(w) can be believed, (K, N) -> (N,): k-hat is small, and many draws carry the sum.
+
+    Neither is enough alone. One outlier among thousands of even weights leaves the shape of their tail as it was, and
+    k-hat small, though it carries most of the sum; and heavy tails can share the sum among many draws.
+    """
+    shared = effective_sample_size(log_w) >= MIN_EFFECTIVE
+    return (k_hat(log_w) <= k_hat_threshold(len(log_w))) & shared.cpu().numpy()
 
 
 def k_hat(log_w: Tensor) -> Array:

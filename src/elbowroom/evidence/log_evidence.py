@@ -22,7 +22,7 @@ from ..results import Array, Estimate, Flag, concatenate
 from .ais import RELAX_LEAPFROG, AnnealingPath, AnnealingSchedule, ais_of, anneal, tune
 from .bases import Base, PriorBase, gaussian_base
 from .bounds import GROUP, block_log_weights, iwae_of
-from .importance_weights import effective_sample_size, grouped_noise, k_hat, k_hat_threshold, log_mean_exp
+from .importance_weights import are_believable, effective_sample_size, grouped_noise, k_hat, log_mean_exp
 from .proposals import DefensiveMixture, StudentT
 from .selection import Candidate, Estimator, choose, flags_of, picked
 
@@ -217,19 +217,19 @@ def _of_importance_runs(
 ) -> Candidate:
     """The candidate of `runs`, log weights (K, R) of rows (R,) that together are all rows.
 
-    A pilot whose tail is too heavy predicts no error, unless the run is reliable. A run is reliable if its own k-hat is
-    small, or if its error is small enough to need none.
+    A pilot that is not believable predicts no error, unless the run is reliable. A run is reliable if it is believable
+    itself, or if its error is small enough to need no diagnostics.
     """
     value, error = _value_and_error(pilot, strata)
     enough = BOUNDED if strata > 1 else NEGLIGIBLE
-    expected, tail, threshold = np.empty(len(ids)), np.empty(len(ids)), np.empty(len(ids))
+    expected, tail, fine = np.empty(len(ids)), np.empty(len(ids)), np.empty(len(ids), dtype=bool)
     for rows, run in runs:
         expected[rows] = error[rows] * math.sqrt(len(pilot) / len(run))
-        tail[rows], threshold[rows] = k_hat(run), k_hat_threshold(len(run))
+        tail[rows], fine[rows] = k_hat(run), are_believable(run)
     label = f"IWAE_{max(len(run) for _, run in runs)} ({name})"
     estimate = _joined([(rows, iwae_of(run, ids[rows], label, (name.value, seed), strata)) for rows, run in runs])
-    reliable = (tail <= threshold) | (estimate.mc_errors < enough)
-    foreseen = (k_hat(pilot) <= threshold) | (expected < enough) | reliable
+    reliable = fine | (estimate.mc_errors < enough)
+    foreseen = are_believable(pilot) | (expected < enough) | reliable
     return Candidate(
         pilot=value,
         pilot_error=error,

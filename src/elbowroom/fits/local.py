@@ -1,46 +1,45 @@
-r"""The driver of local fits, which runs rounds of steps for each datum and decides when they stop.
+r"""Local fits of all data, block by block.
 
     maximize  L_n[q] = E_q[log p(x_n, z) - log q(z)]   over the parameters of datum n's own q
 
 Gaussians ascend by natural gradients (`natural_gradients`), and flows by Adam in the whitened coordinates of their own
 Gaussian part (`adam`). The data do not influence each other. Gradients are pathwise, with the parameters of log q held
-fixed ("sticking the landing", Roeder, Wu and Duvenaud 2017), so they vanish where q is exact. Each round of decaying
-steps is evaluated on fixed noise; the best iterate is kept, and a datum that no longer gains leaves the batch.
+fixed ("sticking the landing", Roeder, Wu and Duvenaud 2017), so they vanish where q is exact. `rounds` says when a fit
+ends.
 """
 
 from __future__ import annotations  # signatures in help() then show types by their names
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..core import Block, Data, Rows, normal, orthogonal, seeded, select_rows
-from ..evidence import GROUP, check_door, log_weights, prepared
+from ..core import Block, Data, seeded
+from ..evidence import GROUP, check_door, prepared
 from ..models import LatentModel, log_joint_and_grad
 from ..posteriors import (
     GAUSSIAN_PARAMS,
     WEIGHTS_KEY,
     AffineMap,
     Amortized,
-    Ascent,
     Budget,
     Family,
     Local,
     Params,
     PosteriorLike,
-    VariationalDistribution,
 )
-from ..results import Array, FitReport, Outcome
-from .adam import adam_round, broadcast_rows
-from .natural_gradients import natural_round
+from ..results import Array, FitReport
+from .adam import broadcast_rows
+from .problem import Problem
+from .rounds import approach, approach_work, solve
 from .starts import start_of
 
-__all__ = ["Fit", "Problem", "fit_block", "fit_local", "refine"]
+__all__ = ["Fit", "fit_block", "fit_local", "refine"]
 
-LARGE_GAIN = 0.5  # nats: after a round that gained more, the next one takes steps of the same size
+APPROACH = Budget(n_steps=60, learning_rate=0.5, n_evaluation=64)  # the small steps of a Gaussian from a far start
 ROTATION_DRAWS = 256  # draws that determine the rotation of a flow
 
 
@@ -104,7 +103,7 @@ def fit_local(
     with prepared(model, init, x) as (posterior, blocks):
         for block in blocks:
             start = start_of(family, posterior, model, block, seed)
-            fitted, report = fit_block(family, model, block, start, seed, budget)
+            fitted, report = fit_block(family, model, block, start, seed, budget, is_far=budget is None)
             rows = slice(0, block.rows)
             params.append({key: value[rows] for key, value in fitted.items()})
             reports.append(report[rows])
@@ -130,13 +129,15 @@ def refine(model: LatentModel, q: Amortized, x: Data, steps: int = 20, seed: int
 
 
 def fit_block(
-    family: Family, model: LatentModel, block: Block, start: Params, seed: int, budget: Budget | None = None
-) -> tuple[Params, FitReport]:
+    family: Family, model: LatentModel, block: Block, start: Params, seed: int, budget: Budget | None = None,
+    is_far: bool = False,
+) -> tuple[Params, FitReport]:  # fmt: skip
     """Fit one block of B data from a start.
 
     `start` holds the parameters of a Gaussian (mean, log_scale, and `lower` if it is full) or of a member of `family`,
     each with a leading B. A diagonal fit from a full Gaussian starts at the diagonal Gaussian closest to it, and takes
-    its steps in the coordinates of the full one.
+    its steps in the coordinates of the full one. With `is_far` a Gaussian first makes many small steps, as starts that
+    come out of a race have done.
 
     Returns:
         The fitted parameters, each with a leading B, and a report of how each fit ended.
@@ -148,98 +149,13 @@ def fit_block(
     turned = "rotation" in params and set(start) <= GAUSSIAN_PARAMS
     if turned:
         params["rotation"] = _rotation(problem, params)
-    params, report = _solve(problem, params, budget or family.budget)
-    return params, FitReport(report.outcome, report.steps, report.work + (ROTATION_DRAWS if turned else 0))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """The optimization of one block, whose noise depends on a key and on nothing else.
-
-    Noise has the dtype and device of `like`. `metric` holds the coordinates for the mean's steps; None for those of q.
-    """
-
-    family: Family
-    model: LatentModel
-    block: Block
-    like: Tensor
-    seed: int
-    metric: AffineMap | None = None
-
-    def noise(self, n_samples: int, *key: str | int) -> Tensor:
-        """Standard normal noise (S, B, E) for the whole block."""
-        shape = (n_samples, len(self.block.index), self.family.noise_size)
-        return normal(shape, self._generator(*key), self.like)
-
-    def evaluate(self, params: Params, index: Tensor, n_samples: int) -> Tensor:
-        """The ELBO in nats, (R,), of the data `index` (R,) on the fixed evaluation noise.
-
-        Samples come in groups of GROUP, so n_samples is rounded up. The ELBO is not finite if a log weight is not.
-        """
-        total = torch.zeros(len(index), dtype=torch.float64, device=index.device)
-        dist, x = VariationalDistribution(self.family, params), select_rows(self.block.x, index)
-        n_groups = -(-n_samples // GROUP)
-        with torch.no_grad():
-            for group in range(n_groups):
-                noise = self.noise(GROUP, "evaluate", group)[:, index]
-                total = total + log_weights(self.model, dist, x, noise).sum(0)
-        return total / (GROUP * n_groups)
-
-    def round(self, params: Params, index: Tensor, budget: Budget, number: int, rates: Tensor) -> tuple[Params, Tensor]:
-        """One round for the data `index` (R,): the last iterate, and which of them (R,) stayed finite throughout."""
-        x = select_rows(self.block.x, index)
-        if self.family.ascent is Ascent.NATURAL and not budget.plain:
-            return self._natural_round(x, params, index, budget, number, rates)
-
-        def draw_noise(n: int, step: int) -> Tensor:
-            return self.noise(n, "step", number, step)[:, index]
-
-        return adam_round(self.model, x, self.family, params, budget, rates, draw_noise)
-
-    def _natural_round(
-        self, x: Rows, params: Params, index: Tensor, budget: Budget, number: int, rates: Tensor
-    ) -> tuple[Params, Tensor]:
-        shape = (len(self.block.index), self.family.size)
-        draws = (draw[index] for draw in orthogonal(shape, self._generator("round", number), self.like))
-        n_samples = self.family.draws_per_step(budget)
-        metric = None if self.metric is None else self.metric.rows(index)
-        return natural_round(self.model, x, params, draws, rates, budget.n_steps, n_samples, metric)
-
-    def _generator(self, *key: str | int) -> torch.Generator:
-        return seeded(self.seed, "fit", self.family.name, self.block.number, *key)
-
-
-def _solve(problem: Problem, params: Params, budget: Budget) -> tuple[Params, FitReport]:
-    """Rounds until each datum no longer gains, diverges, or the budget is spent."""
-    n, device = len(params["mean"]), params["mean"].device
-    active = torch.arange(n, device=device)
-    best = problem.evaluate(params, active, budget.n_evaluation)
-    outcome = torch.full((n,), int(Outcome.RAN_OUT), device=device)
-    rounds, n_flat = torch.zeros(n, device=device), torch.zeros(n, dtype=torch.int64, device=device)
-    rates = torch.full((n,), budget.learning_rate, device=device, dtype=torch.float64)
-    for number in range(budget.max_rounds):
-        if len(active) == 0 or budget.n_steps == 0:
-            break
-        begun = {key: value[active] for key, value in params.items()}
-        moved, finite = problem.round(begun, active, budget, number, rates[active])
-        value = problem.evaluate(moved, active, budget.n_evaluation)
-        gain = value - best[active]
-        better = torch.isfinite(value) & ~(value <= best[active])
-        for key in params:
-            params[key][active[better]] = moved[key][better]
-        best[active[better]] = value[better]
-        rounds[active] += 1
-        lost = ~(finite & torch.isfinite(value))
-        n_flat[active] = torch.where(~lost & (gain.abs() < budget.tolerance), n_flat[active] + 1, 0)
-        settled = n_flat[active] >= budget.patience
-        outcome[active] = torch.where(lost, int(Outcome.DIVERGED), int(Outcome.RAN_OUT))
-        outcome[active[settled]] = int(Outcome.CONVERGED)
-        rates[active] *= torch.where(gain > LARGE_GAIN, 1.0, budget.decay)
-        active = active[~settled]
-    done = rounds.cpu().numpy()
-    n_samples = problem.family.draws_per_step(budget)
-    work = done * budget.n_steps * n_samples + 0.5 * budget.n_evaluation * (1 + done)
-    return params, FitReport(outcome.cpu().numpy(), (done * budget.n_steps).astype(np.int64), work)
+    extra = float(ROTATION_DRAWS) if turned else 0.0
+    if is_far and problem.is_natural:
+        steps = replace(APPROACH, n_samples=family.draws_to_approach())
+        params, _ = approach(problem, params, steps)
+        extra = approach_work(steps)
+    params, report = solve(problem, params, budget or family.budget)
+    return params, replace(report, work=report.work + extra)
 
 
 def _rotation(problem: Problem, params: Params) -> Tensor:

@@ -6,7 +6,8 @@ from ..core import Block
 from ..models import LatentModel, latent_size
 from ..posteriors import Budget, DiagonalGaussian, Params, Posterior
 from .adam import broadcast_rows
-from .local import Problem, fit_block
+from .problem import Problem
+from .rounds import approach, approach_work
 from .starts import prior_start, start_of
 
 __all__ = ["MULTISTART", "best_start"]
@@ -34,11 +35,11 @@ def best_start(
     if budget is None:
         return near, 0.0
     problem = Problem(family=family, model=model, block=block, like=near["mean"], seed=seed)
-    ends, values, every = [], [], torch.arange(len(block.index), device=near["mean"].device)
+    ends, values = [], []
     for start in (near, prior_start(model, block, seed)):
-        params, _ = fit_block(family, model, block, start, seed, budget)
+        params, value = approach(problem, start, budget)
         ends.append(params)
-        values.append(problem.evaluate(params, every, budget.n_evaluation))
+        values.append(value)
     ahead = values[1] > values[0].nan_to_num(-torch.inf) + MIN_LEAD
-    cost = 2 * (budget.max_rounds * budget.n_steps * budget.n_samples + 1.5 * budget.n_evaluation)
+    cost = 2 * approach_work(budget)
     return {key: torch.where(broadcast_rows(ahead, ends[0][key]), ends[1][key], ends[0][key]) for key in ends[0]}, cost

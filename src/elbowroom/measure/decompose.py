@@ -19,7 +19,17 @@ import torch
 from numpy.typing import NDArray
 
 from ..core import BLOCK, Block, Data, MapStyle, Rows, as_data, n_data, read_rows
-from ..evidence import ESTIMATOR_WORDS, Estimator, block_evidence, block_log_weights, check_door, elbo_of, prepared_pair
+from ..evidence import (
+    ESTIMATOR_WORDS,
+    Estimator,
+    block_evidence,
+    block_log_weights,
+    check_door,
+    elbo_of,
+    grouped_noise,
+    prepared_pair,
+)
+from ..fits import assess, has_control
 from ..models import LatentModel, latent_size
 from ..posteriors import (
     FAMILIES,
@@ -30,7 +40,7 @@ from ..posteriors import (
     VariationalDistribution,
     ladder_rungs,
 )
-from ..results import TEMPERED, Estimate, FitReport, Flag, Gaps, Outcome, concatenate
+from ..results import TEMPERED, Array, Estimate, FitReport, Flag, Gaps, Outcome, concatenate
 from .check import data_notes
 from .double_sampling import combine, refined_rows, second_phase_seed
 from .plan import Plan, PlanLike, as_plan
@@ -167,13 +177,15 @@ def _measure_block(
         encoder = posterior.rows(block.index)(block.x)
     own = encoder.family if isinstance(encoder, VariationalDistribution) else None
     ids, work = block.index.numpy(), {"elbo": 0.5 * plan.n_elbo}
-    log_w = block_log_weights(model, encoder, block, plan.n_elbo, seed, "elbo")
-    elbo = elbo_of(log_w, ids, "L[q]", key=("elbo", seed))
+    elbo = _encoder_elbo(model, encoder, block, plan, seed)
     rungs = fit_rungs(model, posterior, block, plan, seed, own, kl_weight, fitted)
     local: dict[str, Estimate] = {}
+    shortfall: dict[str, Estimate] = {}
     flags = np.zeros(len(ids), dtype=np.int64)
     for name, rung in rungs.items():
-        local[name] = _rung_elbo(model, name, rung, block, plan, seed)
+        local[name], lacks = _rung_elbo(model, name, rung, block, plan, seed)
+        if lacks is not None:
+            shortfall[name] = lacks
         flags |= np.where(rung.report.outcome == Outcome.DIVERGED, int(Flag.FIT_DIVERGED), 0)
         flags |= np.where(rung.report.outcome == Outcome.RAN_OUT, int(Flag.FIT_RAN_OUT), 0)
         work[f"fit {name}"] = float(rung.report.work[: block.rows].mean()) + 0.5 * plan.n_elbo
@@ -190,6 +202,7 @@ def _measure_block(
         elbo=elbo[rows],
         local={name: estimate[rows] for name, estimate in local.items()},
         log_evidence=evidence.estimate[rows],
+        shortfall={name: estimate[rows] for name, estimate in shortfall.items()},
         fits={name: rung.report[rows] for name, rung in rungs.items()},
         flags=(flags | evidence.flags)[rows],
         chosen=evidence.chosen[rows],
@@ -206,13 +219,41 @@ def _measure_block(
     )
 
 
-def _rung_elbo(model: LatentModel, name: str, rung: FittedRung, block: Block, plan: Plan, seed: int) -> Estimate:
-    """The ELBO of a fitted rung on fresh draws; NaN where its fit diverged."""
-    log_w = block_log_weights(model, rung.distribution, block, plan.n_elbo, seed, f"final-{name}")
+def _encoder_elbo(model: LatentModel, encoder: Distribution, block: Block, plan: Plan, seed: int) -> Estimate:
+    """L[q] of the encoder's answers; that of Gaussians is made more precise by the gradients of half as many draws."""
+    ids, n_draws, key = block.index.numpy(), plan.n_elbo // 2, "elbo with gradients"
+    if isinstance(encoder, VariationalDistribution) and has_control(n_draws, encoder.family):
+        params = encoder.detached().params
+        values = assess(model, block, encoder.family, params, n_draws, seed, key).values
+        return elbo_of(values, ids, "L[q]", key=(key, seed), rounding=_rounding(block))
+    return elbo_of(block_log_weights(model, encoder, block, plan.n_elbo, seed, "elbo"), ids, "L[q]", key=("elbo", seed))
+
+
+def _rounding(block: Block) -> float:
+    """The relative rounding error of a log weight: sums over many pixels round some ten times."""
+    return 10 * torch.finfo(block.like.dtype).eps
+
+
+def _rung_elbo(
+    model: LatentModel, name: str, rung: FittedRung, block: Block, plan: Plan, seed: int
+) -> tuple[Estimate, Estimate | None]:
+    """The ELBO of a fitted rung on fresh draws and, of a Gaussian, what its fit still lacks; NaN where it diverged.
+
+    A draw with a gradient costs as much as two without, so the draws are half as many where both are estimated.
+    """
+    key, ids, finished = f"final-{name}", block.index.numpy(), rung.report.outcome != Outcome.DIVERGED
     label = "L[q*_b]" if name == TEMPERED else f"L[q*_{name}]"
     side = "neither" if name == TEMPERED else "lower"  # not the best q of its ELBO, and no bound of that
-    estimate = elbo_of(log_w, block.index.numpy(), label, side, key=("rung", name, seed))
-    return estimate.where(rung.report.outcome != Outcome.DIVERGED)
+    if not rung.has_shortfall:
+        log_w = block_log_weights(model, rung.distribution, block, plan.n_elbo, seed, key)
+        return elbo_of(log_w, ids, label, side, key=("rung", name, seed)).where(finished), None
+    found = assess(model, block, rung.family, rung.params, plan.n_elbo // 2, seed, key, rung.metric)
+    estimate = elbo_of(found.values, ids, label, side, key=("rung", name, seed), rounding=_rounding(block))
+    if name == TEMPERED:  # its fit lacks nats of another objective
+        return estimate.where(finished), None
+    noise: dict[object, Array] = {("shortfall", name, seed): grouped_noise(found.deviations)}
+    lacks = Estimate(f"shortfall of {label}", found.shortfall.cpu().numpy(), noise=noise, ids=ids)
+    return estimate.where(finished), lacks.where(finished)
 
 
 def _joined(blocks: Sequence[Gaps]) -> Gaps:
@@ -223,6 +264,7 @@ def _joined(blocks: Sequence[Gaps]) -> Gaps:
         elbo=concatenate([block.elbo for block in blocks]),
         local={name: concatenate([block.local[name] for block in blocks]) for name in first.local},
         log_evidence=concatenate([block.log_evidence for block in blocks]),
+        shortfall={name: concatenate([block.shortfall[name] for block in blocks]) for name in first.shortfall},
         fits={name: FitReport.concatenated([block.fits[name] for block in blocks]) for name in first.fits},
         flags=np.concatenate([block.flags for block in blocks]),
         chosen=np.concatenate([block.chosen for block in blocks]),
@@ -243,8 +285,12 @@ def _masked(gaps: Gaps) -> Gaps:
             f"none of the {len(keep)} data has a finite value of {', '.join(bad)}: nothing can be reported. "
             "Run er.check(model, q, x) to find what is not finite."
         )
-    local = {name: rung.where(keep) for name, rung in gaps.local.items()}
-    return replace(gaps, elbo=gaps.elbo.where(keep), local=local, log_evidence=gaps.log_evidence.where(keep))
+    local, shortfall = (
+        {name: estimate.where(keep) for name, estimate in estimates.items()}
+        for estimates in (gaps.local, gaps.shortfall)
+    )
+    elbo, log_evidence = gaps.elbo.where(keep), gaps.log_evidence.where(keep)
+    return replace(gaps, elbo=elbo, local=local, shortfall=shortfall, log_evidence=log_evidence)
 
 
 def _with_ids(gaps: Gaps, ids: Sequence[int] | None) -> Gaps:
@@ -257,8 +303,14 @@ def _with_ids(gaps: Gaps, ids: Sequence[int] | None) -> Gaps:
     def put(estimates: Mapping[str, Estimate]) -> dict[str, Estimate]:
         return {name: replace(estimate, ids=named) for name, estimate in estimates.items()}
 
-    elbo, log_evidence = replace(gaps.elbo, ids=named), replace(gaps.log_evidence, ids=named)
-    return replace(gaps, elbo=elbo, log_evidence=log_evidence, local=put(gaps.local), candidates=put(gaps.candidates))
+    return replace(
+        gaps,
+        elbo=replace(gaps.elbo, ids=named),
+        log_evidence=replace(gaps.log_evidence, ids=named),
+        local=put(gaps.local),
+        shortfall=put(gaps.shortfall),
+        candidates=put(gaps.candidates),
+    )
 
 
 def _notes(
@@ -274,8 +326,8 @@ def _notes(
         notes.append("the family of q is unknown: only its inference gap is a step, other families are shown beside it")
     elif not gaps.ladder:
         notes.append(
-            f"q's own family ({gaps.family}) is not fitted to {latent_size(model)} latents: only its inference gap is a "
-            "step, other families are shown beside it"
+            f"q's own family ({gaps.family}) is not fitted to {latent_size(model)} latents: only its inference gap is "
+            "a step, other families are shown beside it"
         )
     steps = [rung.name for rung in gaps.possible_rungs if rung.name in plan.rungs and rung.name not in gaps.local]
     for kind in (FAMILIES[name] for name in steps):

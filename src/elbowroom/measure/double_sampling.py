@@ -79,6 +79,10 @@ def combine(first: Gaps, second: Gaps, rows: NDArray[np.int64]) -> Gaps:
         elbo=rung(first.elbo, second.elbo),
         local={name: rung(first.local[_surrogate(name, first)], high) for name, high in second.local.items()},
         log_evidence=rung(first.log_evidence, second.log_evidence),
+        shortfall={
+            name: rung(first.shortfall.get(name) or _nothing(high, first), high)
+            for name, high in second.shortfall.items()
+        },
         fits={name: _fit(first.fits.get(name), fit, rows, n) for name, fit in second.fits.items()},
         flags=_replaced(first.flags, rows, second.flags),
         chosen=_replaced(first.chosen, rows, second.chosen),
@@ -109,6 +113,11 @@ def expected_se(estimate: Estimate, n_data: int, n_refined: int) -> float:
         return float("nan")
     between = sum(part.variance for part in estimate.shared.values()) * (1 / n_refined - 1 / n_data)
     return float(np.sqrt(values.var(ddof=1) / n_data + between))
+
+
+def _nothing(like: Estimate, first: Gaps) -> Estimate:
+    """Zero for all data of the first phase, where it has no estimate of this kind."""
+    return Estimate(like.name, np.zeros(len(first)), side=like.side, ids=first.ids)
 
 
 def _surrogate(name: str, first: Gaps) -> str:

@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..core import Block
 from ..fits import best_start, fit_block, start_of
 from ..models import LatentModel, Tempered, latent_size
 from ..posteriors import (
     GAUSSIAN_PARAMS,
+    AffineMap,
+    Ascent,
     DiagonalGaussian,
     Family,
     Params,
@@ -22,7 +24,7 @@ from .plan import Plan
 __all__ = ["FittedRung", "fit_rungs", "fitted_flow", "widest_gaussian"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FittedRung:
     """The best member of a family for each of the B data of a block.
 
@@ -30,17 +32,24 @@ class FittedRung:
         family: the family.
         params: parameters of the fitted distributions, (B, ...) each.
         report: how each fit ended.
+        metric: coordinates in which the posterior is about isotropic, or None.
     """
 
     family: Family
     params: Params
     report: FitReport
+    metric: AffineMap | None
 
     @property
     def is_base(self) -> bool:
         """Whether other fits and annealing can start from it: a Gaussian of the ladder, in the parameters of one."""
         plain = set(self.params) <= GAUSSIAN_PARAMS and self.params["log_scale"].shape == self.params["mean"].shape
         return self.family.is_gaussian and self.family.place is not None and plain
+
+    @property
+    def has_shortfall(self) -> bool:
+        """Whether it can be estimated what the fit lacks: that of a Gaussian that climbs by natural gradients."""
+        return self.is_base and self.family.ascent is Ascent.NATURAL
 
     @property
     def distribution(self) -> VariationalDistribution:
@@ -82,11 +91,12 @@ def fit_rungs(
     is_tempered = kl_weight != 1.0 and own is not None and own.name in {f.name for f in (*gaussians, *others)}
     total = len(gaussians) + len(others) + is_tempered
 
-    def fit(name: str, family: Family, target: LatentModel, start: Params) -> None:
+    def fit(name: str, family: Family, target: LatentModel, start: Params) -> FittedRung:
         params, report = fit_block(family, target, block, start, seed, plan.budget(family))
-        rungs[name] = FittedRung(family, params, report)
+        rungs[name] = FittedRung(family=family, params=params, report=report, metric=family.metric(start))
         if progress is not None:
             progress(len(rungs), total)
+        return rungs[name]
 
     start, cost = best_start(posterior, model, block, seed, plan.multistart)
     for family in sorted(gaussians, key=lambda family: math.inf if family.place is None else -family.place):
@@ -97,7 +107,15 @@ def fit_rungs(
         mine = own is not None and family.name == own.name
         fit(family.name, family, model, start_of(family, posterior, model, block, seed) if mine else start)
     if is_tempered and own is not None:
-        fit(TEMPERED, own, Tempered(model, kl_weight), start_of(own, posterior, model, block, seed))
+        target = Tempered(model, kl_weight)
+        start, cost = start_of(own, posterior, target, block, seed), 0.0
+        if own.is_gaussian:  # the widest Gaussian's coordinates, as for the rungs
+            widest = rungs[widest_gaussian(rungs)].family
+            if widest.name != own.name:
+                wide = fit(TEMPERED, widest, target, start)
+                start, cost = wide.params, float(wide.report.work.mean())
+        fit(TEMPERED, own, target, start)
+        _charge(rungs, TEMPERED, cost)
     order = [family.name for family in (*gaussians, *others)]
     return {name: rungs[name] for name in (*order, TEMPERED) if name in rungs}
 
@@ -135,6 +153,5 @@ def _place(family: Family) -> float:
 
 def _charge(rungs: dict[str, FittedRung], name: str, cost: float) -> None:
     """The cost of the start on the account of the fit that every plan has."""
-    rung = rungs[name]
-    report = FitReport(rung.report.outcome, rung.report.steps, rung.report.work + cost)
-    rungs[name] = FittedRung(rung.family, rung.params, report)
+    report = rungs[name].report
+    rungs[name] = replace(rungs[name], report=replace(report, work=report.work + cost))

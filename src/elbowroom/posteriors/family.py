@@ -36,19 +36,26 @@ class Ascent(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What a local fit may spend: at most `max_rounds` rounds of `n_steps` steps, each on `n_samples` draws.
+    """What a local fit may spend: `min_rounds` to `max_rounds` rounds of `n_steps` steps, each on `n_samples` draws.
 
-    The step size falls from `learning_rate` to zero within a round. The next round starts at `decay` times the rate of
-    this one, or at the same rate for a datum that still gained much. After each round the ELBO of each datum is
-    evaluated on `n_evaluation` fixed draws, and a round that did not raise it is undone. A datum has converged when
-    `patience` rounds in a row changed its ELBO by less than `tolerance` nats. With `plain`, a round is Adam at a
-    constant rate in the parameters' own coordinates, as in the published protocol.
+    The step size falls from `learning_rate` to zero within a round. After each round a datum is judged on
+    `n_evaluation` fixed draws, and a round that left it lower is undone.
+
+    Gaussians have converged when they lack less than `tolerance` nats, by the estimate of their shortfall. With
+    `n_samples` 0 a step has as many draws as the number of latents asks for. A round that was undone is tried again at
+    `decay` times the rate.
+
+    Other families have converged when `patience` rounds in a row changed the ELBO by less than `tolerance` nats. The
+    next round starts at `decay` times the rate of this one, or at the same rate for a datum that still gained much.
+
+    With `plain`, a round is Adam at a constant rate in the parameters' own coordinates, as in the published protocol.
     """
 
     n_steps: int
-    n_samples: int
     learning_rate: float
+    n_samples: int = 0
     max_rounds: int = 6
+    min_rounds: int = 1
     tolerance: float = 0.02
     n_evaluation: int = 32
     decay: float = 0.4
@@ -157,6 +164,10 @@ class Family(ABC):
     def draws_per_step(self, budget: Budget) -> int:
         """The number of draws in one step of a fit."""
         return budget.n_samples
+
+    def draws_to_approach(self) -> int:
+        """The number of draws in one of the many small steps of a natural ascent from a far start."""
+        return 4
 
     @classmethod
     def rung(cls) -> Rung:

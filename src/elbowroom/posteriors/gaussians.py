@@ -13,7 +13,8 @@ from .small_networks import Params, batched_matmul
 
 __all__ = ["DiagonalGaussian", "FullGaussian"]
 
-DRAWS_PER_LATENT = 0.25  # in a step of a full fit, at least: fewer cannot tell D (D - 1) / 2 numbers from noise
+LEAST_PAIRS = 16  # mirrored pairs in a step of a fit, rounded up to complete sets of D
+MOST_PAIRS = 128  # pairs in a step of a diagonal fit, which has only 2 D numbers to learn
 MAX_FULL_SIZE = 300  # latents above which D^2 numbers for each datum cost more than they tell
 
 
@@ -26,7 +27,7 @@ class DiagonalGaussian(Family):
     step = "factorization"
     is_gaussian = True
     ascent = Ascent.NATURAL
-    budget = Budget(n_steps=90, n_samples=4, learning_rate=0.5, tolerance=0.04, n_evaluation=64, decay=0.3)
+    budget = Budget(n_steps=3, learning_rate=0.8, tolerance=0.01, n_evaluation=64, max_rounds=20)
 
     def __init__(self, latent_shape: int | Sequence[int]) -> None:
         super().__init__(latent_shape)
@@ -60,6 +61,10 @@ class DiagonalGaussian(Family):
     def metric(self, start: Params) -> AffineMap | None:
         return AffineMap.of_gaussian(start) if "lower" in start else None
 
+    def draws_per_step(self, budget: Budget) -> int:
+        """The number of draws in one step of a fit: the budget's, or complete sets where it names none."""
+        return budget.n_samples or 2 * min(complete_sets(self.size), MOST_PAIRS)
+
     def frame(self, params: Params) -> AffineMap | None:
         return AffineMap.of_gaussian(params)
 
@@ -77,7 +82,7 @@ class FullGaussian(Family):
     max_size = MAX_FULL_SIZE
     is_gaussian = True
     ascent = Ascent.NATURAL
-    budget = Budget(n_steps=50, n_samples=12, learning_rate=0.4, tolerance=0.05)
+    budget = Budget(n_steps=6, learning_rate=1.0, tolerance=0.01, n_evaluation=64, min_rounds=2, max_rounds=12)
 
     def __init__(self, latent_shape: int | Sequence[int]) -> None:
         super().__init__(latent_shape)
@@ -108,5 +113,18 @@ class FullGaussian(Family):
         return AffineMap.of_gaussian(params)
 
     def draws_per_step(self, budget: Budget) -> int:
-        """The number of draws in one step of a fit: the budget's, or more if there are many latents."""
-        return max(budget.n_samples, 2 * math.ceil(DRAWS_PER_LATENT * self.size / 2))
+        """The number of draws in one step of a fit: the budget's, or complete sets where it names none."""
+        return budget.n_samples or 2 * complete_sets(self.size)
+
+    def draws_to_approach(self) -> int:
+        """The number of draws in one of the many small steps of a fit from a far start."""
+        return max(12, 2 * math.ceil(self.size / 8))
+
+
+def complete_sets(size: int) -> int:
+    """The least number of mirrored pairs, `LEAST_PAIRS` or more, that makes whole sets of `size` orthogonal draws.
+
+    The products of different coordinates cancel in a whole set, so that a step makes no noise where the posterior is a
+    Gaussian.
+    """
+    return size * math.ceil(LEAST_PAIRS / size)

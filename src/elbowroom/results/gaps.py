@@ -43,8 +43,9 @@ class Gaps(Ladder):
         """The printed table as a dictionary that JSON can hold.
 
         "rows" lead from L[q] up to log p(x). Each has its kind ("rung" or "step"), name, side, and mean, se and mc_se
-        in nats; a step also has its share of the inference gap. Counts of flags and of fits, notes and the work follow.
-        Flags are named as in `Flag`, and a number that is not finite is None.
+        in nats, and whether mc_se is to be believed; a step also has its share of the inference gap, and the rung of a
+        Gaussian its shortfall. "without_doubtful" is log p(x) without the data whose error is unknown. Counts of flags
+        and of fits, notes and the work follow. Flags are named as in `Flag`, and a number that is not finite is None.
         """
         return ladder_summary(self)
 
@@ -93,6 +94,7 @@ class Gaps(Ladder):
     def _by_column(self) -> dict[str, Estimate]:
         """Every measured estimate under the name of its column."""
         rungs = {f"local.{name}": estimate for name, estimate in self.local.items()}
+        rungs |= {f"shortfall.{name}": estimate for name, estimate in self.shortfall.items()}
         others = {f"candidate.{name}": estimate for name, estimate in self.candidates.items()}
         return {"elbo": self.elbo, **rungs, "log_evidence": self.log_evidence, **others}
 
@@ -113,6 +115,7 @@ def load_gaps(folder: str | Path) -> Gaps:
         elbo=estimates["elbo"],
         local=_under("local.", estimates),
         log_evidence=estimates["log_evidence"],
+        shortfall=_under("shortfall.", estimates),
         fits=fits,
         flags=columns["flags"],
         chosen=columns["chosen"].astype(str),

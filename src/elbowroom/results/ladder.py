@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .display import ByValue, Listing
 from .estimate import Array, Estimate
-from .outcomes import FitReport
+from .outcomes import FitReport, Flag
 
 __all__ = ["REMAINDER", "TEMPERED", "Ladder", "Rung", "suggestion"]
 
@@ -62,6 +62,8 @@ class Ladder(ByValue):
         elbo: L[q].
         local: the ELBO of each fitted rung, by the name of its family or `TEMPERED`.
         log_evidence: the best lower bound of log p(x).
+        shortfall: what the fit of a Gaussian rung still lacks, in nats: the best member of the family lies about that
+            much above its ELBO in `local`. Under the names of `local`.
         fits: how the local fits of each rung ended, under the names of `local`.
         flags: (N,) combination of the `Flag` values of each datum; 0 where there is none.
         chosen: (N,) name of the estimator that gave the log evidence of each datum.
@@ -84,6 +86,7 @@ class Ladder(ByValue):
     elbo: Estimate
     local: Mapping[str, Estimate]
     log_evidence: Estimate
+    shortfall: Mapping[str, Estimate]
     fits: Mapping[str, FitReport]
     flags: NDArray[np.int64]
     chosen: NDArray[np.str_]
@@ -103,7 +106,7 @@ class Ladder(ByValue):
     provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
-        for name in ("local", "fits", "candidates"):
+        for name in ("local", "shortfall", "fits", "candidates"):
             object.__setattr__(self, name, Listing(getattr(self, name)))
 
     @property
@@ -200,6 +203,15 @@ class Ladder(ByValue):
     def ids(self) -> NDArray[np.int64]:
         """(N,) identity of each datum."""
         return self.elbo.ids
+
+    @property
+    def is_doubtful(self) -> NDArray[np.bool_]:
+        """(N,) mask of the data whose error of log p(x) is not to be believed; of a two-phase run, among those refined.
+
+        Where there are any, the Monte Carlo error of the mean of log p(x) is not to be believed either.
+        """
+        doubtful = self.flags & (Flag.ERROR_UNRELIABLE | Flag.BASES_DISAGREE) > 0
+        return (doubtful if self.refined is None else doubtful & self.refined) & self.log_evidence.finite
 
     @property
     def n_excluded(self) -> int:

@@ -21,8 +21,13 @@ def ladder_summary(ladder: Ladder) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     for row in ladder_rows(ladder):
         rows.append({"kind": "step" if row.is_step else "rung", **_numbers(row.name, row.estimate)})
+        rows[-1]["mc_se_believed"] = not (row.reaches_evidence and bool(ladder.is_doubtful.any()))
         if row.is_step:
             rows[-1]["share"] = row.share
+    for name, estimate in ladder.shortfall.items():
+        for entry in rows:
+            if entry["name"] == ladder.local[name].name:
+                entry["shortfall"] = estimate.mean
     counts = {str(name): int((ladder.chosen == name).sum()) for name in np.unique(ladder.chosen)}
     return {
         "n": len(ladder),
@@ -34,6 +39,7 @@ def ladder_summary(ladder: Ladder) -> dict[str, Any]:
         "rows": rows,
         "beside": [_numbers(estimate.name, estimate) for estimate in rungs_beside(ladder)],
         "inference_gap": _numbers("inference gap", ladder.inference),
+        "without_doubtful": _numbers("log p(x)", ladder.log_evidence.where(~ladder.is_doubtful)),
         "flags": {str(flag.name): int((ladder.flags & flag > 0).sum()) for flag in FLAG_WORDS},
         "fits": {name: fit.counts() for name, fit in ladder.fits.items()},
         "log_evidence_from": {ladder.estimators[name]: n for name, n in counts.items()},

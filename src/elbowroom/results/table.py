@@ -15,6 +15,7 @@ from .outcomes import FLAG_WORDS, Flag
 __all__ = ["LadderRow", "flag_counts", "group_table", "ladder_html", "ladder_rows", "ladder_table", "rungs_beside"]
 
 LABEL = 27  # columns of a label; a longer one goes on in the next line
+MENTIONED = 0.01  # nats: a shortfall below this is not told of the steps
 HEADER = ("", "nats", "se", "mc", "share")
 
 
@@ -48,7 +49,7 @@ def flag_counts(flags: NDArray[np.int64]) -> dict[str, int]:
     return {str(flag.name): int((flags & flag > 0).sum()) for flag in FLAG_WORDS if (flags & flag).any()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LadderRow:
     """One row of the ladder: a rung, or the step that leads up to the next rung.
 
@@ -57,12 +58,14 @@ class LadderRow:
         estimate: its value, in nats per datum.
         is_step: whether the row is a step.
         share: share of a step in the inference gap; None for a rung, or where the gap is not positive.
+        reaches_evidence: whether it is log p(x), or a step that leads there.
     """
 
     name: str
     estimate: Estimate
     is_step: bool = False
     share: float | None = None
+    reaches_evidence: bool = False
 
 
 def ladder_rows(ladder: Ladder) -> Iterator[LadderRow]:
@@ -71,10 +74,12 @@ def ladder_rows(ladder: Ladder) -> Iterator[LadderRow]:
     tops: list[Estimate] = [ladder.local[name] for name in ladder.ladder] + [ladder.log_evidence]
     if TEMPERED in ladder.local and ladder.ladder:
         tops.insert(0, ladder.local[TEMPERED])
-    yield LadderRow("L[q]", ladder.elbo)
+    yield LadderRow(name="L[q]", estimate=ladder.elbo)
     for (name, step), top in zip(ladder.steps.items(), tops, strict=True):
-        yield LadderRow(name, step, True, step.mean / total if total > 0 else None)
-        yield LadderRow(top.name, top)
+        is_last = top is ladder.log_evidence
+        share = step.mean / total if total > 0 else None
+        yield LadderRow(name=name, estimate=step, is_step=True, share=share, reaches_evidence=is_last)
+        yield LadderRow(name=top.name, estimate=top, reaches_evidence=is_last)
 
 
 def rungs_beside(ladder: Ladder) -> list[Estimate]:
@@ -85,16 +90,17 @@ def rungs_beside(ladder: Ladder) -> list[Estimate]:
 def _rungs(ladder: Ladder) -> Iterator[Row]:
     for row in ladder_rows(ladder):
         label = f"  + {row.name}" if row.is_step else row.name
-        yield _row(label, row.estimate, "" if row.share is None else f"{100 * row.share:.0f}%")
+        doubtful = row.reaches_evidence and bool(ladder.is_doubtful.any())
+        yield _row(label, row.estimate, "" if row.share is None else f"{100 * row.share:.0f}%", doubtful)
 
 
 def _beside(ladder: Ladder) -> list[Row]:
     return [_row(estimate.name, estimate) for estimate in rungs_beside(ladder)]
 
 
-def _row(label: str, estimate: Estimate, share: str = "") -> Row:
+def _row(label: str, estimate: Estimate, share: str = "", doubtful: bool = False) -> Row:
     number = f"{SIDES[estimate.side]:>2} {estimate.mean:8.3f}"
-    return (label, number, _error(estimate.se), _error(estimate.mc_se), share)
+    return (label, number, _error(estimate.se), _error(estimate.mc_se) + "?" * doubtful, share)
 
 
 def _error(value: float) -> str:
@@ -131,13 +137,38 @@ def _footnotes(ladder: Ladder) -> Iterator[str]:
     if ladder.n_excluded:
         yield _excluded_look(ladder)
     for name, fit in ladder.fits.items():
-        yield f"fit {name}: " + ", ".join(f"{n} {words}" for words, n in fit.counts().items())
+        yield f"fit {name}: " + ", ".join(f"{n} {words}" for words, n in fit.counts().items()) + _more(ladder, name)
     counts = {str(name): int((ladder.chosen == name).sum()) for name in np.unique(ladder.chosen)}
     yield "log p(x) from " + ", ".join(f"{ladder.estimators[name]} ({n})" for name, n in counts.items())
     for name, n in flag_counts(ladder.flags).items():
         yield f"flagged {n} of {len(ladder)} data {name}: {FLAG_WORDS[Flag[name]]}"
+    yield from _doubtful_mean(ladder)
     yield f"work: {sum(ladder.work.values()):,.0f} decoder gradients per datum"
     yield from ladder.notes
+
+
+def _more(ladder: Ladder, name: str) -> str:
+    """What the fits of a rung still lack, to follow how they ended; steps are said to err by it where that shows."""
+    if name not in ladder.shortfall:
+        return ""
+    short = ladder.shortfall[name]
+    text = f"; about {max(short.mean, 0.0):.3f} more to be had (mc {_error(short.mc_se)})"
+    if name not in ladder.ladder or not short.mean > max(MENTIONED, 2 * short.mc_se):
+        return text
+    place = ladder.ladder.index(name)
+    names = list(ladder.steps)
+    return f"{text}: {names[place - len(ladder.ladder) - 1]} lacks this, {names[place - len(ladder.ladder)]} has it"
+
+
+def _doubtful_mean(ladder: Ladder) -> Iterator[str]:
+    """What the question mark at a Monte Carlo error means, and the mean without the data that earned it."""
+    doubtful = ladder.is_doubtful
+    if not doubtful.any():
+        return
+    rest = ladder.log_evidence.where(~doubtful)
+    without = f"without them it is {rest.mean:.3f} (mc {_error(rest.mc_se)})" if rest.finite.any() else "they are all"
+    n = int(doubtful.sum())
+    yield f"?: the mc of log p(x) is not to be believed, for the errors of {n} data are unknown; {without}"
 
 
 def _excluded_look(ladder: Ladder) -> str:

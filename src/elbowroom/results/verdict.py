@@ -21,6 +21,7 @@ SMALL = 0.5  # nats: an inference gap below this is too small to matter
 STEP = 0.25  # nats: a step below this is not spoken of
 SHARE = 0.1  # of the inference gap: likewise
 N_ERRORS = 2.0  # standard errors by which a step must exceed zero
+SHORT = 0.05  # nats: what a fit lacks is not spoken of below this
 DOUBT = 0.1  # share of flagged data above which log p(x) is not trusted
 LOST = 0.02  # share of data left out above which nothing is trusted
 
@@ -28,7 +29,9 @@ REMEDIES = {  # of the steps that are no assumption of a family; those of rungs 
     "amortization": "a better encoder, or refining its answer for each datum (er.refine), can recover {nats}",
     "encoder": "a better encoder for the same objective, or refining its answer (er.refine), changes L[q] by {nats}",
     "mismatch": "{nats} are lost because q was trained for kl_weight {beta:g}, not for the ELBO",
-    "inference": "q and its family together lose {nats}; the best member of the family is not known, so the loss cannot be split",
+    "inference": (
+        "q and its family together lose {nats}; the best member of the family is not known, so the loss cannot be split"
+    ),
 }
 
 
@@ -183,6 +186,13 @@ def _doubts(gaps: Ladder, whose: str = "") -> Iterator[Finding]:
         if share > DOUBT:
             text = f"{whose}the {name} fit still gained on {100 * share:.0f}% of the data when its budget ended: "
             yield Finding("unfinished fits", text + "the steps on either side of it cannot be told apart")
+        short = gaps.shortfall.get(name)
+        if short is not None and short.mean > max(SHORT, N_ERRORS * short.mc_se):
+            text = (
+                f"{whose}the {name} fit lacks about {_nats(short.mean, short.mc_se)} of the best: the step below it is "
+                "that much larger than shown, the step above it smaller"
+            )
+            yield Finding("short fits", text, short.mean, short.mc_se)
     modes = int((flags & Flag.BASES_DISAGREE > 0).sum())
     if modes > LOST * n:
         text = (

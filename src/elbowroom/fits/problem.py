@@ -1,0 +1,110 @@
+"""The optimization of one block of data, whose noise depends on a key and on nothing else."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..core import Block, normal, orthogonal, seeded, select_rows
+from ..evidence import GROUP, log_weights
+from ..models import LatentModel, log_joint_and_grad
+from ..posteriors import AffineMap, Ascent, Budget, Family, Params, VariationalDistribution
+from .adam import adam_round
+from .natural_gradients import curvature_metric, natural_gradient, natural_round, squared_norm
+
+__all__ = ["Problem"]
+
+CHECK_GROUP = 8  # draws of one of the independent groups from which a shortfall is estimated
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """The optimization of one block.
+
+    Noise has the dtype and device of `like`. `metric` holds the coordinates for the steps of a Gaussian's mean; None
+    for those of q.
+    """
+
+    family: Family
+    model: LatentModel
+    block: Block
+    like: Tensor
+    seed: int
+    metric: AffineMap | None = None
+
+    def noise(self, n_samples: int, *key: str | int) -> Tensor:
+        """Standard normal noise (S, B, E) for the whole block."""
+        shape = (n_samples, len(self.block.index), self.family.noise_size)
+        return normal(shape, self._generator(*key), self.like)
+
+    def evaluate(self, params: Params, index: Tensor, n_samples: int) -> Tensor:
+        """The ELBO in nats, (R,), of the data `index` (R,) on the fixed evaluation noise.
+
+        Samples come in groups of GROUP, so n_samples is rounded up. The ELBO is not finite if a log weight is not.
+        """
+        total = torch.zeros(len(index), dtype=torch.float64, device=index.device)
+        dist, x = VariationalDistribution(self.family, params), select_rows(self.block.x, index)
+        n_groups = -(-n_samples // GROUP)
+        with torch.no_grad():
+            for group in range(n_groups):
+                noise = self.noise(GROUP, "evaluate", group)[:, index]
+                total = total + log_weights(self.model, dist, x, noise).sum(0)
+        return total / (GROUP * n_groups)
+
+    def check(
+        self, params: Params, index: Tensor, n_samples: int, products: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Log weights (S, R) of Gaussian fits of the data `index` (R,), their shortfalls and the errors of those, (R,).
+
+        All are in nats. The draws are always the same, in mirrored pairs and in at least two independent groups of
+        CHECK_GROUP, so n_samples is rounded up. `products` are as in `natural_round`.
+        """
+        q, full = AffineMap.of_gaussian(params), "lower" in params
+        x, metric = select_rows(self.block.x, index), q
+        if self.metric is not None:
+            metric = self.metric.rows(index)
+        elif products is not None:
+            metric = curvature_metric(q, products)
+        values, groups = [], []
+        for number in range(max(2, -(-n_samples // CHECK_GROUP))):
+            half = self.noise(CHECK_GROUP // 2, "check", number)[:, index]
+            e = torch.cat([half, -half])
+            value, grad = log_joint_and_grad(self.model, x, q(e))
+            values.append(value - VariationalDistribution(self.family, params).log_prob(q(e)).double())
+            groups.append(natural_gradient(q, metric, e, grad, full))
+        short, deviations = squared_norm(torch.stack(groups))
+        return torch.cat(values), short, deviations.std(0) / math.sqrt(len(groups))
+
+    def adam(self, params: Params, index: Tensor, budget: Budget, number: int, rates: Tensor) -> tuple[Params, Tensor]:
+        """A round of Adam for the data `index` (R,): the last iterate, and which (R,) stayed finite throughout."""
+
+        def draw_noise(n: int, step: int) -> Tensor:
+            return self.noise(n, "step", number, step)[:, index]
+
+        return adam_round(self.model, select_rows(self.block.x, index), self.family, params, budget, rates, draw_noise)
+
+    def natural(
+        self,
+        params: Params,
+        index: Tensor,
+        n_samples: int,
+        number: int,
+        rates: Tensor,
+        products: Tensor | None = None,
+        far: Tensor | None = None,
+    ) -> tuple[Params, Tensor, Tensor | None]:
+        """A round of natural gradients for the data `index` (R,), with rates (T, R); it returns what that does."""
+        shape = (len(self.block.index), self.family.size)
+        draws = (draw[index] for draw in orthogonal(shape, self._generator("round", number), self.like))
+        metric = None if self.metric is None else self.metric.rows(index)
+        x = select_rows(self.block.x, index)
+        return natural_round(self.model, x, params, draws, rates, n_samples, metric, products, far)
+
+    @property
+    def is_natural(self) -> bool:
+        """Whether the family climbs by natural gradients."""
+        return self.family.ascent is Ascent.NATURAL
+
+    def _generator(self, *key: str | int) -> torch.Generator:
+        return seeded(self.seed, "fit", self.family.name, self.block.number, *key)

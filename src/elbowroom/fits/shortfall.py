@@ -1,0 +1,106 @@
+r"""The ELBO of a fitted Gaussian and the estimated shortfall of its fit, on draws that no step has seen.
+
+The gradients that tell the shortfall also make the ELBO more precise. With z = mean + L e, log w is nearly quadratic in
+e, and a regression of its gradient on e gives that quadratic. Its mean is known, so it is a control variate:
+
+    log w(e) - (b'e + 1/2 e'He) + 1/2 tr H,    b and H from other draws than e, so that nothing is biased
+
+Where the posterior is a Gaussian, every single draw then gives the ELBO exactly.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..core import Block, normal, seeded
+from ..evidence import GROUP
+from ..models import LatentModel, log_joint_and_grad
+from ..posteriors import AffineMap, Ascent, Family, Params
+from .natural_gradients import curvature_metric, natural_gradient, products_of, squared_norm
+
+__all__ = ["Assessment", "assess", "has_control"]
+
+FOLDS = 4
+LEAST_RATIO = 1.5  # draws for each latent, at least, from which a quadratic is fitted
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """The result for B data.
+
+    Attributes:
+        values: (K, B) numbers in nats whose mean is the ELBO: the log weights, less their control variate.
+        shortfall: (B,) estimate in nats of what the fit still lacks.
+        deviations: (G, B) those of G independent groups of draws, whose spread over sqrt(G) is that estimate's error.
+    """
+
+    values: Tensor
+    shortfall: Tensor
+    deviations: Tensor
+
+
+def assess(
+    model: LatentModel, block: Block, family: Family, params: Params, n_draws: int, seed: int, key: str,
+    metric: AffineMap | None = None,
+) -> Assessment:  # fmt: skip
+    """Assess a Gaussian fit of one block of B data on n_draws draws, in groups of GROUP.
+
+    Args:
+        family, params: the fitted Gaussians, diagonal or full.
+        metric: coordinates in which the posterior is about isotropic. Without them a diagonal Gaussian is judged in
+            those of the curvature that its draws see.
+    """
+    q, full = AffineMap.of_gaussian(params), "lower" in params
+    log_w, draws, grads = [], [], []
+    for group in range(max(2, -(-n_draws // GROUP))):
+        e = normal((GROUP, *params["mean"].shape), seeded(seed, key, block.number, group), params["mean"])
+        z = q(e)
+        value, grad = log_joint_and_grad(model, block.x, z)
+        log_w.append(value - family.log_prob(params, z).double())
+        draws.append(e)
+        grads.append(grad)
+    if metric is None and not full:
+        pairs = zip(draws, grads, strict=True)
+        seen = torch.stack([products_of(q.pull_back(grad) + e, e) for e, grad in pairs]).mean(0)
+        metric = curvature_metric(q, seen - torch.eye(seen.shape[-1]).to(seen))
+    values = _controlled(torch.cat(draws), torch.cat(log_w), q.pull_back(torch.cat(grads)) + torch.cat(draws))
+    pairs = zip(draws, grads, strict=True)
+    groups = torch.stack([natural_gradient(q, metric or q, e, grad, full) for e, grad in pairs])
+    shortfall, deviations = squared_norm(groups)
+    return Assessment(values, shortfall, deviations)
+
+
+def has_control(n_draws: int, family: Family) -> bool:
+    """Whether n_draws suffice to make the ELBO of a member of the family more precise by its gradients."""
+    return family.ascent is Ascent.NATURAL and (1 - 1 / FOLDS) * n_draws >= LEAST_RATIO * family.size
+
+
+def _controlled(e: Tensor, log_w: Tensor, grad: Tensor) -> Tensor:
+    """Log weights (K, B) at e (K, B, D), with gradients `grad` in e, less a quadratic fitted to the other folds.
+
+    They are returned as they are where a fold leaves too few draws for the quadratic, and for data that it does not
+    make more precise.
+    """
+    if (1 - 1 / FOLDS) * len(e) < LEAST_RATIO * e.shape[-1]:
+        return log_w
+    parts, every = [], torch.arange(len(e), device=e.device) % FOLDS
+    for fold in range(FOLDS):
+        mine, rest = every == fold, every != fold
+        linear, curvature = _quadratic(e[rest].double(), grad[rest].double())
+        x = e[mine].double()
+        foretold = torch.einsum("kbd,bd->kb", x, linear) + 0.5 * torch.einsum("kbi,bij,kbj->kb", x, curvature, x)
+        parts.append(log_w[mine] - foretold + 0.5 * curvature.diagonal(dim1=-2, dim2=-1).sum(-1))
+    controlled = torch.stack(parts, dim=1).flatten(0, 1)
+    return torch.where(controlled.var(0) < log_w.var(0), controlled, log_w)
+
+
+def _quadratic(e: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """b (B, D) and a symmetric H (B, D, D) of the regression grad = b + H e over draws (K, B, D)."""
+    x, y = e - e.mean(0), grad - grad.mean(0)
+    moments = torch.einsum("kbi,kbj->bij", x, x), torch.einsum("kbi,kbj->bij", x, y)
+    usable = torch.isfinite(moments[1]).flatten(1).all(1)[:, None, None]
+    slope = torch.linalg.solve(moments[0], torch.where(usable, moments[1], 0.0))
+    curvature = 0.5 * (slope + slope.mT)
+    linear = torch.where(usable[..., 0], grad.mean(0), 0.0) - torch.einsum("bij,bj->bi", curvature, e.mean(0))
+    return linear, curvature

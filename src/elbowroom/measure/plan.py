@@ -57,7 +57,6 @@ PlanLike: TypeAlias = PlanName | Plan
 _PUBLISHED = Budget(
     n_steps=100, n_samples=100, learning_rate=1e-3, max_rounds=100, n_evaluation=96, decay=1.0, patience=10, plain=True
 )
-GAUSSIANS = (DiagonalGaussian, FullGaussian)
 PLANS: dict[PlanName, Plan] = {
     "quick": Plan(
         name="quick",
@@ -70,7 +69,10 @@ PLANS: dict[PlanName, Plan] = {
     "precise": Plan(
         name="precise",
         n_elbo=1024,
-        budgets={family.name: replace(family.budget, tolerance=0.003, n_evaluation=128) for family in GAUSSIANS},
+        budgets={
+            DiagonalGaussian.name: replace(DiagonalGaussian.budget, tolerance=0.003, n_evaluation=128, min_rounds=2),
+            FullGaussian.name: replace(FullGaussian.budget, tolerance=0.003, n_evaluation=128, min_rounds=6),
+        },
         evidence=EvidencePlan(
             n_importance=4000,
             n_pilot=1024,

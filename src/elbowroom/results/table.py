@@ -15,7 +15,6 @@ from .outcomes import FLAG_WORDS, Flag
 __all__ = ["LadderRow", "flag_counts", "group_table", "ladder_html", "ladder_rows", "ladder_table", "rungs_beside"]
 
 LABEL = 27  # columns of a label; a longer one goes on in the next line
-MENTIONED = 0.01  # nats: a shortfall below this is not told of the steps
 HEADER = ("", "nats", "se", "mc", "share")
 
 
@@ -148,16 +147,10 @@ def _footnotes(ladder: Ladder) -> Iterator[str]:
 
 
 def _more(ladder: Ladder, name: str) -> str:
-    """What the fits of a rung still lack, to follow how they ended; steps are said to err by it where that shows."""
+    """What the fits of a rung still lack, to follow how they ended."""
     if name not in ladder.shortfall:
         return ""
-    short = ladder.shortfall[name]
-    text = f"; about {max(short.mean, 0.0):.3f} more to be had (mc {_error(short.mc_se)})"
-    if name not in ladder.ladder or not short.mean > max(MENTIONED, 2 * short.mc_se):
-        return text
-    place = ladder.ladder.index(name)
-    names = list(ladder.steps)
-    return f"{text}: {names[place - len(ladder.ladder) - 1]} lacks this, {names[place - len(ladder.ladder)]} has it"
+    return f"; about {max(ladder.shortfall[name].mean, 0.0):.3f} more to be had"
 
 
 def _doubtful_mean(ladder: Ladder) -> Iterator[str]:

@@ -399,11 +399,9 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[AnnealingPath, tuple
     seen: list[tuple[AnnealingPath, tuple[Any, ...]]] = []
     true = annealing.anneal
 
-    def spy(
-        base: Any, path: AnnealingPath, n_chains: int, seed: int, key: tuple[Any, ...], exact: Tensor | None = None
-    ) -> Any:
+    def spy(base: Any, path: AnnealingPath, n_chains: int, seed: int, key: tuple[Any, ...], **rest: Any) -> Any:
         seen.append((path, (seed, *key)))
-        return true(base, path, n_chains, seed, key, exact)
+        return true(base, path, n_chains, seed, key, **rest)
 
     monkeypatch.setattr(annealing, "anneal", spy)
     return seen

@@ -208,3 +208,34 @@ def test_annealing_from_the_prior_is_the_published_protocol_in_small():
     assert gaps.fits["diagonal"].steps.min() >= 1000  # ten checks in a row without improvement
     with pytest.raises(ValueError, match="base must be"):
         EvidencePlan(base="posterior")
+
+
+def test_annealing_on_a_share_gives_the_numbers_of_annealing_on_all(monkeypatch):
+    """Which data are annealed moves no number of a datum: its pilots and chains are those of the whole block."""
+    monkeypatch.setattr("elbowroom.evidence.log_evidence.MAX_PRIOR_SIZE", 0)
+    planted = scenarios.correlated(50)
+    (block,) = iterate_blocks(planted.x)
+    base = exact_base(planted.model, planted.x)
+    plan = EvidencePlan(n_importance=200, n_pilot=100, annealing=AnnealingSchedule(n_temperatures=4, n_chains=8))
+    few, every = (
+        block_evidence(planted.model, block, base, replace(plan, annealed_share=share), 0) for share in (0.3, 1.0)
+    )
+    done = few.candidates["ais"].finite
+    assert 5 <= done.sum() <= 27  # 15 expected, false alarm 1e-4
+    assert every.candidates["ais"].finite.all()
+    np.testing.assert_array_equal(few.candidates["ais"].values[done], every.candidates["ais"].values[done])
+    assert few.work["ais"] == pytest.approx(every.work["ais"] * done.mean())
+    assert not (few.chosen[~done] == "ais").any()
+    assert few.estimate.finite.all()
+
+
+def test_data_with_poor_weights_are_annealed_whatever_the_share(monkeypatch):
+    monkeypatch.setattr("elbowroom.evidence.log_evidence.MAX_PRIOR_SIZE", 0)
+    planted = scenarios.correlated(50)
+    (block,) = iterate_blocks(planted.x)
+    poor = shrunk(exact_base(planted.model, planted.x), 0.4)
+    plan = EvidencePlan(n_importance=100, n_pilot=64, annealed_share=0.0)
+    found = block_evidence(planted.model, block, poor, plan, 0)
+    assert found.candidates["ais"].finite.mean() > 0.5
+    with pytest.raises(ValueError, match="annealed_share must be between 0 and 1"):
+        EvidencePlan(annealed_share=1.5)

@@ -37,6 +37,7 @@ def candidate(name: str, pilot: float = -10.0, error: float = 0.1, expected: flo
         expected=np.full(N, error if expected is None else expected),
         estimate=Estimate(name, np.full(N, pilot), side="lower", noise=noise),
         reliable=np.ones(N, dtype=bool),
+        certified=np.ones(N, dtype=bool),
         k_hat=np.full(N, 0.1),
         replaceable=np.zeros(N, dtype=bool),
     )
@@ -158,3 +159,12 @@ def test_what_is_picked_is_each_datums_own() -> None:
     assert estimate.values.tolist() == [-10.0, -11.0, -10.0]
     assert estimate.ids.tolist() == [5, 6, 7]
     np.testing.assert_allclose(estimate.mc_errors, [0.1, 0.3, 0.1])
+
+
+def test_draws_of_the_prior_that_do_not_know_their_own_mean_certify_nothing() -> None:
+    """Where they are among the importance samples; otherwise they are not asked."""
+    unsure = replace(candidate("iwae"), certified=np.zeros(N, dtype=bool))
+    candidates = {IWAE: unsure, AIS: candidate("AIS")}
+    for chosen in (IWAE, AIS):
+        assert all_of(not_believed(candidates, chosen_of(chosen), True))
+        assert not all_of(not_believed(candidates, chosen_of(chosen), False))

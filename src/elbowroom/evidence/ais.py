@@ -173,9 +173,10 @@ def _noise_of(like: Tensor, generator: torch.Generator, rows: Tensor | None) -> 
 
 
 def tune(
-    base: Base, schedule: AnnealingSchedule, n: int, like: Tensor, key: tuple[str | int, ...]
-) -> tuple[AnnealingPath, AnnealedChains]:
-    """A frozen path for a block of n data, and the last pilot run.
+    base: Base, schedule: AnnealingSchedule, n: int, like: Tensor, key: tuple[str | int, ...],
+    rows: Tensor | None = None,
+) -> tuple[AnnealingPath, AnnealedChains]:  # fmt: skip
+    """A frozen path for a block of n data, and the last pilot run. With `rows` (R,) only these data are tuned and run.
 
     Each pilot moves the step size of every temperature toward an acceptance of 0.8. It also places the temperatures of
     an "adaptive" schedule where the log weights spread, and interpolates the step sizes. Pilots depend neither on the
@@ -187,11 +188,21 @@ def tune(
     step_sizes = torch.full(betas.shape, 0.9 * width, dtype=torch.float64, device=like.device)
     path = AnnealingPath(betas, step_sizes, schedule.n_leapfrog)
     for pilot in range(schedule.n_pilots):
-        run = anneal(base, path, GROUP, 0, (*key, "pilot", pilot))
-        path = replace(path, step_sizes=_adjusted(path, run.acceptance))
+        run = anneal(base, path, GROUP, 0, (*key, "pilot", pilot), rows=rows)
+        acceptance, rate_std = (_of_all(part, rows, n) for part in (run.acceptance, run.rate_std))
+        path = replace(path, step_sizes=_adjusted(path, acceptance))
         if schedule.kind == "adaptive":
-            path = _placed(path, run.rate_std)
-    return path, anneal(base, path, GROUP, 0, (*key, "pilot", "last"))
+            path = _placed(path, rate_std)
+    return path, anneal(base, path, GROUP, 0, (*key, "pilot", "last"), rows=rows)
+
+
+def _of_all(values: Tensor, rows: Tensor | None, n: int) -> Tensor:
+    """Values (T, R) of some rows among those of n data, (T, n), where the others have ones."""
+    if rows is None:
+        return values
+    whole = values.new_ones(len(values), n)
+    whole[:, rows.to(values.device)] = values
+    return whole
 
 
 def ais_of(run: AnnealedChains, ids: NDArray[np.int64], name: str, key: object) -> Estimate:

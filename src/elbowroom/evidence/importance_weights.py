@@ -10,7 +10,15 @@ from torch import Tensor
 
 from ..results import Array
 
-__all__ = ["are_believable", "effective_sample_size", "grouped_noise", "k_hat", "k_hat_threshold", "log_mean_exp"]
+__all__ = [
+    "GROUPS",
+    "are_believable",
+    "effective_sample_size",
+    "grouped_noise",
+    "k_hat",
+    "k_hat_threshold",
+    "log_mean_exp",
+]
 
 MIN_EFFECTIVE = 10  # draws; fewer cannot tell how much they vary
 GROUPS = 16  # groups of draws, whose deviations an estimate keeps

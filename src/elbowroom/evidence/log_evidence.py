@@ -15,14 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..core import Block
+from ..core import Block, seeded, uniform
 from ..models import LatentModel, can_sample_prior, latent_size
 from ..posteriors import Distribution, Params
 from ..results import Array, Estimate, Flag, concatenate
 from .ais import RELAX_LEAPFROG, AnnealingPath, AnnealingSchedule, ais_of, anneal, tune
 from .bases import Base, PriorBase, gaussian_base
 from .bounds import GROUP, block_log_weights, iwae_of
-from .importance_weights import are_believable, effective_sample_size, grouped_noise, k_hat, log_mean_exp
+from .importance_weights import GROUPS, are_believable, effective_sample_size, grouped_noise, k_hat, log_mean_exp
 from .proposals import DefensiveMixture, StudentT
 from .selection import Candidate, Estimator, choose, flags_of, picked
 
@@ -30,7 +30,9 @@ __all__ = ["Evidence", "EvidencePlan", "block_evidence", "reverse_bound"]
 
 NEGLIGIBLE = 1e-3  # nats: an error this small needs no k-hat, as weights that are equal up to rounding have no tail
 BOUNDED = 0.2  # nats: the same for bounded weights, whose variance is finite whatever k-hat is (25 effective draws)
+KNOWN = 0.2  # the relative error of the mean weight of the prior's draws above which they certify nothing
 N_RELAX = 20  # moves within the posterior before a reverse run; without, 1% of a MNIST VAE's widths are 1 to 18 nats
+ENOUGH = 0.05  # nats: where a pilot predicts a smaller error, importance sampling suffices
 MAX_CHAINS = 512  # for each datum, whatever its target
 MAX_PRIOR_SIZE = 20  # latents above which draws from the prior find nothing
 
@@ -49,8 +51,11 @@ class EvidencePlan:
             enough, it gets 1, 2, 4, ... times the chains of AIS, up to 512. A datum that still misses it is flagged.
         max_importance: the most importance samples of a datum.
         base: where AIS starts: "local" for the Gaussian fitted to each datum, or "prior" as in the literature.
+        annealed_share: the share of the data, drawn at random, for which AIS runs as an independent check although
+            importance sampling suffices. It runs for all where the importance weights are poor, and where the draws
+            include the prior: there its disagreement tells of several modes.
     Raises:
-        ValueError: another base.
+        ValueError: another base, or a share that is not between 0 and 1.
     """
 
     n_importance: int = 2000
@@ -60,10 +65,13 @@ class EvidencePlan:
     target: float | None = None
     max_importance: int = 32_000
     base: str = "local"
+    annealed_share: float = 1.0
 
     def __post_init__(self) -> None:
         if self.base not in ("local", "prior"):
             raise ValueError(f'base must be "local" or "prior"; got {self.base!r}')
+        if not 0 <= self.annealed_share <= 1:
+            raise ValueError(f"annealed_share must be between 0 and 1; got {self.annealed_share}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,10 +134,12 @@ def block_evidence(
         iwae = candidates[Estimator.IWAE]
         poor = ~iwae.reliable | (iwae.estimate.mc_errors > (plan.target or np.inf))
         candidates[Estimator.IWAE] = replace(iwae, replaceable=poor)
-        annealed, start, path, n_chains = _annealed_candidate(model, block, base, plan, seed, poor)
+        rows = np.arange(len(block.index)) if defended else _annealed_rows(iwae, block, plan, seed)
+        annealed, start, path, n_chains = _annealed_candidate(model, block, base, plan, seed, poor, rows)
         candidates[Estimator.AIS] = annealed
         gradients = plan.annealing.n_leapfrog * (plan.annealing.n_temperatures - 1) + 1
-        work[Estimator.AIS.value] = gradients * (GROUP * (plan.annealing.n_pilots + 1.0) + n_chains)
+        pilots = GROUP * (plan.annealing.n_pilots + 1.0) * len(rows) / len(block.index)
+        work[Estimator.AIS.value] = gradients * (pilots + n_chains)
     chosen = choose(candidates, defended)
     reported, flags = picked(candidates, chosen, block.index.numpy()), flags_of(candidates, chosen, defended)
     if plan.target is not None:
@@ -221,9 +231,11 @@ def _of_importance_runs(
     itself, or if its error is small enough to need no diagnostics.
     """
     value, error = _value_and_error(pilot, strata)
-    enough = BOUNDED if strata > 1 else NEGLIGIBLE
     expected, tail, fine = np.empty(len(ids)), np.empty(len(ids)), np.empty(len(ids), dtype=bool)
+    enough, known = BOUNDED if strata > 1 else NEGLIGIBLE, np.ones(len(ids), dtype=bool)
     for rows, run in runs:
+        if strata > 1:
+            known[rows] = _is_known(run[1::strata])
         expected[rows] = error[rows] * math.sqrt(len(pilot) / len(run))
         tail[rows], fine[rows] = k_hat(run), are_believable(run)
     label = f"IWAE_{max(len(run) for _, run in runs)} ({name})"
@@ -236,41 +248,70 @@ def _of_importance_runs(
         expected=np.where(foreseen, expected, np.inf),
         estimate=estimate,
         reliable=reliable,
+        certified=fine | known | (estimate.mc_errors < NEGLIGIBLE),
         k_hat=tail,
     )
 
 
+def _is_known(log_w: Tensor) -> NDArray[np.bool_]:
+    """Whether the draws of the prior know their own mean weight, (K, N) -> (N,). A mode that only they can find is one
+    that a few of them carry until they do.
+    """
+    value, error = _value_and_error(log_w)
+    return np.isfinite(value) & (error <= KNOWN)
+
+
+def _annealed_rows(iwae: Candidate, block: Block, plan: EvidencePlan, seed: int) -> NDArray[np.int64]:
+    """The rows (R,) for which AIS runs: where the importance weights are poor, and a random share of the others."""
+    draw = uniform((len(block.index),), seeded(seed, "annealed share", block.number), block.like).cpu().numpy()
+    poor = ~iwae.reliable | ~(iwae.expected < ENOUGH)
+    return np.flatnonzero(poor | (draw < plan.annealed_share))
+
+
 def _annealed_candidate(
-    model: LatentModel, block: Block, params: Params, plan: EvidencePlan, seed: int, wanted: NDArray[np.bool_]
+    model: LatentModel,
+    block: Block,
+    params: Params,
+    plan: EvidencePlan,
+    seed: int,
+    wanted: NDArray[np.bool_],
+    annealed: NDArray[np.int64],
 ) -> tuple[Candidate, Base, AnnealingPath, float]:
-    """The candidate of AIS, its base and path, and the mean number of chains of a datum.
+    """The candidate of AIS on the rows `annealed`, its base and path, and the mean number of chains of a datum.
 
     It is reliable where the chains share the weight, with an effective sample size of 40% or more. Given a target, the
-    data where it is `wanted` (B,) get as many chains as the pilot predicts that they need.
+    data where it is `wanted` (B,) get as many chains as the pilot predicts that they need. Other rows have no value.
     """
     schedule, ids = plan.annealing, block.index.numpy()
     assert schedule is not None
     base: Base = gaussian_base(model, block.x, params)
     if plan.base == "prior":
         base = PriorBase(model, block.x, len(ids))
-    path, pilot = tune(base, schedule, len(ids), params["mean"], ("ais", block.number))
-    value, error = _value_and_error(pilot.log_w)
-    budget = np.full(len(ids), schedule.n_chains)
+    path, pilot = tune(base, schedule, len(ids), params["mean"], ("ais", block.number), _index(annealed, block))
+    value, error, budget = np.full(len(ids), np.nan), np.full(len(ids), np.inf), np.zeros(len(ids), dtype=np.int64)
+    value[annealed], error[annealed] = _value_and_error(pilot.log_w)
+    budget[annealed] = schedule.n_chains
     if plan.target is not None:
-        enough = _budgets(error, len(pilot.log_w), schedule.n_chains, plan.target, MAX_CHAINS)
-        budget = np.where(wanted, enough, budget)
+        enough = _budgets(error[annealed], GROUP, schedule.n_chains, plan.target, MAX_CHAINS)
+        budget[annealed] = np.where(wanted[annealed], enough, schedule.n_chains)
     parts, shared = [], np.zeros(len(ids), dtype=bool)
     for n, rows in _by(budget):
+        if n == 0:
+            nothing = np.zeros((GROUPS, len(rows)))
+            values = np.full(len(rows), np.nan)
+            parts.append((rows, Estimate("AIS", values, side="lower", noise={("ais", seed): nothing}, ids=ids[rows])))
+            continue
         run = anneal(base, path, n, seed, ("ais", "run", block.number), rows=_index(rows, block))
         shared[rows] = (effective_sample_size(run.log_w) >= 0.4 * n).cpu().numpy()
         parts.append((rows, ais_of(run, ids[rows], "AIS", ("ais", seed))))
-    expected = error * np.sqrt(len(pilot.log_w) / budget)
+    expected = error * np.sqrt(GROUP / np.maximum(budget, 1))
     candidate = Candidate(
         pilot=value,
         pilot_error=error,
         expected=expected,
         estimate=_joined(parts),
         reliable=shared,
+        certified=np.ones(len(ids), dtype=bool),
         k_hat=np.full(len(ids), np.nan),
     )
     return candidate, base, path, float(budget.mean())

@@ -71,6 +71,8 @@ class Candidate:
         expected: the error (N,) in nats that the pilot predicts for the run, infinite if the pilot's tail is too heavy.
         estimate: what the run reports.
         reliable: where (N,) the error of the run can be believed.
+        certified: where (N,) draws of the prior, if there are any, do not carry the error without knowing it: k-hat is
+            small, or they know their own mean.
         k_hat: Pareto k-hat (N,) of the run, NaN for AIS.
         replaceable: where (N,) the run turned out too poor to be reported, or None.
     """
@@ -80,6 +82,7 @@ class Candidate:
     expected: Array
     estimate: Estimate
     reliable: Mask
+    certified: Mask
     k_hat: Array
     replaceable: Mask | None = None
 
@@ -178,11 +181,12 @@ def too_heavy(candidates: Candidates, chosen: Chosen) -> Mask:
 
 
 def not_believed(candidates: Candidates, chosen: Chosen, defended: bool) -> Mask:
-    """The diagnostics of the chosen error fail; or importance samples that include the prior are not reliable, and a
-    missed mode would go unnoticed.
+    """The diagnostics of the chosen error fail; or importance samples that include the prior are not reliable, or the
+    prior's draws do not know their own mean, and a missed mode would go unnoticed.
     """
     reliable = _of_chosen(candidates, chosen, "reliable").astype(bool)
-    return ~(reliable & candidates[Estimator.IWAE].reliable) if defended else ~reliable
+    iwae = candidates[Estimator.IWAE]
+    return ~(reliable & iwae.reliable & iwae.certified) if defended else ~reliable
 
 
 def bases_disagree(candidates: Candidates, chosen: Chosen, defended: bool) -> Mask:

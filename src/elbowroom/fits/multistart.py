@@ -12,7 +12,7 @@ from .starts import prior_start, start_of
 
 __all__ = ["MULTISTART", "best_start"]
 
-MULTISTART = Budget(n_steps=30, n_samples=4, learning_rate=0.5, max_rounds=1, n_evaluation=16)
+MULTISTART = Budget(n_steps=24, n_samples=4, learning_rate=0.5, max_rounds=1, n_evaluation=16)
 MIN_LEAD = 1.0  # nats by which the fit from the prior must lie higher, so that noise does not decide
 
 

@@ -158,7 +158,7 @@ def _gaussian_plan(plan: Plan) -> Plan:
     evidence = plan.evidence
     if evidence.annealing is None:
         evidence = replace(evidence, annealing=AnnealingSchedule())
-    return replace(plan, rungs=rungs, evidence=evidence)
+    return replace(plan, rungs=rungs, evidence=replace(evidence, annealed_share=1.0))
 
 
 def _simulate(model: Simulator, n: int, like: Data | None, seed: int) -> tuple[Tensor, Rows]:

@@ -139,6 +139,9 @@ def _footnotes(ladder: Ladder) -> Iterator[str]:
         yield f"fit {name}: " + ", ".join(f"{n} {words}" for words, n in fit.counts().items()) + _more(ladder, name)
     counts = {str(name): int((ladder.chosen == name).sum()) for name in np.unique(ladder.chosen)}
     yield "log p(x) from " + ", ".join(f"{ladder.estimators[name]} ({n})" for name, n in counts.items())
+    annealed = ladder.candidates.get("ais")
+    if annealed is not None and not annealed.finite.all():
+        yield f"annealing checked {int(annealed.finite.sum())} data: those with poor weights, and a random share"
     for name, n in flag_counts(ladder.flags).items():
         yield f"flagged {n} of {len(ladder)} data {name}: {FLAG_WORDS[Flag[name]]}"
     yield from _doubtful_mean(ladder)

@@ -38,7 +38,7 @@ slow: $(DEV)  ## run the slow tests, and those on the files of ELBOWROOM_DATA
 	@$(BIN)/python -m pytest -q -m "slow or external" $(PARALLEL) $(ARGS)
 
 bench: $(DEV)  ## measure cost and reach on the files of ELBOWROOM_DATA, write docs/benchmarks.md (ARGS="growth" for sizes)
-	@$(BIN)/python -m tools.bench $(ARGS)
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 lint: $(DEV)  ## check the style
 	@$(BIN)/ruff check --quiet --output-format concise .
@@ -48,4 +48,4 @@ types: $(DEV)  ## check the types
 
 clean:  ## remove caches and build products (the environment stays)
 	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	@find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find src tests tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

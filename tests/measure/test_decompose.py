@@ -109,12 +109,14 @@ def test_beta_mismatch_agrees_with_the_closed_form(kl_weight):
 
 
 @pytest.mark.parametrize(("size", "caught"), [(1, 0.9), (2, 0.75)])
-def test_a_base_on_one_mode_is_flagged_and_log_p_is_right_all_the_same(size, caught):
-    """Quadrature truth on asymmetric posteriors with two separate modes; q starts on one of them.
+def test_a_base_on_one_mode_is_flagged_and_log_p_is_right_all_the_same(size, caught, monkeypatch):
+    """Quadrature truth on asymmetric posteriors with two separate modes; q starts on one of them, and no mixture looks
+    for the other, as with more than 3 latents.
 
     The other is seen by the 1,000 draws of the prior: some 40 fall on it with one latent and 25 with two, so that its
     mass is known to 16% and 20%, and the flag, at 4 errors, is surer in the first case.
     """
+    monkeypatch.setattr("elbowroom.evidence.log_evidence.MAX_MIXTURE_SIZE", 0)
     model, x = scenarios.bimodal(50, size)
     x[:, 0] = x[:, 0].abs() + 2.5
     x[:, 1:] = 0.0
@@ -131,6 +133,7 @@ def test_a_base_on_one_mode_is_flagged_and_log_p_is_right_all_the_same(size, cau
 
 def test_a_base_on_one_mode_passes_unseen_where_no_other_base_looks(monkeypatch):
     """The flag above comes from the other base: without it nothing is flagged, though half the mass is missing."""
+    monkeypatch.setattr("elbowroom.evidence.log_evidence.MAX_MIXTURE_SIZE", 0)
     monkeypatch.setattr("elbowroom.evidence.log_evidence.MAX_PRIOR_SIZE", 0)
     model, x = scenarios.bimodal(50)
     x = x.abs() + 2.5

@@ -24,6 +24,7 @@ from .importance_weights import (
     log_mean_exp,
 )
 from .log_evidence import Evidence, EvidencePlan, block_evidence, reverse_bound
+from .modes import adapted_mixture
 from .preparation import prepared, prepared_pair
 from .proposals import DefensiveMixture, StudentT
 from .selection import ESTIMATOR_WORDS, Candidate, Candidates, Estimator, choose, flags_of, picked
@@ -48,6 +49,7 @@ __all__ = [
     "StudentT",
     "ais",
     "ais_of",
+    "adapted_mixture",
     "anneal",
     "are_believable",
     "block_evidence",

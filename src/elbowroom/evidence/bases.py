@@ -2,6 +2,7 @@ r"""Bases of annealing: samplers with a normalized density, in coordinates where
 
 PriorBase      the model's prior, the usual choice in the literature
 GaussianBase   a Gaussian fitted to each datum, in coordinates where that Gaussian is standard normal
+MixtureBase    a mixture that covers several modes, in the same coordinates
 """
 
 from functools import partial
@@ -13,8 +14,9 @@ from torch import Tensor
 from ..core import Rows, log_standard_normal, normal, select_rows
 from ..models import LatentModel, SamplesPrior, log_joint_and_grad, prior_draws, samples_prior, value_and_grad
 from ..posteriors import GAUSSIAN_PARAMS, AffineMap, Params
+from .mixtures import ComponentMixture
 
-__all__ = ["Base", "GaussianBase", "PriorBase", "gaussian_base"]
+__all__ = ["Base", "GaussianBase", "MixtureBase", "PriorBase", "gaussian_base"]
 
 
 class Base(Protocol):
@@ -56,6 +58,37 @@ class GaussianBase:
         joint_and_grad = getattr(self.model, "joint_and_grad", None) or partial(log_joint_and_grad, self.model)
         joint, grad = joint_and_grad(self.x, self.coordinates(u))
         return log_standard_normal(u.double()), joint + self.coordinates.log_det, -u, self.coordinates.pull_back(grad)
+
+
+class MixtureBase:
+    """A mixture for each datum that covers several modes, in coordinates where one Gaussian is standard normal."""
+
+    def __init__(self, model: LatentModel, x: Rows, coordinates: AffineMap, mixture: ComponentMixture) -> None:
+        self.model, self.x, self.coordinates, self.mixture = model, x, coordinates, mixture
+
+    def rows(self, index: Tensor) -> "MixtureBase":
+        """The base of the data `index` (R,)."""
+        return MixtureBase(
+            self.model, select_rows(self.x, index), self.coordinates.rows(index), self.mixture.rows(index)
+        )
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draw n points u for each datum, (n, N, D)."""
+        center = self.coordinates.center
+        noise = normal((n, len(center), self.mixture.noise_size), generator, center)
+        return self.whiten(self.mixture.rsample_and_log_q(noise)[0])
+
+    def whiten(self, z: Tensor) -> Tensor:
+        """Map z (S, N, D) to u (S, N, D)."""
+        return self.coordinates.inverse(z)
+
+    def evaluate(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """log base and log joint in nats as densities of u, (C, N), and their gradients, (C, N, D)."""
+        z, log_det = self.coordinates(u), self.coordinates.log_det
+        base, base_grad = self.mixture.log_prob_and_grad(z)
+        joint, grad = log_joint_and_grad(self.model, self.x, z)
+        pulled = self.coordinates.pull_back(base_grad.to(grad))
+        return base + log_det, joint + log_det, pulled, self.coordinates.pull_back(grad)
 
 
 class PriorBase:

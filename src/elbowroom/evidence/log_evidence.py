@@ -20,9 +20,11 @@ from ..models import LatentModel, can_sample_prior, latent_size
 from ..posteriors import Distribution, Params
 from ..results import Array, Estimate, Flag, concatenate
 from .ais import RELAX_LEAPFROG, AnnealingPath, AnnealingSchedule, ais_of, anneal, tune
-from .bases import Base, PriorBase, gaussian_base
+from .bases import Base, MixtureBase, PriorBase, gaussian_base
 from .bounds import GROUP, block_log_weights, iwae_of
 from .importance_weights import GROUPS, are_believable, effective_sample_size, grouped_noise, k_hat, log_mean_exp
+from .mixtures import ComponentMixture
+from .modes import MAX_MIXTURE_SIZE, adapted_mixture
 from .proposals import DefensiveMixture, StudentT
 from .selection import Candidate, Estimator, choose, flags_of, picked
 
@@ -34,6 +36,7 @@ KNOWN = 0.2  # the relative error of the mean weight of the prior's draws above 
 N_RELAX = 20  # moves within the posterior before a reverse run; without, 1% of a MNIST VAE's widths are 1 to 18 nats
 ENOUGH = 0.05  # nats: where a pilot predicts a smaller error, importance sampling suffices
 MAX_CHAINS = 512  # for each datum, whatever its target
+MIXTURE_PERIOD = 4  # draws, one of which is the prior's, where a mixture covers the modes
 MAX_PRIOR_SIZE = 20  # latents above which draws from the prior find nothing
 
 
@@ -122,20 +125,26 @@ def block_evidence(
     candidates: dict[Estimator, Candidate] = {}
     student = StudentT(base)
     proposals: dict[Estimator, Distribution] = {Estimator.IWAE: student}
-    if can_sample_prior(model) and latent_size(model) <= MAX_PRIOR_SIZE:
+    mixture: ComponentMixture | None = None
+    if can_sample_prior(model) and latent_size(model) <= MAX_MIXTURE_SIZE:
+        mixture, work["modes"] = adapted_mixture(model, block, student, seed)
+        proposals[Estimator.IWAE] = DefensiveMixture(mixture, model, block.x, MIXTURE_PERIOD)
+    elif can_sample_prior(model) and latent_size(model) <= MAX_PRIOR_SIZE:
         proposals[Estimator.IWAE] = DefensiveMixture(student, model, block.x)
     proposals |= {name: dist for name, dist in (others or {}).items() if dist.has_density}
     defended = isinstance(proposals[Estimator.IWAE], DefensiveMixture)
     for name, dist in proposals.items():
-        strata = 2 if isinstance(dist, DefensiveMixture) else 1
+        strata = dist.period if isinstance(dist, DefensiveMixture) else 1
         candidates[name], work[name.value] = _importance_candidate(model, block, name, dist, plan, seed, strata)
     start, path = None, None
     if plan.annealing is not None:
         iwae = candidates[Estimator.IWAE]
         poor = ~iwae.reliable | (iwae.estimate.mc_errors > (plan.target or np.inf))
         candidates[Estimator.IWAE] = replace(iwae, replaceable=poor)
-        rows = np.arange(len(block.index)) if defended else _annealed_rows(iwae, block, plan, seed)
-        annealed, start, path, n_chains = _annealed_candidate(model, block, base, plan, seed, poor, rows)
+        all_rows = defended and mixture is None
+        rows = np.arange(len(block.index)) if all_rows else _annealed_rows(iwae, block, plan, seed)
+        start = _start_of_annealing(model, block, base, plan, mixture)
+        annealed, path, n_chains = _annealed_candidate(start, block, base["mean"], plan, seed, poor, rows)
         candidates[Estimator.AIS] = annealed
         gradients = plan.annealing.n_leapfrog * (plan.annealing.n_temperatures - 1) + 1
         pilots = GROUP * (plan.annealing.n_pilots + 1.0) * len(rows) / len(block.index)
@@ -235,7 +244,7 @@ def _of_importance_runs(
     enough, known = BOUNDED if strata > 1 else NEGLIGIBLE, np.ones(len(ids), dtype=bool)
     for rows, run in runs:
         if strata > 1:
-            known[rows] = _is_known(run[1::strata])
+            known[rows] = _is_known(run[strata - 1 :: strata])
         expected[rows] = error[rows] * math.sqrt(len(pilot) / len(run))
         tail[rows], fine[rows] = k_hat(run), are_believable(run)
     label = f"IWAE_{max(len(run) for _, run in runs)} ({name})"
@@ -269,25 +278,22 @@ def _annealed_rows(iwae: Candidate, block: Block, plan: EvidencePlan, seed: int)
 
 
 def _annealed_candidate(
-    model: LatentModel,
+    base: Base,
     block: Block,
-    params: Params,
+    like: Tensor,
     plan: EvidencePlan,
     seed: int,
     wanted: NDArray[np.bool_],
     annealed: NDArray[np.int64],
-) -> tuple[Candidate, Base, AnnealingPath, float]:
-    """The candidate of AIS on the rows `annealed`, its base and path, and the mean number of chains of a datum.
+) -> tuple[Candidate, AnnealingPath, float]:
+    """The candidate of AIS on the rows `annealed`, its path, and the mean number of chains of a datum.
 
     It is reliable where the chains share the weight, with an effective sample size of 40% or more. Given a target, the
     data where it is `wanted` (B,) get as many chains as the pilot predicts that they need. Other rows have no value.
     """
     schedule, ids = plan.annealing, block.index.numpy()
     assert schedule is not None
-    base: Base = gaussian_base(model, block.x, params)
-    if plan.base == "prior":
-        base = PriorBase(model, block.x, len(ids))
-    path, pilot = tune(base, schedule, len(ids), params["mean"], ("ais", block.number), _index(annealed, block))
+    path, pilot = tune(base, schedule, len(ids), like, ("ais", block.number), _index(annealed, block))
     value, error, budget = np.full(len(ids), np.nan), np.full(len(ids), np.inf), np.zeros(len(ids), dtype=np.int64)
     value[annealed], error[annealed] = _value_and_error(pilot.log_w)
     budget[annealed] = schedule.n_chains
@@ -314,7 +320,17 @@ def _annealed_candidate(
         certified=np.ones(len(ids), dtype=bool),
         k_hat=np.full(len(ids), np.nan),
     )
-    return candidate, base, path, float(budget.mean())
+    return candidate, path, float(budget.mean())
+
+
+def _start_of_annealing(
+    model: LatentModel, block: Block, params: Params, plan: EvidencePlan, mixture: ComponentMixture | None
+) -> Base:
+    """Where chains start: at the prior if the plan says so, or at all modes if they are known, or at the Gaussian."""
+    if plan.base == "prior":
+        return PriorBase(model, block.x, len(block.index))
+    gaussian = gaussian_base(model, block.x, params)
+    return gaussian if mixture is None else MixtureBase(model, block.x, gaussian.coordinates, mixture)
 
 
 def _index(rows: NDArray[np.int64], block: Block) -> Tensor | None:

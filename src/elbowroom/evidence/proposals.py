@@ -1,7 +1,8 @@
 r"""Proposals for importance sampling, made from a Gaussian that was fitted to each datum.
 
 StudentT           a Student t around the Gaussian: its weights are bounded where the Gaussian's have no finite variance
-DefensiveMixture   half of that and half of the prior: in few dimensions it finds the modes that the Gaussian misses
+DefensiveMixture   that, or another local distribution, with a share of the prior: in few dimensions it finds the modes
+                   that the Gaussian misses
 """
 
 import math
@@ -11,9 +12,9 @@ from torch import Tensor
 
 from ..core import Rows, seed_of
 from ..models import SamplesPrior, prior_draws
-from ..posteriors import AffineMap, Params
+from ..posteriors import AffineMap, Distribution, Params
 
-__all__ = ["DefensiveMixture", "StudentT"]
+__all__ = ["DefensiveMixture", "StudentT", "log_student_t"]
 
 
 class StudentT:
@@ -40,44 +41,53 @@ class StudentT:
         """Map standard normal noise (S, N, D + nu) to z (S, N, D) and log q in nats (S, N)."""
         e, rest = noise.split([self.size, self.freedom], dim=-1)
         u = e / rest.square().mean(-1, keepdim=True).sqrt()
-        return self.coordinates(u), self._log_t(u) - self.coordinates.log_det
+        return self.coordinates(u), log_student_t(u, self.freedom) - self.coordinates.log_det
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z) in nats: (S, N, D) -> (S, N)."""
-        return self._log_t(self.coordinates.inverse(z)) - self.coordinates.log_det
-
-    def _log_t(self, u: Tensor) -> Tensor:
-        nu, d = self.freedom, self.size
-        constant = math.lgamma((nu + d) / 2) - math.lgamma(nu / 2) - 0.5 * d * math.log(nu * math.pi)
-        return constant - 0.5 * (nu + d) * torch.log1p(u.square().sum(-1) / nu)
+        return log_student_t(self.coordinates.inverse(z), self.freedom) - self.coordinates.log_det
 
 
 class DefensiveMixture:
-    """A mixture of a Student t and the prior: half of the draws come from each, all weighted by the mixture's density.
+    """A mixture of a local distribution and the prior, all of whose draws are weighted by the mixture's density.
 
-    A local Gaussian can sit on one of several modes, and its weights then look perfect. In few dimensions draws of the
-    prior find the other modes. Weights are at most twice the likelihood (the balance heuristic of Veach and Guibas
-    1995).
+    One draw in `period` comes from the prior. A local Gaussian can sit on one of several modes, and its weights then
+    look perfect. In few dimensions draws of the prior find the other modes. Weights are at most `period` times the
+    likelihood (the balance heuristic of Veach and Guibas 1995).
+
+    Args:
+        local: a distribution with a density.
+        model: the model whose prior it is.
+        x: the data.
+        period: the number of draws in a cycle, the last of which is the prior's.
     """
 
     has_density = True
 
-    def __init__(self, student: StudentT, model: SamplesPrior, x: Rows) -> None:
-        self.student, self.model, self.x = student, model, x
-        self.noise_size = student.noise_size
+    def __init__(self, local: Distribution, model: SamplesPrior, x: Rows, period: int = 2) -> None:
+        self.local, self.model, self.x, self.period = local, model, x, period
+        self.noise_size = local.noise_size
 
     def rsample_and_log_q(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Map noise (S, N, D + nu) to z (S, N, D) and log q in nats (S, N).
-
-        Draws alternate between the Student t and the prior, whose generator is seeded by the noise.
-        """
-        local, _ = self.student.rsample_and_log_q(noise[::2])
+        """Map noise (S, N, E) to z (S, N, D) and log q in nats (S, N). The prior's generator is seeded by the noise."""
+        z, _ = self.local.rsample_and_log_q(noise)
         generator = torch.Generator(noise.device)
         generator.manual_seed(seed_of(noise))
-        prior = prior_draws(self.model, len(local), self.x, local.shape[1], generator).to(local)
-        z = torch.stack([local, prior], dim=1).flatten(0, 1)[: len(noise)]
+        n_prior = -(-len(z) // self.period)
+        prior = prior_draws(self.model, n_prior, self.x, z.shape[1], generator).to(z)
+        z = z.clone()
+        last = z[self.period - 1 :: self.period]
+        last.copy_(prior[: len(last)])
         return z, self.log_prob(z)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """The log density of the mixture in nats: (S, N, D) -> (S, N)."""
-        return torch.logaddexp(self.student.log_prob(z), self.model.log_prior(z, self.x)) - math.log(2)
+        local = self.local.log_prob(z) + math.log1p(-1 / self.period)
+        return torch.logaddexp(local, self.model.log_prior(z, self.x).to(local) - math.log(self.period))
+
+
+def log_student_t(u: Tensor, freedom: int) -> Tensor:
+    """The log density in nats of a standard multivariate Student t: u (..., D) -> (...)."""
+    d = u.shape[-1]
+    constant = math.lgamma((freedom + d) / 2) - math.lgamma(freedom / 2) - 0.5 * d * math.log(freedom * math.pi)
+    return constant - 0.5 * (freedom + d) * torch.log1p(u.square().sum(-1) / freedom)

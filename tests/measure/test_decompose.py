@@ -277,6 +277,19 @@ def test_amortization_is_measured_in_q_s_own_family(family):
         assert_rung(gaps.local["full"], numpy(planted.model.best_elbo(planted.x, full=True)))
 
 
+def test_the_best_auxiliary_flow_is_no_worse_than_the_full_gaussian():
+    """On a posterior with correlations, whatever its encoder answers; such fits once ended at the diagonal Gaussian."""
+    planted = scenarios.correlated(30)
+    own = er.AuxiliaryFlow(3, hidden=16, n_features=4)
+    net = nn.Linear(6, own.context_size)
+    nn.init.normal_(net.weight, std=0.01)
+    gaps = er.decompose(planted.model, er.Amortized(net, own), planted.x)
+    below = gaps.local["full"] - gaps.local["auxiliary"]
+    assert below.mean < 0.01
+    assert (gaps.fits["auxiliary"].outcome == 0).mean() > 0.9
+    assert gaps.fits["auxiliary"].work.max() < 10_000 + 300
+
+
 def test_a_q_of_unknown_family_gets_its_inference_gap_only():
     planted = scenarios.no_gap(30)
 

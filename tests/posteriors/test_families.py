@@ -28,7 +28,7 @@ from elbowroom.posteriors import (
 )
 
 from ..models.test_models import linear
-from ..statistics import assert_at_most_z
+from ..statistics import assert_at_most_z, assert_mean_at_least
 
 S, N = 3, 4
 DOUBLE = torch.empty(0, dtype=torch.float64)
@@ -292,6 +292,45 @@ def test_the_papers_scales_only_contract() -> None:
     params = family.at(torch.zeros(N, 3), torch.zeros(N, 3), seeded(0))
     z, _ = family.rsample_and_log_q(params, noise(S, N, 6).to(params["mean"]))
     np.testing.assert_allclose(z, noise(S, N, 6)[..., :3] / 4, rtol=1e-6)
+
+
+def full_gaussian(size: int, correlation: float) -> Params:
+    """N Gaussians of 0.1 to 1 standard deviations whose latents have random correlations, the larger the stronger."""
+    lower = correlation * noise(N, size, size, key="lower").tril(-1)
+    scale = torch.logspace(-1, 0, size, dtype=torch.float64)
+    tril = scale[:, None] * (torch.eye(size) + lower)
+    return {
+        "mean": noise(N, size, key="mean"),
+        "log_scale": tril.diagonal(dim1=-2, dim2=-1).log(),
+        "lower": tril.tril(-1),
+    }
+
+
+@pytest.mark.parametrize(("scale", "correlation"), [("exp", 0.1), ("exp", 0.6), ("sigmoid", 0.1)])
+def test_an_auxiliary_flow_can_start_at_a_full_gaussian(scale: str, correlation: float) -> None:
+    """Every single draw then has the Gaussian's own log density, since r(v|z) is exact."""
+    family, start = AuxiliaryFlow(5, scale=scale), full_gaussian(5, correlation)
+    z, log_q = family.rsample_and_log_q(family.started_at(start, seeded(0)), noise(200, N, 10))
+    expected = FullGaussian(5).log_prob(start, z)
+    np.testing.assert_allclose(log_q, expected, atol=1e-8)
+    spread = (z - start["mean"]).square().mean((0, 1))
+    assert (spread > 1e-3).all()
+
+
+def test_where_r_cannot_follow_the_bound_of_that_start_is_lower() -> None:
+    """Scales that only contract cannot make r(v|z) narrow enough for a posterior of strong correlations."""
+    family, start = AuxiliaryFlow(5, scale="sigmoid"), full_gaussian(5, 1.5)
+    z, log_q = family.rsample_and_log_q(family.started_at(start, seeded(0)), noise(4000, N, 10))
+    excess = log_q - FullGaussian(5).log_prob(start, z)
+    assert_mean_at_least(excess.flatten().numpy(), 0.0)
+    assert excess.mean() > 0.01
+
+
+def test_a_narrow_auxiliary_flow_starts_at_the_diagonal_gaussian() -> None:
+    start = full_gaussian(5, 0.3)
+    params = AuxiliaryFlow(5, hidden=4).started_at(start, seeded(0))
+    torch.testing.assert_close(params["log_scale"], start["log_scale"])
+    assert not params["z1_w2"].any()
 
 
 def test_an_auxiliary_flow_has_no_density() -> None:

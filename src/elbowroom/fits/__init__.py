@@ -6,7 +6,7 @@ from .multistart import MULTISTART, best_start
 from .natural_gradients import natural_round, squared_norm
 from .problem import Problem
 from .shortfall import Assessment, assess, has_control
-from .starts import prior_start, start_of
+from .starts import better_start, prior_start, start_of
 
 __all__ = [
     "Assessment",
@@ -16,6 +16,7 @@ __all__ = [
     "adam_round",
     "assess",
     "best_start",
+    "better_start",
     "fit_block",
     "fit_local",
     "has_control",

@@ -1,6 +1,7 @@
 """Where the local fit of each datum starts: at the encoder's output, or at the prior if that is better."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -10,7 +11,7 @@ from ..models import LatentModel, can_sample_prior, is_standard_normal, latent_s
 from ..posteriors import WEIGHTS_KEY, DiagonalGaussian, Family, Params, Posterior, VariationalDistribution
 from .adam import broadcast_rows
 
-__all__ = ["prior_start", "start_of"]
+__all__ = ["better_start", "prior_start", "start_of"]
 
 PRIOR_DRAWS = 64  # draws of a model's own prior, whose moments are a start
 
@@ -38,6 +39,29 @@ def start_of(family: Family, posterior: Posterior | None, model: LatentModel, bl
     worse = lead.mean(0) > 2 * lead.std(0) / math.sqrt(GROUP)
     better = torch.isfinite(values[0]).all(0) & ~worse
     return {key: torch.where(broadcast_rows(better, params[key]), params[key], fallback[key]) for key in params}
+
+
+def better_start(
+    family: Family, model: LatentModel, block: Block, starts: Sequence[Params], seed: int
+) -> tuple[Params, float]:
+    """Of several starts, each as in `fit_block`, that with the highest ELBO for each datum, and the cost of the choice.
+
+    All are compared on the same PRIOR_DRAWS draws, as members of `family`.
+    """
+    members = [family.started_at(start, seeded(seed, WEIGHTS_KEY, family.name)) for start in starts]
+    like = members[0]["mean"]
+    best, chosen = like.new_full((len(like),), -torch.inf, dtype=torch.float64), members[0]
+    for params in members:
+        total = torch.zeros_like(best)
+        for group in range(PRIOR_DRAWS // GROUP):
+            generator = seeded(seed, "better start", block.number, group)
+            noise = normal((GROUP, len(like), family.noise_size), generator, like)
+            with torch.no_grad():
+                total += log_weights(model, VariationalDistribution(family, params), block.x, noise).mean(0)
+        better = total > best
+        chosen = {key: torch.where(broadcast_rows(better, params[key]), params[key], chosen[key]) for key in params}
+        best = torch.where(better, total, best)
+    return chosen, 0.5 * PRIOR_DRAWS * len(members)
 
 
 def prior_start(model: LatentModel, block: Block, seed: int) -> Params:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from ..core import Block
-from ..fits import best_start, fit_block, start_of
+from ..fits import best_start, better_start, fit_block, start_of
 from ..models import LatentModel, Tempered, latent_size
 from ..posteriors import (
     GAUSSIAN_PARAMS,
@@ -104,8 +104,13 @@ def fit_rungs(
         start = rungs[widest_gaussian(rungs)].params if any(rung.is_base for rung in rungs.values()) else start
     _charge(rungs, DiagonalGaussian.name, cost)
     for family in others:
-        mine = own is not None and family.name == own.name
-        fit(family.name, family, model, start_of(family, posterior, model, block, seed) if mine else start)
+        if own is None or family.name != own.name:
+            fit(family.name, family, model, start)
+            continue
+        answer = start_of(family, posterior, model, block, seed)
+        begun, cost = better_start(family, model, block, [answer, start], seed)
+        fit(family.name, family, model, begun)
+        _charge(rungs, family.name, cost)
     if is_tempered and own is not None:
         target = Tempered(model, kl_weight)
         start, cost = start_of(own, posterior, target, block, seed), 0.0

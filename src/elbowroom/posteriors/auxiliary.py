@@ -1,5 +1,6 @@
 """A flow with auxiliary variables, the flexible posterior of Cremer, Li and Duvenaud (2018)."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -7,11 +8,15 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from ..core import log_standard_normal
-from .coupling import bounded_log_scale
-from .family import Family
-from .small_networks import Params, absorb_context, apply_network, copy_per_datum, initial_network
+from .affine import GAUSSIAN_PARAMS, scale_tril
+from .coupling import bounded_log_scale, unbounded_log_scale
+from .family import Budget, Family
+from .small_networks import Params, absorb_context, add_linear_map, apply_network, copy_per_datum, initial_network
 
 __all__ = ["AuxiliaryFlow"]
+
+LARGEST = 1.8  # the largest log scale, up or down, with which a start uses a network whose log scales end at 2
+OPEN = 3.0  # the input of the sigmoid where a start wants a scale near one
 
 
 class AuxiliaryFlow(Family):
@@ -22,6 +27,9 @@ class AuxiliaryFlow(Family):
 
     E[log p(x, z) - log q] is a lower bound of log p(x), but log q is not a density of z and so cannot be a base of AIS.
     In Eq. 11 of the paper, the T of the first factor should be 0, and there should be one determinant per step.
+
+    A local fit starts at a full Gaussian, which is a member if `hidden` is at least D, or at the encoder's answer where
+    that is better.
 
     An encoder emits the mean, the log-variance and the features: 2 D + n_features numbers per datum.
 
@@ -38,6 +46,7 @@ class AuxiliaryFlow(Family):
 
     name = "auxiliary"
     members = "an auxiliary flow"
+    budget = Budget(n_steps=80, n_samples=16, learning_rate=0.01, decay=0.1, max_rounds=7, n_evaluation=256)
     has_density = False
 
     def __init__(
@@ -85,6 +94,54 @@ class AuxiliaryFlow(Family):
     def at(self, mean: Tensor, log_scale: Tensor, generator: torch.Generator) -> Params:
         weights = absorb_context(self.shared_weights(generator), None)
         return {"mean": mean, "log_scale": log_scale} | copy_per_datum(weights, len(mean), mean)
+
+    def started_at(self, start: Params, generator: torch.Generator) -> Params:
+        if set(start) != GAUSSIAN_PARAMS or self.hidden < self.size:
+            return super().started_at(start, generator)
+        return self._at_full(start, self.at(start["mean"], start["log_scale"], generator))
+
+    def _at_full(self, gaussian: Params, params: Params) -> Params:
+        r"""The member whose z has a full Gaussian N(mean, S), and whose bound is that of this Gaussian.
+
+        With S = E + M M', E diagonal and v ~ N(0, I), z = mean + E^(1/2) e + M v has this law, and v given z is
+        N(M' S^-1 (z - mean), I - M' S^-1 M). Any rotation of the columns of M leaves S as it is, and one makes that
+        covariance diagonal, so that r(v|z) can be exact. E = a / diag(S^-1) with the largest a. Where the standard
+        deviations of v given z are too small for r, the bound is lower than that of the Gaussian.
+        """
+        tril = scale_tril(gaussian)
+        covariance, precision = tril @ tril.mT, torch.cholesky_inverse(tril)
+        root = precision.diagonal(dim1=-2, dim2=-1).rsqrt()
+        correlation = root[..., None] * precision * root[..., None, :]
+        alpha = 0.999 / torch.linalg.eigvalsh(correlation)[:, -1:]
+        diagonal = alpha.sqrt() * root
+        values, vectors = torch.linalg.eigh(covariance - torch.diag_embed(diagonal**2))
+        mixing = vectors * values.clamp(min=0).sqrt()[..., None, :]
+        explained, rotation = torch.linalg.eigh(mixing.mT @ precision @ mixing)
+        mixing = mixing @ rotation
+        log_z, log_v = self._step_scales(params)
+        zeros = torch.zeros_like(params["mean"])
+        identity = torch.eye(self.size).to(mixing).expand_as(mixing)
+        last, nothing = f"z{self.n_steps - 1}", torch.zeros_like(mixing)
+        outer = torch.cat([nothing, mixing.mT], -1)
+        add_linear_map(params, last, math.exp(-log_v) * identity, outer, zeros, params[f"{last}_b2"])
+        log_left = 0.5 * torch.log((1 - explained).clamp(min=1e-12)) + log_v
+        offset = torch.cat([zeros, unbounded_log_scale(log_left.clamp(-LARGEST, LARGEST))], -1)
+        outer = torch.cat([math.exp(log_v) * identity, nothing], -1)
+        add_linear_map(params, "reverse", precision @ mixing, outer, gaussian["mean"], offset)
+        return params | {"mean": gaussian["mean"] * math.exp(-log_z), "log_scale": diagonal.log() - log_z}
+
+    def _step_scales(self, params: Params) -> tuple[float, float]:
+        """Set constant scales of the steps, and return the logarithms of their products for z and for v.
+
+        Steps that can expand make v as wide as r(v|z) can, so that small deviations of v given z are within its reach.
+        """
+        of_z, of_v = (0.0, 2 * math.atanh(LARGEST / self.n_steps / 2)) if self.scale == "exp" else (OPEN, OPEN)
+        for i in range(self.n_steps):
+            params[f"z{i}_b2"][:, : self.size] = of_z
+            params[f"v{i}_b2"][:, : self.size] = of_v
+        if self.scale == "exp":
+            return 0.0, LARGEST
+        return (-self.n_steps * math.log1p(math.exp(-OPEN)),) * 2
 
     def _heads(self, params: Params, name: str, read: Tensor) -> tuple[Tensor, Tensor]:
         location, raw = apply_network(params, name, read).chunk(2, dim=-1)

@@ -18,7 +18,7 @@ from .small_networks import (
     initial_network,
 )
 
-__all__ = ["CouplingFlow", "bounded_log_scale"]
+__all__ = ["CouplingFlow", "bounded_log_scale", "unbounded_log_scale"]
 
 RUNG_COUPLINGS = 8  # couplings of the flow that is fitted as a rung
 RUNG_RANK = 16  # directions in which that flow may depart from a Gaussian
@@ -146,6 +146,11 @@ class CouplingFlow(Family):
 def bounded_log_scale(raw: Tensor) -> Tensor:
     """A log scale between -2 and 2, zero at zero with slope one, so that a large step cannot overflow."""
     return 2.0 * torch.tanh(0.5 * raw)
+
+
+def unbounded_log_scale(log_scale: Tensor) -> Tensor:
+    """The inverse of `bounded_log_scale`."""
+    return 2.0 * torch.atanh(0.5 * log_scale)
 
 
 def _affine(params: Params, u: Tensor) -> Tensor:

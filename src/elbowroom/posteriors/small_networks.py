@@ -14,7 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import elu
 
-__all__ = ["Params", "absorb_context", "apply_network", "batched_matmul", "copy_per_datum", "initial_network"]
+LINEAR_SLOPE = 0.1  # the slope of the hidden units that a linear map uses
+
+__all__ = [
+    "Params",
+    "absorb_context",
+    "add_linear_map",
+    "apply_network",
+    "batched_matmul",
+    "copy_per_datum",
+    "initial_network",
+]
 
 Params: TypeAlias = dict[str, Tensor]
 
@@ -40,6 +50,22 @@ def apply_network(params: Params, name: str, h: Tensor) -> Tensor:
     """Apply the network `name`: h (S, N, I) -> (S, N, O)."""
     h = elu(batched_matmul(h, params[f"{name}_w1"]) + params[f"{name}_b1"])
     return batched_matmul(h, params[f"{name}_w2"]) + params[f"{name}_b2"]
+
+
+def add_linear_map(params: Params, name: str, inner: Tensor, outer: Tensor, center: Tensor, offset: Tensor) -> None:
+    """Make the network `name` of each datum compute (h - center) inner outer + offset, for h near the center.
+
+    inner is (N, I, K), outer (N, K, O), center (N, I), and offset (N, O); K is at most the width of the network. Its
+    first K hidden units then work where elu is linear, up to (h - center) inner = 1 / LINEAR_SLOPE; the others lose
+    their part in the output.
+    """
+    k, weights = inner.shape[-1], params[f"{name}_w1"].clone()
+    weights[..., :k] = LINEAR_SLOPE * inner
+    bias, last = params[f"{name}_b1"].clone(), torch.zeros_like(params[f"{name}_w2"])
+    bias[..., :k] = 1 - LINEAR_SLOPE * torch.einsum("ni,nik->nk", center, inner)
+    last[:, :k] = outer / LINEAR_SLOPE
+    params |= {f"{name}_w1": weights, f"{name}_b1": bias, f"{name}_w2": last}
+    params[f"{name}_b2"] = offset - last[:, :k].sum(1)
 
 
 def absorb_context(weights: Mapping[str, Tensor], features: Tensor | None) -> Params:

@@ -23,10 +23,11 @@ from .importance_weights import (
     k_hat_threshold,
     log_mean_exp,
 )
-from .log_evidence import Evidence, EvidencePlan, block_evidence, reverse_bound
+from .log_evidence import Evidence, EvidencePlan, block_evidence
 from .modes import adapted_mixture
 from .preparation import prepared, prepared_pair
 from .proposals import DefensiveMixture, StudentT
+from .reverse import reverse_bound
 from .selection import ESTIMATOR_WORDS, Candidate, Candidates, Estimator, choose, flags_of, picked
 
 __all__ = [

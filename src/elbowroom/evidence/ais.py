@@ -95,18 +95,20 @@ class AnnealingPath:
         return replace(self, betas=self.betas[:, index], step_sizes=self.step_sizes[:, index])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AnnealedChains:
     """The result of a run of chains.
 
     Attributes:
         log_w: log weights (C, N) in nats.
+        ends: z (C, N, D) where the chains ended.
         acceptance: mean acceptance probability (T, N) at each temperature, 1 where no kernel is applied.
         rate_std: standard deviation over chains (T, N) of d log w / d beta at each temperature.
         n_diverged: number of diverged proposals (N,).
     """
 
     log_w: Tensor
+    ends: Tensor
     acceptance: Tensor
     rate_std: Tensor
     n_diverged: Tensor
@@ -138,7 +140,7 @@ def anneal(
         path: the frozen kernels.
         n_chains: C, the number of chains for each datum.
         seed, key: the key of the noise.
-        exact: posterior draws z (N, D), which make the run a reverse one.
+        exact: posterior draws z (N, D), or one for each chain (C, N, D), which make the run a reverse one.
         n_relax: moves of each reverse chain within the posterior before it starts.
         rows: (R,) run these data only, with the noise that they would have among all N.
     """
@@ -148,17 +150,19 @@ def anneal(
         draws = base.sample(GROUP, generator)
         noise = _noise_of(draws, generator, rows)
         if exact is not None:
-            draws = base.whiten(exact[None].expand(draws.shape).contiguous())
-            draws = _relaxed(base, path, draws, noise, n_relax)
-        if rows is None:
-            runs.append(_anneal_group(base, path, draws, noise, reverse=exact is not None))
-        else:
-            runs.append(_anneal_group(base.rows(rows), path.rows(rows), draws[:, rows], noise, exact is not None))
+            given = exact[None] if exact.ndim == 2 else exact[group * GROUP : (group + 1) * GROUP]
+            draws = base.whiten(given.expand(draws.shape).contiguous())
+        mine, kernels = (base, path) if rows is None else (base.rows(rows), path.rows(rows))
+        draws = draws if rows is None else draws[:, rows]
+        if exact is not None:
+            draws = _relaxed(mine, kernels, draws, noise, n_relax)
+        runs.append(_anneal_group(mine, kernels, draws, noise, reverse=exact is not None))
     return AnnealedChains(
-        torch.cat([run.log_w for run in runs])[:n_chains],
-        torch.stack([run.acceptance for run in runs]).mean(0),
-        torch.stack([run.rate_std for run in runs]).mean(0),
-        torch.stack([run.n_diverged for run in runs]).sum(0),
+        log_w=torch.cat([run.log_w for run in runs])[:n_chains],
+        ends=torch.cat([run.ends for run in runs])[:n_chains],
+        acceptance=torch.stack([run.acceptance for run in runs]).mean(0),
+        rate_std=torch.stack([run.rate_std for run in runs]).mean(0),
+        n_diverged=torch.stack([run.n_diverged for run in runs]).sum(0),
     )
 
 
@@ -287,7 +291,8 @@ def _anneal_group(base: Base, path: AnnealingPath, u: Tensor, noise: Noise, reve
         state, info = hmc.step(state, *noise(), density, step_size, path.n_leapfrog)
         acceptance[kernel - 1] = info.acceptance.mean(0).cpu().float()
         n_diverged += info.diverged.sum(0)
-    return AnnealedChains(log_w, acceptance, rate_std, n_diverged)
+    ends = base.latents(state.z)
+    return AnnealedChains(log_w=log_w, ends=ends, acceptance=acceptance, rate_std=rate_std, n_diverged=n_diverged)
 
 
 def _relaxed(base: Base, path: AnnealingPath, u: Tensor, noise: Noise, n_moves: int) -> Tensor:

@@ -31,6 +31,9 @@ class Base(Protocol):
     def whiten(self, z: Tensor) -> Tensor:
         """Map z (S, N, D) to u (S, N, D)."""
 
+    def latents(self, u: Tensor) -> Tensor:
+        """Map u (S, N, D) to z (S, N, D)."""
+
     def rows(self, index: Tensor) -> "Base":
         """The base of the data `index` (R,)."""
 
@@ -52,6 +55,10 @@ class GaussianBase:
     def whiten(self, z: Tensor) -> Tensor:
         """Map z (S, N, D) to u (S, N, D)."""
         return self.coordinates.inverse(z)
+
+    def latents(self, u: Tensor) -> Tensor:
+        """Map u (S, N, D) to z (S, N, D)."""
+        return self.coordinates(u)
 
     def evaluate(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """log base and log joint in nats as densities of u, (C, N), and their gradients, (C, N, D)."""
@@ -81,6 +88,10 @@ class MixtureBase:
     def whiten(self, z: Tensor) -> Tensor:
         """Map z (S, N, D) to u (S, N, D)."""
         return self.coordinates.inverse(z)
+
+    def latents(self, u: Tensor) -> Tensor:
+        """Map u (S, N, D) to z (S, N, D)."""
+        return self.coordinates(u)
 
     def evaluate(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """log base and log joint in nats as densities of u, (C, N), and their gradients, (C, N, D)."""
@@ -115,6 +126,10 @@ class PriorBase:
     def whiten(self, z: Tensor) -> Tensor:
         """Return z (S, N, D) itself."""
         return z
+
+    def latents(self, u: Tensor) -> Tensor:
+        """Return u (S, N, D) itself."""
+        return u
 
     def evaluate(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """log prior and log joint of u in nats, (C, N), and their gradients, (C, N, D)."""

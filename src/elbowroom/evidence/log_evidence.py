@@ -18,22 +18,22 @@ from torch import Tensor
 from ..core import Block, seeded, uniform
 from ..models import LatentModel, can_sample_prior, latent_size
 from ..posteriors import Distribution, Params
-from ..results import Array, Estimate, Flag, concatenate
-from .ais import RELAX_LEAPFROG, AnnealingPath, AnnealingSchedule, ais_of, anneal, tune
+from ..results import SECOND_OPINION, Array, Estimate, Flag, concatenate
+from .ais import AnnealingPath, AnnealingSchedule, ais_of, anneal, tune
 from .bases import Base, MixtureBase, PriorBase, gaussian_base
 from .bounds import GROUP, block_log_weights, iwae_of
 from .importance_weights import GROUPS, are_believable, effective_sample_size, grouped_noise, k_hat, log_mean_exp
 from .mixtures import ComponentMixture
 from .modes import MAX_MIXTURE_SIZE, adapted_mixture
 from .proposals import DefensiveMixture, StudentT
-from .selection import Candidate, Estimator, choose, flags_of, picked
+from .reverse import no_opinion, opinion_work, second_opinion
+from .selection import Candidate, Estimator, choose, flags_of, lies_above, picked
 
-__all__ = ["Evidence", "EvidencePlan", "block_evidence", "reverse_bound"]
+__all__ = ["Evidence", "EvidencePlan", "block_evidence"]
 
 NEGLIGIBLE = 1e-3  # nats: an error this small needs no k-hat, as weights that are equal up to rounding have no tail
 BOUNDED = 0.2  # nats: the same for bounded weights, whose variance is finite whatever k-hat is (25 effective draws)
 KNOWN = 0.2  # the relative error of the mean weight of the prior's draws above which they certify nothing
-N_RELAX = 20  # moves within the posterior before a reverse run; without, 1% of a MNIST VAE's widths are 1 to 18 nats
 ENOUGH = 0.05  # nats: where a pilot predicts a smaller error, importance sampling suffices
 MAX_CHAINS = 512  # for each datum, whatever its target
 MIXTURE_PERIOD = 4  # draws, one of which is the prior's, where a mixture covers the modes
@@ -57,6 +57,8 @@ class EvidencePlan:
         annealed_share: the share of the data, drawn at random, for which AIS runs as an independent check although
             importance sampling suffices. It runs for all where the importance weights are poor, and where the draws
             include the prior: there its disagreement tells of several modes.
+        second_opinion: whether reverse AIS from where the chains ended gives a second opinion, for the data for which
+            AIS runs. A datum where it lies above the reported bound is flagged.
     Raises:
         ValueError: another base, or a share that is not between 0 and 1.
     """
@@ -69,6 +71,7 @@ class EvidencePlan:
     max_importance: int = 32_000
     base: str = "local"
     annealed_share: float = 1.0
+    second_opinion: bool = False
 
     def __post_init__(self) -> None:
         if self.base not in ("local", "prior"):
@@ -84,7 +87,7 @@ class Evidence:
     Attributes:
         estimate: the estimate of each datum's chosen estimator, (B,) in nats.
         chosen: the names of those estimators, (B,).
-        candidates: the estimates of all estimators on the reported draws, by name.
+        candidates: the estimates of all estimators on the reported draws, by name, and the second opinion.
         k_hat: k-hat of the reported importance weights, (B,).
         flags: the `Flag` of each datum, (B,).
         work: units of work per datum, by estimator.
@@ -136,7 +139,7 @@ def block_evidence(
     for name, dist in proposals.items():
         strata = dist.period if isinstance(dist, DefensiveMixture) else 1
         candidates[name], work[name.value] = _importance_candidate(model, block, name, dist, plan, seed, strata)
-    start, path = None, None
+    start, path, opinion = None, None, None
     if plan.annealing is not None:
         iwae = candidates[Estimator.IWAE]
         poor = ~iwae.reliable | (iwae.estimate.mc_errors > (plan.target or np.inf))
@@ -144,7 +147,7 @@ def block_evidence(
         all_rows = defended and mixture is None
         rows = np.arange(len(block.index)) if all_rows else _annealed_rows(iwae, block, plan, seed)
         start = _start_of_annealing(model, block, base, plan, mixture)
-        annealed, path, n_chains = _annealed_candidate(start, block, base["mean"], plan, seed, poor, rows)
+        annealed, path, n_chains, opinion = _annealed_candidate(start, block, base["mean"], plan, seed, poor, rows)
         candidates[Estimator.AIS] = annealed
         gradients = plan.annealing.n_leapfrog * (plan.annealing.n_temperatures - 1) + 1
         pilots = GROUP * (plan.annealing.n_pilots + 1.0) * len(rows) / len(block.index)
@@ -153,40 +156,24 @@ def block_evidence(
     reported, flags = picked(candidates, chosen, block.index.numpy()), flags_of(candidates, chosen, defended)
     if plan.target is not None:
         flags |= np.where(reported.mc_errors > plan.target, int(Flag.TARGET_MISSED), 0)
+    estimates = {name.value: candidate.estimate for name, candidate in candidates.items()}
+    if opinion is not None:
+        estimates[SECOND_OPINION] = opinion
+        flags |= np.where(lies_above(opinion, reported), int(Flag.SECOND_OPINION), 0)
+        assert path is not None
+        assert plan.annealing is not None
+        share = len(rows) / len(block.index)
+        work[SECOND_OPINION] = share * opinion_work(path, plan.annealing.n_chains)
     return Evidence(
         estimate=reported,
         chosen=chosen,
-        candidates={name.value: candidate.estimate for name, candidate in candidates.items()},
+        candidates=estimates,
         k_hat=candidates[Estimator.IWAE].k_hat,
         flags=flags,
         work=work,
         base=start,
         path=path,
     )
-
-
-def reverse_bound(
-    block: Block, base: Base, path: AnnealingPath, z: Tensor, n_chains: int, seed: int
-) -> tuple[Estimate, float]:
-    """An upper bound of log p(x) per datum in nats, by reverse AIS from the z (B, D) that simulated x.
-
-    E[1/w] = 1/p(x), so -log mean(1/w) errs upward (Grosse, Ghahramani and Adams 2015). Each chain first makes N_RELAX
-    moves within the posterior. All chains of a datum start at its one exact draw, so the value of a single datum has no
-    Monte-Carlo error of its own (NaN), while a mean over data has a standard error.
-
-    Args:
-        base, path: the base and the frozen kernels of the forward run.
-    Returns:
-        The bounds, and the work per datum in gradients of the decoder in z.
-    """
-    run = anneal(base, path, n_chains, seed, ("reverse", block.number), z, N_RELAX)
-    value, deviations = log_mean_exp(-run.log_w)
-    noise: dict[object, Array] = {("reverse", seed): np.full_like(grouped_noise(deviations), np.nan)}
-    gradients = path.n_leapfrog * (len(path.betas) - 2) + RELAX_LEAPFROG * N_RELAX + 2
-    estimate = Estimate(
-        "log p(x), reverse AIS", -value.cpu().numpy(), side="upper", noise=noise, ids=block.index.numpy()
-    )
-    return estimate, float(n_chains * gradients)
 
 
 def _budgets(error: Array, n_pilot: int, n_run: int, target: float, most: int) -> NDArray[np.int64]:
@@ -285,8 +272,9 @@ def _annealed_candidate(
     seed: int,
     wanted: NDArray[np.bool_],
     annealed: NDArray[np.int64],
-) -> tuple[Candidate, AnnealingPath, float]:
-    """The candidate of AIS on the rows `annealed`, its path, and the mean number of chains of a datum.
+) -> tuple[Candidate, AnnealingPath, float, Estimate | None]:
+    """The candidate of AIS on the rows `annealed`, its path, the mean number of chains of a datum, and the second
+    opinion, if the plan wants one.
 
     It is reliable where the chains share the weight, with an effective sample size of 40% or more. Given a target, the
     data where it is `wanted` (B,) get as many chains as the pilot predicts that they need. Other rows have no value.
@@ -300,14 +288,19 @@ def _annealed_candidate(
     if plan.target is not None:
         enough = _budgets(error[annealed], GROUP, schedule.n_chains, plan.target, MAX_CHAINS)
         budget[annealed] = np.where(wanted[annealed], enough, schedule.n_chains)
-    parts, shared = [], np.zeros(len(ids), dtype=bool)
+    parts, opinions, shared = [], [], np.zeros(len(ids), dtype=bool)
     for n, rows in _by(budget):
         if n == 0:
             nothing = np.zeros((GROUPS, len(rows)))
             values = np.full(len(rows), np.nan)
             parts.append((rows, Estimate("AIS", values, side="lower", noise={("ais", seed): nothing}, ids=ids[rows])))
+            opinions.append((rows, no_opinion(ids[rows], seed)))
             continue
         run = anneal(base, path, n, seed, ("ais", "run", block.number), rows=_index(rows, block))
+        if plan.second_opinion:
+            opinions.append(
+                (rows, second_opinion(base, path, run, schedule.n_chains, seed, block, _index(rows, block)))
+            )
         shared[rows] = (effective_sample_size(run.log_w) >= 0.4 * n).cpu().numpy()
         parts.append((rows, ais_of(run, ids[rows], "AIS", ("ais", seed))))
     expected = error * np.sqrt(GROUP / np.maximum(budget, 1))
@@ -320,7 +313,7 @@ def _annealed_candidate(
         certified=np.ones(len(ids), dtype=bool),
         k_hat=np.full(len(ids), np.nan),
     )
-    return candidate, path, float(budget.mean())
+    return candidate, path, float(budget.mean()), _joined(opinions) if plan.second_opinion else None
 
 
 def _start_of_annealing(

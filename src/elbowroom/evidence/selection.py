@@ -20,6 +20,7 @@ table describes:
     |                  |          | confirm it                                                                         |
     | `bases_disagree` | runs     | flag: another estimate lies higher, so mass was missed                             |
     | `not_finite`     | runs     | flag: the chosen estimate is not finite                                            |
+    | `lies_above`     | runs     | flag: reverse annealing from the ends of the chains lies above the chosen estimate |
 
 `too_heavy` is the only choice that looks at the reported draws. It discards runs that one large weight dominates. The
 annealed draws are independent of those, so this can only lower a bound.
@@ -36,7 +37,7 @@ from numpy.typing import NDArray
 from ..posteriors import CouplingFlow
 from ..results import Array, Estimate, Flag
 
-__all__ = ["ESTIMATOR_WORDS", "Candidate", "Candidates", "Estimator", "choose", "flags_of", "picked"]
+__all__ = ["ESTIMATOR_WORDS", "Candidate", "Candidates", "Estimator", "choose", "flags_of", "lies_above", "picked"]
 
 Z_DISAGREE = 4.0  # errors by which another base must exceed the chosen bound to be believed against it
 SLACK = 0.05  # nats: disagreement smaller than this is not worth a flag
@@ -204,6 +205,11 @@ def bases_disagree(candidates: Candidates, chosen: Chosen, defended: bool) -> Ma
 def not_finite(candidates: Candidates, chosen: Chosen) -> Mask:
     """The chosen estimate has no finite value."""
     return ~picked(candidates, chosen, np.arange(len(chosen))).finite
+
+
+def lies_above(opinion: Estimate, chosen: Estimate) -> Mask:
+    """The second opinion lies above the chosen estimate."""
+    return _exceeds(opinion.values, opinion.mc_errors, chosen.values, chosen.mc_errors)
 
 
 def _in_order(candidates: Candidates) -> list[Estimator]:

@@ -57,7 +57,7 @@ PlanLike: TypeAlias = PlanName | Plan
 _PUBLISHED = Budget(
     n_steps=100, n_samples=100, learning_rate=1e-3, max_rounds=100, n_evaluation=96, decay=1.0, patience=10, plain=True
 )
-_STANDARD = EvidencePlan(n_importance=1500, n_pilot=256, n_others=64, annealed_share=0.1)
+_STANDARD = EvidencePlan(n_importance=1500, n_pilot=256, n_others=64, annealed_share=0.1, second_opinion=True)
 PLANS: dict[PlanName, Plan] = {
     "quick": Plan(
         name="quick",
@@ -65,7 +65,7 @@ PLANS: dict[PlanName, Plan] = {
         n_elbo=256,
         evidence=EvidencePlan(n_importance=1000, n_pilot=256, annealing=None),
     ),
-    "standard": Plan(name="standard", evidence=_STANDARD),
+    "standard": Plan(name="standard", n_elbo=448, evidence=_STANDARD),
     "flow": Plan(name="flow", rungs=(DiagonalGaussian.name, FullGaussian.name, CouplingFlow.name), evidence=_STANDARD),
     "precise": Plan(
         name="precise",
@@ -80,6 +80,7 @@ PLANS: dict[PlanName, Plan] = {
             annealing=AnnealingSchedule(n_temperatures=24, n_leapfrog=2, n_chains=32),
             n_others=512,
             target=0.05,
+            second_opinion=True,
         ),
     ),
     "published": Plan(

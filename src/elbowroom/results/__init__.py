@@ -8,7 +8,7 @@ from .display import ByValue, Listing, Row, Shown, aligned, html_list, html_tabl
 from .estimate import SIDES, Array, Correction, Estimate, concatenate
 from .gaps import Gaps, load_gaps
 from .ladder import REMAINDER, TEMPERED, Ladder, Rung, suggestion
-from .outcomes import FLAG_WORDS, OUTCOME_WORDS, FitReport, Flag, Outcome
+from .outcomes import FLAG_WORDS, OUTCOME_WORDS, SECOND_OPINION, FitReport, Flag, Outcome
 from .store import RESERVED, SCHEMA, RunError, read_run, write_run
 from .summary import ladder_summary
 from .table import LadderRow, flag_counts, group_table, ladder_html, ladder_rows, ladder_table, rungs_beside
@@ -24,6 +24,7 @@ __all__ = [
     "Finding",
     "FitReport",
     "Flag",
+    "SECOND_OPINION",
     "Gaps",
     "Ladder",
     "LadderRow",

@@ -210,7 +210,7 @@ class Ladder(ByValue):
 
         Where there are any, the Monte Carlo error of the mean of log p(x) is not to be believed either.
         """
-        doubtful = self.flags & (Flag.ERROR_UNRELIABLE | Flag.BASES_DISAGREE) > 0
+        doubtful = self.flags & (Flag.ERROR_UNRELIABLE | Flag.BASES_DISAGREE | Flag.SECOND_OPINION) > 0
         return (doubtful if self.refined is None else doubtful & self.refined) & self.log_evidence.finite
 
     @property

@@ -13,6 +13,9 @@ from .display import Row, Shown
 __all__ = ["FLAG_WORDS", "OUTCOME_WORDS", "FitReport", "Flag", "Outcome"]
 
 
+SECOND_OPINION = "second opinion"  # the name under which that estimate of log p(x) is kept among the candidates
+
+
 class Flag(IntFlag):
     """Why the numbers of a datum should not be trusted; 0 where they are fine.
 
@@ -26,6 +29,7 @@ class Flag(IntFlag):
         BASES_DISAGREE: annealing or sampling from another base found more mass; there may be several modes.
         WIDE: the two bounds of a sandwich are more than one nat apart.
         TARGET_MISSED: the error of log p(x) is above what the plan promises.
+        SECOND_OPINION: reverse annealing from the ends of the chains lies above log p(x), which may have missed mass.
     """
 
     NOT_FINITE = 1
@@ -35,6 +39,7 @@ class Flag(IntFlag):
     BASES_DISAGREE = 16
     WIDE = 32
     TARGET_MISSED = 64
+    SECOND_OPINION = 128
 
     def __str__(self) -> str:
         return self.name or "0"
@@ -57,6 +62,7 @@ FLAG_WORDS = {
     Flag.BASES_DISAGREE: "another base found more mass (several modes?)",
     Flag.WIDE: "bounds more than a nat apart",
     Flag.TARGET_MISSED: "error of log p(x) above what the plan promises",
+    Flag.SECOND_OPINION: "a second opinion lies above log p(x)",
 }
 OUTCOME_WORDS = {
     Outcome.CONVERGED: "converged",

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from .display import Row, aligned, html_table
 from .estimate import SIDES, Estimate
 from .ladder import TEMPERED, Ladder
-from .outcomes import FLAG_WORDS, Flag
+from .outcomes import FLAG_WORDS, SECOND_OPINION, Flag
 
 __all__ = ["LadderRow", "flag_counts", "group_table", "ladder_html", "ladder_rows", "ladder_table", "rungs_beside"]
 
@@ -142,6 +142,7 @@ def _footnotes(ladder: Ladder) -> Iterator[str]:
     annealed = ladder.candidates.get("ais")
     if annealed is not None and not annealed.finite.all():
         yield f"annealing checked {int(annealed.finite.sum())} data: those with poor weights, and a random share"
+    yield from _second_opinion(ladder)
     for name, n in flag_counts(ladder.flags).items():
         yield f"flagged {n} of {len(ladder)} data {name}: {FLAG_WORDS[Flag[name]]}"
     yield from _doubtful_mean(ladder)
@@ -165,6 +166,19 @@ def _doubtful_mean(ladder: Ladder) -> Iterator[str]:
     without = f"without them it is {rest.mean:.3f} (mc {_error(rest.mc_se)})" if rest.finite.any() else "they are all"
     n = int(doubtful.sum())
     yield f"?: the mc of log p(x) is not to be believed, for the errors of {n} data are unknown; {without}"
+
+
+def _second_opinion(ladder: Ladder) -> Iterator[str]:
+    """Where the estimate from the other side lies."""
+    opinion = ladder.candidates.get(SECOND_OPINION)
+    if opinion is None or not (opinion.finite & ladder.log_evidence.finite).any():
+        return
+    beyond = opinion - ladder.log_evidence
+    error = f", mc {_error(beyond.mc_se)}" if np.isfinite(beyond.mc_se) else ""
+    yield (
+        f"a second opinion, by reverse annealing, on {int(beyond.finite.sum())} of these data lies "
+        f"~ {beyond.mean:+.3f} from log p(x){error}; it is no bound"
+    )
 
 
 def _excluded_look(ladder: Ladder) -> str:

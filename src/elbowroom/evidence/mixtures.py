@@ -53,28 +53,28 @@ class ComponentMixture:
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z) in nats: (S, N, D) -> (S, N), in float64."""
-        return torch.logsumexp(self._terms(self._whitened(z)), dim=0)
+        return torch.logsumexp(self._terms(self._whitened(z)), dim=0).T
 
     def log_prob_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """log q(z) in nats (S, N), and its gradient in z (S, N, D), both in float64."""
         u = self._whitened(z)
         terms = self._terms(u)
-        pull = (FREEDOM + self.size) / (FREEDOM + u.square().sum(-1))
-        grads = -(self.inverse_scales.mT[:, None] @ (pull[..., None] * u)[..., None])[..., 0]
-        return torch.logsumexp(terms, 0), (torch.softmax(terms, 0)[..., None] * grads).sum(0)
-
-    def _whitened(self, z: Tensor) -> Tensor:
-        """z (S, N, D) in the coordinates of each component, (C, S, N, D)."""
-        return (self.inverse_scales[:, None] @ (z.double() - self.centers[:, None])[..., None])[..., 0]
+        pull = torch.softmax(terms, 0) * (FREEDOM + self.size) / (FREEDOM + u.square().sum(-1))
+        grad = -((pull[..., None] * u) @ self.inverse_scales).sum(0)
+        return torch.logsumexp(terms, 0).T, grad.transpose(0, 1)
 
     def log_terms(self, z: Tensor) -> Tensor:
-        """Log densities (C, S, N) of z (S, N, D) under normals in place of the t's, each with its share and up to one
+        """Log densities (C, N, S) of z (S, N, D) under normals in place of the t's, each with its share and up to one
         constant.
         """
-        return -0.5 * self._whitened(z).square().sum(-1) + self._log_weights[:, None]
+        return -0.5 * self._whitened(z).square().sum(-1) + self._log_weights[..., None]
+
+    def _whitened(self, z: Tensor) -> Tensor:
+        """z (S, N, D) in the coordinates of each component, (C, N, S, D)."""
+        return (z.double().transpose(0, 1) - self.centers[:, :, None]) @ self.inverse_scales.mT
 
     def _terms(self, u: Tensor) -> Tensor:
-        return log_student_t(u, FREEDOM) + self._log_weights[:, None]
+        return log_student_t(u, FREEDOM) + self._log_weights[..., None]
 
 
 def joined(first: ComponentMixture, second: ComponentMixture, share: float) -> ComponentMixture:
@@ -90,24 +90,27 @@ def fitted_mixture(even: Tensor, number: int, generator: torch.Generator) -> Com
     """A number of normals fitted by EM to draws of equal weight (S, N, D)."""
     centers = spread_out(even, number, generator)
     nearest = (even - centers[:, None]).square().sum(-1).argmin(0)
-    owners = torch.nn.functional.one_hot(nearest, number).movedim(-1, 0).double()
+    owners = torch.nn.functional.one_hot(nearest.T, number).movedim(-1, 0).double()
     for _ in range(N_EM_STEPS):
         owners = torch.softmax(_moments(even, owners).log_terms(even), 0)
     return _moments(even, owners)
 
 
 def _moments(z: Tensor, owners: Tensor) -> ComponentMixture:
-    """Components with the moments of draws z (S, N, D) that belong to them by `owners` (C, S, N)."""
-    size = owners.sum(1)
-    centers = torch.einsum("csn,snd->cnd", owners, z) / size.clamp(min=1e-6)[..., None]
-    apart = z - centers[:, None]
-    scatter = torch.einsum("csn,csni,csnj->cnij", owners, apart, apart)
-    pooled = scatter.sum(0) / len(z)
-    least = 1e-12 * z.var(0).mean(-1)[:, None, None] + 1e-24
-    pooled = pooled + least * torch.eye(z.shape[-1]).to(z)
+    """Components with the moments of draws z (S, N, D) that belong to them by `owners` (C, N, S)."""
+    n_draws, _, d = z.shape
+    size, middle = owners.sum(-1), z.mean(0)
+    apart = (z - middle).transpose(0, 1)
+    means = (owners.transpose(0, 1) @ apart).transpose(0, 1) / size.clamp(min=1e-6)[..., None]
+    squares = (apart[..., None] * apart[..., None, :]).flatten(2)
+    scatter = (owners.transpose(0, 1) @ squares).transpose(0, 1).unflatten(-1, (d, d))
+    scatter = scatter - size[..., None, None] * means[..., None] * means[..., None, :]
+    pooled = scatter.sum(0) / n_draws
+    least = 1e-12 * apart.square().mean((1, 2))[:, None, None] + 1e-24
+    pooled = pooled + least * torch.eye(d).to(z)
     covariance = (scatter + POOLED_DRAWS * pooled) / (size + POOLED_DRAWS)[..., None, None]
-    shares = (1 - FLOOR) * size / len(z) + FLOOR / len(size)
-    return ComponentMixture(shares.log(), centers, cholesky(covariance, torch.eye(z.shape[-1]).to(z)))
+    shares = (1 - FLOOR) * size / n_draws + FLOOR / len(size)
+    return ComponentMixture(shares.log(), middle + means, cholesky(covariance, torch.eye(d).to(z)))
 
 
 def cholesky(covariance: Tensor, otherwise: Tensor) -> Tensor:

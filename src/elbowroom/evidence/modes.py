@@ -128,7 +128,7 @@ def _prior_draws(
 def _starts(mixture: ComponentMixture, even: Tensor, generator: torch.Generator) -> ComponentMixture:
     """Draws that lie apart, from which to climb, each with the scale of the component that explains it best."""
     centers = spread_out(even, N_STARTS * 2 ** even.shape[-1], generator)
-    owner = mixture.log_terms(centers).argmax(0)
+    owner = mixture.log_terms(centers).argmax(0).T
     scales = mixture.scales[owner, torch.arange(even.shape[1], device=even.device)]
     return ComponentMixture(torch.full_like(centers[..., 0], -math.log(len(centers))), centers, scales)
 

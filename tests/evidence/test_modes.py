@@ -146,6 +146,30 @@ def test_the_sandwich_of_a_model_with_two_modes_is_narrow() -> None:
     assert np.abs(made.width.values).max() < 1.0
 
 
+def test_the_modes_of_a_prior_are_found_in_ten_latents() -> None:
+    """A prior of four normals, seen through a matrix: 100 data against the closed form.
+
+    Before, 41% of such data were flagged, and single errors reached 2 nats.
+    """
+    generator = torch.Generator().manual_seed(0)
+    centers = torch.randn(4, 10, generator=generator)
+    centers = 3 * centers / centers.norm(dim=-1, keepdim=True)
+    weight = torch.randn(10, 10, generator=generator) / math.sqrt(10)
+    z = centers[torch.randint(4, (100,), generator=generator)] + 0.5 * torch.randn(100, 10, generator=generator)
+    x = z @ weight.T + torch.randn(100, 10, generator=generator)
+    kinds = torch.distributions.Categorical(torch.full((4,), 0.25))
+    parts = torch.distributions.Independent(torch.distributions.Normal(centers, 0.5), 1)
+    prior = torch.distributions.MixtureSameFamily(kinds, parts)
+    model = er.DecoderModel(lambda z: z @ weight.T, er.likelihoods.gaussian(1.0), 10, prior=prior)
+    gaps = er.decompose(model, er.Amortized(lambda x: torch.zeros(len(x), 20), er.DiagonalGaussian(10)), x)
+    seen = torch.distributions.MultivariateNormal(centers @ weight.T, 0.25 * weight @ weight.T + torch.eye(10))
+    truth = torch.distributions.MixtureSameFamily(kinds, seen).log_prob(x)
+    error = gaps.log_evidence.values - truth.numpy()
+    assert np.abs(error).mean() < 0.05
+    assert_rate_at_most(int((gaps.flags > 0).sum()), 100, 0.1)
+    assert "evidence modes" in gaps.work
+
+
 def test_a_value_does_not_depend_on_the_other_data() -> None:
     model, x = scenarios.bimodal(50, 2)
     q = er.Amortized(lambda x: torch.zeros(len(x), 4), er.DiagonalGaussian(2))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..core import Block, seeded, uniform
-from ..models import LatentModel, can_sample_prior, latent_size
+from ..models import LatentModel, can_sample_prior, is_standard_normal, latent_size
 from ..posteriors import Distribution, Params
 from ..results import SECOND_OPINION, Array, Estimate, Flag, concatenate
 from .ais import AnnealingPath, AnnealingSchedule, ais_of, anneal, tune
@@ -129,10 +129,12 @@ def block_evidence(
     student = StudentT(base)
     proposals: dict[Estimator, Distribution] = {Estimator.IWAE: student}
     mixture: ComponentMixture | None = None
-    if can_sample_prior(model) and latent_size(model) <= MAX_MIXTURE_SIZE:
+    size = latent_size(model)
+    own_prior = size <= MAX_PRIOR_SIZE and not is_standard_normal(model, block.x, base["mean"])
+    if can_sample_prior(model) and (size <= MAX_MIXTURE_SIZE or own_prior):
         mixture, work["modes"] = adapted_mixture(model, block, student, seed)
         proposals[Estimator.IWAE] = DefensiveMixture(mixture, model, block.x, MIXTURE_PERIOD)
-    elif can_sample_prior(model) and latent_size(model) <= MAX_PRIOR_SIZE:
+    elif can_sample_prior(model) and size <= MAX_PRIOR_SIZE:
         proposals[Estimator.IWAE] = DefensiveMixture(student, model, block.x)
     proposals |= {name: dist for name, dist in (others or {}).items() if dist.has_density}
     defended = isinstance(proposals[Estimator.IWAE], DefensiveMixture)

@@ -7,6 +7,10 @@ Cappe, Douc, Guillin, Marin and Robert 2008). All draws so far are weighted by t
 
     w = p(x, z) / sum_j (n_j / n) q_j(z),   w^b with the largest b <= 1 at which MIN_SHARED draws share the sum
 
+In 4 to 20 latents weighted draws of the prior tell too little. Under N(0, I) most posteriors have one mode there, and
+no mixture is made. A prior of another kind may have modes of its own; the mixture is then that of the modes to which
+draws of it climb, with the curvature there.
+
 The last mixture is frozen, and what is reported uses fresh draws of it, so E[w] = p(x) holds.
 """
 
@@ -31,6 +35,7 @@ N_PRIOR, N_STAGE = 512, 512  # draws of the prior, and of each stage
 MAX_STAGES = 6
 WIDENED = 2.0  # half of the draws of the prior lie this much farther from its center, for data that are rare
 N_STARTS = 4  # starts, times 2^D, from each of which a component climbs to a mode
+N_STARTS_OF_MANY = 8  # starts where there are more latents
 CLIMBED_SHARE = 0.8  # the share of these in the first stage
 N_CLIMBING = 10  # steps of each component to a mode
 LONGEST = 2.0  # the length of a step, at most, in units of the scale at which it started
@@ -95,9 +100,10 @@ def adapted_mixture(model: SamplesPrior, block: Block, local: StudentT, seed: in
         even = population.even(generator)
         mixture = fitted_mixture(even, N_COMPONENTS, generator)
         modes, cost = _climbed(population, _starts(mixture, even, generator))
-        mixture = joined(mixture, modes, CLIMBED_SHARE)
+        is_small = coordinates.center.shape[-1] <= MAX_MIXTURE_SIZE
+        mixture = joined(mixture, modes, CLIMBED_SHARE) if is_small else modes
         done = torch.zeros_like(block.index, dtype=torch.bool, device=coordinates.center.device)
-        for stage in range(MAX_STAGES):
+        for stage in range(MAX_STAGES if is_small else 0):
             generator = seeded(seed, "mixture", stage, block.number)
             noise = normal((N_STAGE, len(block.index), mixture.noise_size), generator, coordinates.center)
             population.add(mixture.rsample_and_log_q(noise)[0], mixture.log_prob)
@@ -127,7 +133,8 @@ def _prior_draws(
 
 def _starts(mixture: ComponentMixture, even: Tensor, generator: torch.Generator) -> ComponentMixture:
     """Draws that lie apart, from which to climb, each with the scale of the component that explains it best."""
-    centers = spread_out(even, N_STARTS * 2 ** even.shape[-1], generator)
+    d = even.shape[-1]
+    centers = spread_out(even, N_STARTS * 2**d if d <= MAX_MIXTURE_SIZE else N_STARTS_OF_MANY, generator)
     owner = mixture.log_terms(centers).argmax(0).T
     scales = mixture.scales[owner, torch.arange(even.shape[1], device=even.device)]
     return ComponentMixture(torch.full_like(centers[..., 0], -math.log(len(centers))), centers, scales)

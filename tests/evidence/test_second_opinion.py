@@ -52,7 +52,7 @@ def test_it_lies_above_a_bound_that_is_too_low() -> None:
     assert (opinion.values > gaps.log_evidence.values).mean() > 0.9
     assert (gaps.flags & Flag.SECOND_OPINION > 0).mean() > 0.5
     assert opinion.side == "neither"
-    assert "it is no bound" in str(gaps)
+    assert "second opinion (reverse annealing, no bound)" in str(gaps)
 
 
 def test_it_is_made_where_annealing_runs_and_nowhere_else() -> None:

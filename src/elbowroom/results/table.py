@@ -176,8 +176,8 @@ def _second_opinion(ladder: Ladder) -> Iterator[str]:
     beyond = opinion - ladder.log_evidence
     error = f", mc {_error(beyond.mc_se)}" if np.isfinite(beyond.mc_se) else ""
     yield (
-        f"a second opinion, by reverse annealing, on {int(beyond.finite.sum())} of these data lies "
-        f"~ {beyond.mean:+.3f} from log p(x){error}; it is no bound"
+        f"second opinion (reverse annealing, no bound) on {int(beyond.finite.sum())} of them: "
+        f"~ {beyond.mean:+.3f} from log p(x){error}"
     )
 
 

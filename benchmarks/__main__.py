@@ -1,8 +1,8 @@
 """`make bench`: what the estimators cost and reach, side by side; writes docs/benchmarks.md and a figure.
 
-    python -m benchmarks [arithmetic] [evidence] [fits] [training] [growth] [hard]
+    python -m benchmarks [arithmetic] [evidence] [fits] [training] [sizes] [growth] [hard]
 
-Where none is named, all but growth and hard are run.
+Where none is named, all but sizes, growth and hard are run.
 
 Ratios are medians over interleaved repeats with pinned threads. The model is the public `bdmc_mnist.pth` (50 latents)
 on MNIST test images, gray / 255; its files lie under $ELBOWROOM_DATA. A section that is run replaces its rows in
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -57,6 +57,7 @@ FIRST, N = 300, 50  # images 300 to 349: a block that no tuning has seen
 PUBLISHED_UNITS = 100 * 10_000 * 10
 THREADS = 2
 BATCH, N_STEPS = 100, 60
+PIXELS = (784, 3072, 12_288)
 Rows = list[list[str]]
 
 
@@ -69,7 +70,8 @@ def main() -> None:
     if sys.argv[1:2] == ["--measure"]:
         return print(json.dumps(_measure(Path(folder), int(sys.argv[2]))))
     known = {
-        "arithmetic": arithmetic, "evidence": evidence, "fits": fits, "training": training, "growth": growth,
+        "arithmetic": arithmetic, "evidence": evidence, "fits": fits, "training": training, "sizes": sizes,
+        "growth": growth,
         "hard": hard_models,
     }  # fmt: skip
     chosen = sys.argv[1:] or ["arithmetic", "evidence", "fits", "training"]
@@ -232,6 +234,42 @@ def growth(folder: Path) -> dict[str, Any]:
         rows.append([f"{n:,}", f"{found['seconds']:.0f}", f"{per_datum:.1f}", f"{found['peak']:.0f}", found["log_p"]])
         print(rows[-1], flush=True)
     return {"rows": rows}
+
+
+def sizes(folder: Path) -> dict[str, Any]:
+    """Time and work of plan "standard" against the numbers of latents and of pixels, on decoders of random weights."""
+    rows: Rows = []
+    notes = []
+    for what, pairs in (("latents", [(d, 784) for d in (10, 30, 100, 300)]), ("pixels", [(50, p) for p in PIXELS])):
+        seconds = []
+        for d, p in pairs:
+            taken, units = _time_of_size(d, p)
+            seconds.append(taken)
+            rows.append([f"{d} latents, {p:,} pixels", f"{taken:.3f}", f"{units:,.0f}", f"{1e6 * taken / units:.0f}"])
+            print(rows[-1], flush=True)
+        place = 0 if what == "latents" else 1
+        x, y = np.log([pair[place] for pair in pairs]), np.log(seconds)
+        notes.append(f"time grows as the number of {what} to the power {np.polyfit(x, y, 1)[0]:.2f}")
+    return {"rows": rows, "notes": notes}
+
+
+def _time_of_size(n_latent: int, n_pixels: int) -> tuple[float, float]:
+    """Seconds and units per datum, on one thread, of 50 data that the model simulates."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    first = nn.Linear(n_latent, 200)
+    nn.init.normal_(first.weight, std=2 / np.sqrt(3 * n_latent))
+    decoder = nn.Sequential(first, nn.ELU(), nn.Linear(200, 200), nn.ELU(), nn.Linear(200, n_pixels))
+    model = er.DecoderModel(decoder, "bernoulli", n_latent)
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(N, n_latent, generator=generator)
+    x = model.sample_data(z, None, generator)
+    q = er.Amortized(lambda x: torch.zeros(len(x), 2 * n_latent), er.DiagonalGaussian(n_latent))
+    start = time.perf_counter()
+    gaps = er.decompose(model, q, x)
+    taken = (time.perf_counter() - start) / N
+    torch.set_num_threads(THREADS)
+    return taken, sum(gaps.work.values())
 
 
 def hard_models(folder: Path) -> dict[str, Any]:
@@ -421,6 +459,12 @@ TITLES = {
         "Training",
         ["", "ms per step", "images per second", "times the products alone", "of the float32 matmul rate"],
         "The paper's VAE, 784-200-200-(50 + 50) and 50-200-200-784, on thresholded MNIST, 100 images a step.",
+    ),
+    "sizes": (
+        "Growth with the numbers of latents and pixels",
+        ["", "seconds per datum", "gradients per datum", "microseconds per gradient"],
+        "Plan `standard` on one thread, on 50 data that a random decoder simulates, D-200-200-P. The work of "
+        "the full Gaussian's fit is proportional to D.",
     ),
     "hard": (
         "Hard models",

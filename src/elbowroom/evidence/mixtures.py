@@ -53,28 +53,29 @@ class ComponentMixture:
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z) in nats: (S, N, D) -> (S, N), in float64."""
-        return torch.logsumexp(self._terms(self._whitened(z)), dim=0).T
+        return torch.logsumexp(self._terms(self._whitened(z).square().sum(-2)), dim=0).T
 
     def log_prob_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """log q(z) in nats (S, N), and its gradient in z (S, N, D), both in float64."""
         u = self._whitened(z)
-        terms = self._terms(u)
-        pull = torch.softmax(terms, 0) * (FREEDOM + self.size) / (FREEDOM + u.square().sum(-1))
-        grad = -((pull[..., None] * u) @ self.inverse_scales).sum(0)
-        return torch.logsumexp(terms, 0).T, grad.transpose(0, 1)
+        square = u.square().sum(-2)
+        terms = self._terms(square)
+        pull = torch.softmax(terms, 0) * (FREEDOM + self.size) / (FREEDOM + square)
+        grad = -(self.inverse_scales.mT @ (pull[..., None, :] * u)).sum(0)
+        return torch.logsumexp(terms, 0).T, grad.permute(2, 0, 1)
 
     def log_terms(self, z: Tensor) -> Tensor:
         """Log densities (C, N, S) of z (S, N, D) under normals in place of the t's, each with its share and up to one
         constant.
         """
-        return -0.5 * self._whitened(z).square().sum(-1) + self._log_weights[..., None]
+        return -0.5 * self._whitened(z).square().sum(-2) + self._log_weights[..., None]
 
     def _whitened(self, z: Tensor) -> Tensor:
-        """z (S, N, D) in the coordinates of each component, (C, N, S, D)."""
-        return (z.double().transpose(0, 1) - self.centers[:, :, None]) @ self.inverse_scales.mT
+        """z (S, N, D) in the coordinates of each component, (C, N, D, S): in this order of dimensions it is fast."""
+        return self.inverse_scales @ (z.double().permute(1, 2, 0).contiguous() - self.centers[..., None])
 
-    def _terms(self, u: Tensor) -> Tensor:
-        return log_student_t(u, FREEDOM) + self._log_weights[..., None]
+    def _terms(self, square: Tensor) -> Tensor:
+        return log_student_t(square, self.size, FREEDOM) + self._log_weights[..., None]
 
 
 def joined(first: ComponentMixture, second: ComponentMixture, share: float) -> ComponentMixture:
@@ -127,7 +128,8 @@ def spread_out(z: Tensor, number: int, generator: torch.Generator) -> Tensor:
     picked = [z[0]]
     distance = torch.full(z.shape[:2], torch.inf, dtype=z.dtype, device=z.device)
     for chance in uniform((number - 1, z.shape[1]), generator, z):
-        distance = torch.minimum(distance, (z - picked[-1]).square().sum(-1))
+        apart = z - picked[-1]
+        distance = torch.minimum(distance, torch.einsum("snd,snd->sn", apart, apart))
         ends = distance.cumsum(0)
         index = (ends < chance * ends[-1]).sum(0).clamp(max=len(z) - 1)
         picked.append(z[index, torch.arange(z.shape[1], device=z.device)])

@@ -41,11 +41,16 @@ class StudentT:
         """Map standard normal noise (S, N, D + nu) to z (S, N, D) and log q in nats (S, N)."""
         e, rest = noise.split([self.size, self.freedom], dim=-1)
         u = e / rest.square().mean(-1, keepdim=True).sqrt()
-        return self.coordinates(u), log_student_t(u, self.freedom) - self.coordinates.log_det
+        return self.coordinates(u), log_student_t(
+            u.square().sum(-1), self.size, self.freedom
+        ) - self.coordinates.log_det
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z) in nats: (S, N, D) -> (S, N)."""
-        return log_student_t(self.coordinates.inverse(z), self.freedom) - self.coordinates.log_det
+        return (
+            log_student_t(self.coordinates.inverse(z).square().sum(-1), self.size, self.freedom)
+            - self.coordinates.log_det
+        )
 
 
 class DefensiveMixture:
@@ -86,8 +91,7 @@ class DefensiveMixture:
         return torch.logaddexp(local, self.model.log_prior(z, self.x).to(local) - math.log(self.period))
 
 
-def log_student_t(u: Tensor, freedom: int) -> Tensor:
-    """The log density in nats of a standard multivariate Student t: u (..., D) -> (...)."""
-    d = u.shape[-1]
+def log_student_t(square: Tensor, d: int, freedom: int) -> Tensor:
+    """The log density in nats of a standard Student t of d dimensions, at points with these squared lengths."""
     constant = math.lgamma((freedom + d) / 2) - math.lgamma(freedom / 2) - 0.5 * d * math.log(freedom * math.pi)
-    return constant - 0.5 * (freedom + d) * torch.log1p(u.square().sum(-1) / freedom)
+    return constant - 0.5 * (freedom + d) * torch.log1p(square / freedom)

@@ -4,6 +4,7 @@ seeded(seed, "ais", block, group)   ->  the same numbers for every caller, in an
 """
 
 import hashlib
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor
 
 __all__ = ["forked", "normal", "orthogonal", "seed_of", "seeded", "uniform"]
+
+CANDIDATES = 16  # lengths of each stratum, of which one is drawn
 
 
 def seeded(seed: int, *keys: str | int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -44,20 +47,34 @@ def normal(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> 
     return torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device).to(like)
 
 
-def orthogonal(shape: tuple[int, int], generator: torch.Generator, like: Tensor) -> Iterator[Tensor]:
-    """Yield standard normal draws (N, D) without end.
+def orthogonal(shape: tuple[int, int], n_sets: int, generator: torch.Generator, like: Tensor) -> Iterator[Tensor]:
+    """Yield draws (N, D) without end; averages over n_sets sets of D of them have little noise.
 
-    Within each set of D successive draws, those of one row are orthogonal and of equal length, so that the average of
-    e e' over a set is a multiple of the identity. All rows share a random rotation, and differ by their own signs and
-    length: each row is N(0, I), but the rows of one draw are not independent of each other.
+    Within each set the draws of one row are orthogonal and of equal length, so that the average of e e' over a set is
+    a multiple of the identity. All rows share a random rotation, and differ by their own signs and lengths. The rows of
+    one draw are not independent of each other.
+
+    The lengths of n_sets successive sets are a stratified sample, so each draw of a row is N(0, I), and an average over
+    the sets has little of the lengths' noise. A single set has the length sqrt(D) and none of that noise: the average
+    of e e' is then the identity, and moments of fourth order are too small by 2 parts in D + 2.
     """
     n, d = shape
     while True:
-        rotation, _ = torch.linalg.qr(normal((d, d), generator, like.double()))
-        signs = 2.0 * (uniform((n, d), generator, like) < 0.5) - 1.0
-        length = normal((n, d), generator, like.double()).norm(dim=-1, keepdim=True)
-        for row in rotation:
-            yield (row * signs * length).to(like)
+        for length in _lengths(n, d, n_sets, generator, like):
+            rotation, _ = torch.linalg.qr(normal((d, d), generator, like.double()))
+            signs = 2.0 * (uniform((n, d), generator, like) < 0.5) - 1.0
+            for row in rotation:
+                yield (row * signs * length[:, None]).to(like)
+
+
+def _lengths(n: int, d: int, n_sets: int, generator: torch.Generator, like: Tensor) -> Tensor:
+    """The lengths (n_sets, N) of sets of draws in D dimensions: one from each of n_sets strata, in random order."""
+    if n_sets == 1:
+        return like.new_full((1, n), math.sqrt(d), dtype=torch.float64)
+    many = normal((n_sets * CANDIDATES, n, d), generator, like.double()).norm(dim=-1).sort(0).values
+    picked = (CANDIDATES * uniform((n_sets, n), generator, like)).long().clamp(max=CANDIDATES - 1)
+    strata = uniform((n_sets, n), generator, like).argsort(0)
+    return many.gather(0, picked + CANDIDATES * strata)
 
 
 def uniform(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:

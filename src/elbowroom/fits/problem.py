@@ -9,7 +9,7 @@ from torch import Tensor
 from ..core import Block, normal, orthogonal, seeded, select_rows
 from ..evidence import GROUP, log_weights
 from ..models import LatentModel, log_joint_and_grad
-from ..posteriors import AffineMap, Ascent, Budget, Family, Params, VariationalDistribution
+from ..posteriors import AffineMap, Ascent, Budget, Family, Params, VariationalDistribution, complete_sets
 from .adam import adam_round
 from .natural_gradients import curvature_metric, natural_gradient, natural_round, squared_norm
 
@@ -95,8 +95,9 @@ class Problem:
         far: Tensor | None = None,
     ) -> tuple[Params, Tensor, Tensor | None]:
         """A round of natural gradients for the data `index` (R,), with rates (T, R); it returns what that does."""
-        shape = (len(self.block.index), self.family.size)
-        draws = (draw[index] for draw in orthogonal(shape, self._generator("round", number), self.like))
+        size = self.family.size
+        n_sets, generator = complete_sets(size) // size, self._generator("round", number)
+        draws = (draw[index] for draw in orthogonal((len(self.block.index), size), n_sets, generator, self.like))
         metric = None if self.metric is None else self.metric.rows(index)
         x = select_rows(self.block.x, index)
         return natural_round(self.model, x, params, draws, rates, n_samples, metric, products, far)

@@ -23,7 +23,7 @@ __all__ = ["approach", "approach_work", "solve"]
 FIRST_STEPS = -1  # the number of the round that is an approach: its draws are those of no other
 LARGE_GAIN = 0.5  # nats: after a round of Adam that gained more, the next one takes steps of the same size
 SETTLING = 0.25  # nats: a Gaussian that lacks less takes steps that average the noise of their draws
-FIRST_AVERAGE = 3.0  # the first of those steps has the size 1/3, the next 1/4, and so on
+LAST_WHOLE = 3.0  # the last step of a round before them has the size 1/3, the first of them 1/4, the next 1/5
 CERTAIN = 2.0  # errors of the estimated shortfall by which it may lie above the tolerance, and of a gain
 MOST_DOUBT = 5.0  # tolerances that this may be, at most, for each round that was made
 STILL_GAINING = 0.1  # nats: a Gaussian whose last round clearly gained more has not ended, whatever it seems to lack
@@ -78,8 +78,8 @@ class _State:
 def _climb_naturally(problem: Problem, params: Params, budget: Budget) -> tuple[Params, FitReport]:
     """Rounds of natural gradients.
 
-    The rate of a datum falls within a round from `budget.learning_rate` to zero as a cosine. Once the datum lacks less
-    than SETTLING, its steps average: their sizes are 1/3, 1/4, ... and go on falling from round to round.
+    The rate of a datum falls within a round from `budget.learning_rate` to 1/3 as a cosine. Once the datum lacks less
+    than SETTLING, its steps average: their sizes are 1/4, 1/5, ... and go on falling from round to round.
     """
     n, device, n_samples = len(params["mean"]), params["mean"].device, problem.family.draws_per_step(budget)
     active, state = torch.arange(n, device=device), _State.begun(n, device)
@@ -89,7 +89,7 @@ def _climb_naturally(problem: Problem, params: Params, budget: Budget) -> tuple[
     for number in range(budget.max_rounds if budget.n_steps else 0):
         if len(active) == 0:
             break
-        rates = _rates(budget, state.count[active], size[active])
+        rates = _rates(budget, state.count[active], size[active], 1 / LAST_WHOLE)
         begun = {key: value[active] for key, value in params.items()}
         far = state.count[active] == 0
         moved, finite, products = problem.natural(begun, active, n_samples, number, rates, products, far)
@@ -114,11 +114,14 @@ def _climb_naturally(problem: Problem, params: Params, budget: Budget) -> tuple[
     return params, state.report(budget.n_steps, state.rounds * budget.n_steps * n_samples + n_checks)
 
 
-def _rates(budget: Budget, averaged: Tensor, size: Tensor) -> Tensor:
-    """The sizes (T, R) of the steps of a round, for data that have made `averaged` (R,) averaging steps before."""
+def _rates(budget: Budget, averaged: Tensor, size: Tensor, last: float = 0.0) -> Tensor:
+    """The sizes (T, R) of the steps of a round, for data that have made `averaged` (R,) averaging steps before.
+
+    Steps that do not average fall from `budget.learning_rate` to `last` as a cosine.
+    """
     t = torch.arange(budget.n_steps, dtype=torch.float64, device=size.device)[:, None]
-    falling = budget.learning_rate * 0.5 * (1 + torch.cos(math.pi * t / budget.n_steps))
-    averaging = 1 / (FIRST_AVERAGE + t + averaged - budget.n_steps)
+    falling = last + (budget.learning_rate - last) * 0.5 * (1 + torch.cos(math.pi * t / max(budget.n_steps - 1, 1)))
+    averaging = 1 / (LAST_WHOLE + 1 + t + averaged - budget.n_steps)
     return torch.where(averaged > 0, averaging.clamp(max=budget.learning_rate), falling) * size
 
 

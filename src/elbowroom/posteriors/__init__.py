@@ -5,7 +5,7 @@ from .auxiliary import AuxiliaryFlow
 from .callables import CallablePosterior, as_posterior
 from .coupling import CouplingFlow, bounded_log_scale
 from .family import WEIGHTS_KEY, Ascent, Budget, Family
-from .gaussians import DiagonalGaussian, FullGaussian
+from .gaussians import DiagonalGaussian, FullGaussian, complete_sets
 from .posterior import Amortized, Local, VariationalDistribution, encoder_context
 from .protocols import Distribution, Posterior, PosteriorLike
 from .registry import FAMILIES, VARIANTS, as_family, ladder_rungs, register, rung_families
@@ -42,6 +42,7 @@ __all__ = [
     "as_posterior",
     "batched_matmul",
     "bounded_log_scale",
+    "complete_sets",
     "copy_per_datum",
     "encoder_context",
     "initial_network",

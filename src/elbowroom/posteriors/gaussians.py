@@ -11,7 +11,7 @@ from .affine import AffineMap, scale_tril
 from .family import Ascent, Budget, Family
 from .small_networks import Params, batched_matmul
 
-__all__ = ["DiagonalGaussian", "FullGaussian"]
+__all__ = ["DiagonalGaussian", "FullGaussian", "complete_sets"]
 
 LEAST_PAIRS = 16  # mirrored pairs in a step of a fit, rounded up to complete sets of D
 MOST_PAIRS = 128  # pairs in a step of a diagonal fit, which has only 2 D numbers to learn
@@ -27,7 +27,7 @@ class DiagonalGaussian(Family):
     step = "factorization"
     is_gaussian = True
     ascent = Ascent.NATURAL
-    budget = Budget(n_steps=3, learning_rate=0.8, tolerance=0.01, n_evaluation=64, max_rounds=20)
+    budget = Budget(n_steps=2, learning_rate=1.0, tolerance=0.01, n_evaluation=48, max_rounds=30)
 
     def __init__(self, latent_shape: int | Sequence[int]) -> None:
         super().__init__(latent_shape)
@@ -82,7 +82,7 @@ class FullGaussian(Family):
     max_size = MAX_FULL_SIZE
     is_gaussian = True
     ascent = Ascent.NATURAL
-    budget = Budget(n_steps=6, learning_rate=1.0, tolerance=0.01, n_evaluation=64, min_rounds=2, max_rounds=12)
+    budget = Budget(n_steps=7, learning_rate=1.0, tolerance=0.01, n_evaluation=64, min_rounds=2, max_rounds=12)
 
     def __init__(self, latent_shape: int | Sequence[int]) -> None:
         super().__init__(latent_shape)

@@ -23,6 +23,7 @@ from elbowroom.models import (
     latent_size,
     likelihoods,
     log_joint,
+    log_joint_and_grad,
     modules_of,
 )
 
@@ -337,3 +338,30 @@ def test_placement_is_that_of_the_parameters() -> None:
     assert device_and_dtype(FunctionModel(lambda x, z: z.sum(-1), 2)) == (None, None)
     assert device_and_dtype(None, nn.Linear(2, 2).double()) == (torch.device("cpu"), torch.float64)
     assert device_and_dtype(linear()[0])[1] == torch.float64
+
+
+@pytest.mark.parametrize(("width", "n_samples", "most"), [(4, 200, 2500), (30_000, 8, 20)])
+def test_calls_of_large_data_are_split_and_give_the_same_numbers(width: int, n_samples: int, most: int) -> None:
+    """Data of 30,000 values come in calls of at most a million, small ones in calls of at most 2,500 rows."""
+    rows: list[int] = []
+
+    class Counted(torch.nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            rows.append(len(input))
+            return super().forward(input)
+
+    decoder = Counted(3, width).double()
+    model = DecoderModel(decoder, "bernoulli", 3)
+    g = seeded(0, "split")
+    x = (torch.rand(20, width, generator=g) < 0.5).double()
+    z = torch.randn(n_samples, 20, 3, dtype=torch.float64, generator=g)
+    logits = torch.nn.functional.linear(z, decoder.weight, decoder.bias)
+    likelihood = (x * logits - torch.nn.functional.softplus(logits)).sum(-1)
+    grad = (x - logits.sigmoid()) @ decoder.weight - z
+    value, seen = log_joint_and_grad(model, x, z)
+    expected = likelihood - 0.5 * z.square().sum(-1) - 1.5 * math.log(2 * math.pi)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(log_joint(model, x, z), expected)
+    torch.testing.assert_close(seen, grad)
+    assert max(rows) == most
+    assert sum(rows) == 2 * n_samples * 20

@@ -18,6 +18,7 @@ __all__ = [
     "k_hat",
     "k_hat_threshold",
     "log_mean_exp",
+    "resampled",
 ]
 
 MIN_EFFECTIVE = 10  # draws; fewer cannot tell how much they vary
@@ -64,6 +65,16 @@ def effective_sample_size(log_w: Tensor) -> Tensor:
     """(sum w)^2 / sum w^2 over draws, between 1 and K (Kong 1992): log weights (K, N) -> (N,)."""
     log_w = log_w.double()
     return torch.exp(2 * torch.logsumexp(log_w, 0) - torch.logsumexp(2 * log_w, 0))
+
+
+def resampled(z: Tensor, shares: Tensor, n_draws: int, chance: Tensor) -> Tensor:
+    """Draws (n_draws, N, D) of equal weight from points z (S, N, D) with these shares (S, N) of each datum's weight.
+
+    Systematic resampling: one `chance` (N,) of each datum, uniform on [0, 1), moves a comb of n_draws teeth.
+    """
+    ticks = (torch.arange(n_draws, device=z.device)[:, None] + chance) / n_draws
+    picked = torch.searchsorted(shares.cumsum(0).T.contiguous(), ticks.T.contiguous()).T.clamp(max=len(z) - 1)
+    return z.gather(0, picked[..., None].expand(-1, -1, z.shape[-1]))
 
 
 def k_hat_threshold(n_draws: int) -> float:

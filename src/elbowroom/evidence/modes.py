@@ -24,7 +24,7 @@ from torch import Tensor
 from ..core import Block, normal, seeded, uniform
 from ..models import SamplesPrior, log_joint, log_joint_and_grad, prior_draws
 from .bounds import GROUP
-from .importance_weights import effective_sample_size
+from .importance_weights import effective_sample_size, resampled
 from .mixtures import ComponentMixture, cholesky, fitted_mixture, joined, spread_out
 from .proposals import StudentT
 
@@ -77,7 +77,7 @@ class _Population:
     def even(self, generator: torch.Generator) -> Tensor:
         """N_EVEN of the draws (N_EVEN, N, D), in proportion to their tempered weights."""
         z = torch.cat(self.draws).double().nan_to_num(posinf=0.0, neginf=0.0)
-        return _evened(z, _tempered(self.log_w), generator)
+        return resampled(z, _tempered(self.log_w), N_EVEN, uniform((z.shape[1],), generator, z))
 
     def joint_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The log joint (C, N) of z (C, N, D) and its gradient (C, N, D); -inf and zero where one is not finite."""
@@ -201,11 +201,3 @@ def _tempered(log_w: Tensor) -> Tensor:
 def _powered(log_w: Tensor, power: Tensor) -> Tensor:
     """log w^b, which is -inf where w is zero even for b = 0."""
     return torch.where(torch.isfinite(log_w), log_w * power, -torch.inf)
-
-
-def _evened(z: Tensor, shares: Tensor, generator: torch.Generator) -> Tensor:
-    """N_EVEN draws (N_EVEN, N, D) of equal weight, from draws z (S, N, D) with these shares (S, N), systematically."""
-    start = uniform((1, z.shape[1]), generator, z)
-    ticks = (torch.arange(N_EVEN, device=z.device)[:, None] + start) / N_EVEN
-    picked = torch.searchsorted(shares.cumsum(0).T.contiguous(), ticks.T.contiguous()).T.clamp(max=len(z) - 1)
-    return z.gather(0, picked[..., None].expand(-1, -1, z.shape[-1]))

@@ -14,7 +14,7 @@ from ..core import Block, seeded, uniform
 from ..results import SECOND_OPINION, Array, Estimate
 from .ais import RELAX_LEAPFROG, AnnealedChains, AnnealingPath, anneal
 from .bases import Base
-from .importance_weights import GROUPS, grouped_noise, log_mean_exp
+from .importance_weights import GROUPS, grouped_noise, log_mean_exp, resampled
 
 __all__ = ["no_opinion", "opinion_work", "reverse_bound", "second_opinion"]
 
@@ -61,13 +61,9 @@ def second_opinion(
     chains covered the posterior the estimate errs upward, as from exact draws. It is no bound otherwise, since chains
     that missed a mode do not find it on their way back.
     """
-    generator = seeded(seed, "resampled ends", block.number)
-    chance = uniform((1, len(block.index)), generator, block.like)
-    ticks = (torch.arange(n_chains, device=chance.device)[:, None] + chance) / n_chains
-    ticks = ticks if rows is None else ticks[:, rows]
-    shares = torch.softmax(forward.log_w.nan_to_num(nan=-torch.inf), 0).cumsum(0).T.contiguous()
-    picked = torch.searchsorted(shares, ticks.T.contiguous()).T.clamp(max=len(forward.log_w) - 1)
-    ends = forward.ends.gather(0, picked[..., None].expand(-1, -1, forward.ends.shape[-1]))
+    chance = uniform((len(block.index),), seeded(seed, "resampled ends", block.number), block.like)
+    shares = torch.softmax(forward.log_w.nan_to_num(nan=-torch.inf), 0)
+    ends = resampled(forward.ends, shares, n_chains, chance if rows is None else chance[rows])
     every = ends if rows is None else _scattered(ends, rows, len(block.index))
     run = anneal(base, path, n_chains, seed, ("second opinion", block.number), every, N_RELAX_ENDS, rows)
     value, deviations = log_mean_exp(-run.log_w)

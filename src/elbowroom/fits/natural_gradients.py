@@ -19,7 +19,7 @@ isotropic). The square of a noisy mean is too large; the products of independent
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import torch
@@ -29,14 +29,13 @@ from ..core import Rows
 from ..models import LatentModel, log_joint_and_grad
 from ..posteriors import AffineMap, Params
 
-__all__ = ["curvature_metric", "natural_gradient", "natural_round", "products_of", "squared_norm"]
+__all__ = ["curvature_metric", "natural_gradients", "natural_round", "products_of", "squared_norm"]
 
 MAX_SHIFT = 0.5  # of each coordinate of the mean in one step, in units of the metric's scale
 MAX_JUMP = 1.0  # the same of a step on complete sets of draws, which know the curvature
 MAX_GROWTH = 0.5  # of log L_ii in one step
 MAX_TURN = 0.5  # norm of one step of L's strict lower part, if its draws are a complete set; few draws know it badly
 LEAST = 32  # draws of a complete set of few latents
-ROWS = 2500  # of one call of the decoder, about
 RIDGE = 0.1  # added to a curvature that was estimated from draws, in which the prior's share is about 1
 
 
@@ -68,7 +67,7 @@ def natural_round(
     for t, rate in enumerate(rates):
         half = torch.stack(list(islice(draws, max(n_samples // 2, 1))))
         e = torch.cat([half, -half])
-        grad = gradients(model, x, q, e)
+        grad = log_joint_and_grad(model, x, q(e))[1]
         own = metric
         if learns:
             seen = products_of(q.pull_back(grad), e)
@@ -88,22 +87,29 @@ def natural_round(
     return last | ({"lower": q.scale.tril(-1)} if full else {}), finite, products
 
 
-def natural_gradient(q: AffineMap, metric: AffineMap, e: Tensor, grad: Tensor, full: bool) -> Tensor:
-    """The natural gradient (B, P) of the ELBO, as the mean over draws e (S, B, D) with gradients `grad` there.
+def natural_gradients(
+    q: AffineMap, metric: AffineMap, draws: Sequence[Tensor], grads: Sequence[Tensor], full: bool
+) -> Tensor:
+    """The natural gradient (G, B, P) of the ELBO in each of G groups of draws (S, B, D), with the gradients there.
 
     It is scaled such that the square of its norm is the shortfall in nats. Of a diagonal q, what the metric foretells
     of the effect of other coordinates is subtracted. Its mean is zero, and without it the draws make less noise.
     """
-    g = q.pull_back(grad) + e
-    if full:
-        d = e.shape[-1]
-        row, column = torch.tril_indices(d, d, -1, device=e.device)
-        lower = products_of(g, e)[:, row, column]
-        return torch.cat([g.mean(0) / math.sqrt(2), 0.5 * (g * e).mean(0), lower / math.sqrt(2)], dim=-1)
-    if metric is not q:
-        g = g + torch.einsum("snj,nij->sni", e, _foretold(q, metric))
-    score = g.mean(0) / q.scale.diagonal(dim1=-2, dim2=-1)
-    return torch.cat([metric.pull_back(score[None])[0] / math.sqrt(2), 0.5 * (g * e).mean(0)], dim=-1)
+    foretold = None if full or metric is q else _foretold(q, metric)
+    parts = []
+    for e, grad in zip(draws, grads, strict=True):
+        g = q.pull_back(grad) + e
+        if full:
+            d = e.shape[-1]
+            row, column = torch.tril_indices(d, d, -1, device=e.device)
+            lower = products_of(g, e)[:, row, column]
+            parts.append(torch.cat([g.mean(0) / math.sqrt(2), 0.5 * (g * e).mean(0), lower / math.sqrt(2)], dim=-1))
+            continue
+        if foretold is not None:
+            g = g + torch.einsum("snj,nij->sni", e, foretold)
+        score = metric.pull_back((g.mean(0) / q.scale.diagonal(dim1=-2, dim2=-1))[None])[0]
+        parts.append(torch.cat([score / math.sqrt(2), 0.5 * (g * e).mean(0)], dim=-1))
+    return torch.stack(parts)
 
 
 def _foretold(q: AffineMap, metric: AffineMap) -> Tensor:
@@ -123,12 +129,6 @@ def squared_norm(groups: Tensor) -> tuple[Tensor, Tensor]:
     others = (groups * (total - groups)).sum(-1).double() / (n - 1)
     value = others.mean(0)
     return value, 2 * (others - value)
-
-
-def gradients(model: LatentModel, x: Rows, q: AffineMap, e: Tensor) -> Tensor:
-    """The gradients of log p(x, z) at z = center + scale e, for e (S, B, D), in calls of about ROWS rows."""
-    size = max(1, ROWS // e.shape[1])
-    return torch.cat([log_joint_and_grad(model, x, q(part))[1] for part in e.split(size)])
 
 
 def curvature_metric(q: AffineMap, products: Tensor) -> AffineMap:

@@ -11,7 +11,7 @@ from ..evidence import GROUP, log_weights
 from ..models import LatentModel, log_joint_and_grad
 from ..posteriors import AffineMap, Ascent, Budget, Family, Params, VariationalDistribution, complete_sets
 from .adam import adam_round
-from .natural_gradients import curvature_metric, natural_gradient, natural_round, squared_norm
+from .natural_gradients import curvature_metric, natural_gradients, natural_round, squared_norm
 
 __all__ = ["Problem"]
 
@@ -66,15 +66,16 @@ class Problem:
             metric = self.metric.rows(index)
         elif products is not None:
             metric = curvature_metric(q, products)
-        values, groups = [], []
+        values, draws, grads = [], [], []
         for number in range(max(2, -(-n_samples // CHECK_GROUP))):
             half = self.noise(CHECK_GROUP // 2, "check", number)[:, index]
             e = torch.cat([half, -half])
             value, grad = log_joint_and_grad(self.model, x, q(e))
             values.append(value - VariationalDistribution(self.family, params).log_prob(q(e)).double())
-            groups.append(natural_gradient(q, metric, e, grad, full))
-        short, deviations = squared_norm(torch.stack(groups))
-        return torch.cat(values), short, deviations.std(0) / math.sqrt(len(groups))
+            draws.append(e)
+            grads.append(grad)
+        short, deviations = squared_norm(natural_gradients(q, metric, draws, grads, full))
+        return torch.cat(values), short, deviations.std(0) / math.sqrt(len(draws))
 
     def adam(self, params: Params, index: Tensor, budget: Budget, number: int, rates: Tensor) -> tuple[Params, Tensor]:
         """A round of Adam for the data `index` (R,): the last iterate, and which (R,) stayed finite throughout."""

@@ -17,7 +17,7 @@ from ..core import Block, normal, seeded
 from ..evidence import GROUP
 from ..models import LatentModel, log_joint_and_grad
 from ..posteriors import AffineMap, Ascent, Family, Params
-from .natural_gradients import curvature_metric, natural_gradient, products_of, squared_norm
+from .natural_gradients import curvature_metric, natural_gradients, products_of, squared_norm
 
 __all__ = ["Assessment", "assess", "has_control"]
 
@@ -65,9 +65,7 @@ def assess(
         seen = torch.stack([products_of(q.pull_back(grad) + e, e) for e, grad in pairs]).mean(0)
         metric = curvature_metric(q, seen - torch.eye(seen.shape[-1]).to(seen))
     values = _controlled(torch.cat(draws), torch.cat(log_w), q.pull_back(torch.cat(grads)) + torch.cat(draws))
-    pairs = zip(draws, grads, strict=True)
-    groups = torch.stack([natural_gradient(q, metric or q, e, grad, full) for e, grad in pairs])
-    shortfall, deviations = squared_norm(groups)
+    shortfall, deviations = squared_norm(natural_gradients(q, metric or q, draws, grads, full))
     return Assessment(values, shortfall, deviations)
 
 

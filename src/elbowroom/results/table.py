@@ -176,7 +176,7 @@ def _second_opinion(ladder: Ladder) -> Iterator[str]:
     beyond = opinion - ladder.log_evidence
     error = f", mc {_error(beyond.mc_se)}" if np.isfinite(beyond.mc_se) else ""
     yield (
-        f"second opinion (reverse annealing, no bound) on {int(beyond.finite.sum())} of them: "
+        f"second opinion (reverse annealing, no bound) on {int(beyond.finite.sum())} data: "
         f"~ {beyond.mean:+.3f} from log p(x){error}"
     )
 

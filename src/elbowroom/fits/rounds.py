@@ -25,6 +25,7 @@ LARGE_GAIN = 0.5  # nats: after a round of Adam that gained more, the next one t
 SETTLING = 0.25  # nats: a Gaussian that lacks less takes steps that average the noise of their draws
 LAST_WHOLE = 3.0  # the last step of a round before them has the size 1/3, the first of them 1/4, the next 1/5
 CERTAIN = 2.0  # errors of the estimated shortfall by which it may lie above the tolerance, and of a gain
+MORE_CERTAIN = 0.25  # of these errors more for each round, since the same draws judge all rounds
 MOST_DOUBT = 5.0  # tolerances that this may be, at most, for each round that was made
 STILL_GAINING = 0.1  # nats: a Gaussian whose last round clearly gained more has not ended, whatever it seems to lack
 WORSE = 3.0  # paired errors by which an iterate may lie lower than the one before it
@@ -96,8 +97,7 @@ def _climb_naturally(problem: Problem, params: Params, budget: Budget) -> tuple[
         value, short, error = problem.check(moved, active, budget.n_evaluation, products)
         lost = ~(finite & torch.isfinite(value).all(0))
         better = torch.isfinite(value).all(0) & ~_is_worse(value, best[:, active])
-        allowed = MOST_DOUBT * budget.tolerance * (number + 1)
-        ended = _has_ended(short, error, value - best[:, active], budget.tolerance, allowed)
+        ended = _has_ended(short, error, value - best[:, active], budget.tolerance, number)
         for key in params:
             params[key][active[better]] = moved[key][better]
         best[:, active[better]] = value[:, better]
@@ -125,12 +125,13 @@ def _rates(budget: Budget, averaged: Tensor, size: Tensor, last: float = 0.0) ->
     return torch.where(averaged > 0, averaging.clamp(max=budget.learning_rate), falling) * size
 
 
-def _has_ended(short: Tensor, error: Tensor, gains: Tensor, tolerance: float, allowed: float) -> Tensor:
-    """Whether data lack no more than the tolerance, as far as can be told, after a round with these gains (S, R).
+def _has_ended(short: Tensor, error: Tensor, gains: Tensor, tolerance: float, number: int) -> Tensor:
+    """Whether data lack no more than the tolerance, as far as can be told, after round `number` with gains (S, R).
 
-    At most `allowed` nats are put down to the error of the estimate.
+    The error of the estimate is allowed for, up to MOST_DOUBT tolerances for each round. One datum in forty has draws
+    on which the estimate lies two errors too high, after every round; it would never end without MORE_CERTAIN.
     """
-    doubt = (CERTAIN * error).clamp(max=allowed)
+    doubt = ((CERTAIN + MORE_CERTAIN * number) * error).clamp(max=MOST_DOUBT * tolerance * (number + 1))
     gain = gains.mean(0) - CERTAIN * gains.std(0) / math.sqrt(len(gains))
     return (short <= tolerance + doubt) & (gain <= STILL_GAINING)
 

@@ -4,16 +4,17 @@ A setup that cannot be right is refused with a one-sentence error instead of a n
 16 rows; `check` is more thorough.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from ..core import Data, Rows, as_data, forked, n_data, normal, observed, raised_here, read_rows, seeded
+from ..core import Data, MapStyle, Rows, as_data, forked, n_data, normal, observed, raised_here, read_rows, seeded
 from ..models import LatentModel, latent_size, log_joint
 from ..posteriors import Local, PosteriorLike
 from .preparation import prepared
+from .supports import fault_of_support, lies_on_a_sphere
 
 __all__ = ["CheckError", "check_door", "check_logits", "check_range"]
 
@@ -36,7 +37,8 @@ def check_door(model: LatentModel, q: PosteriorLike | None, x: Data) -> None:
 
     This catches arguments of the wrong kind or in the wrong order, networks that are random in eval mode, a single
     datum or integers where networks take batches of floats, pixels from 0 to 255, probabilities where a Bernoulli takes
-    logits, a q of the wrong size, and densities of the wrong shape.
+    logits, latents that are discrete or constrained, data that change when they are read again, a q of the wrong size,
+    and densities of the wrong shape.
 
     Raises:
         CheckError: what is wrong, in one line. An error from the user's own code is reported as such.
@@ -44,7 +46,9 @@ def check_door(model: LatentModel, q: PosteriorLike | None, x: Data) -> None:
         ValueError: no data, or a density of the model that is not (S, N).
     """
     _check_kinds(model, q)
+    _refuse(fault_of_support("the prior", getattr(model, "prior", None)))
     data = as_data(x)
+    check_readings(data)
     if isinstance(q, Local) and q.n != n_data(data):
         return  # the estimator says what is wrong
     first = torch.arange(min(n_data(data), ROWS))
@@ -61,10 +65,16 @@ def check_door(model: LatentModel, q: PosteriorLike | None, x: Data) -> None:
             return
         with _explained("q", block.x):
             dist = posterior(block.x)
+            _refuse(fault_of_support("q", getattr(dist, "distribution", None)))
             noise = normal((SAMPLES, len(first), dist.noise_size), seeded(0, "door q"), block.like)
             drawn, log_q = dist.rsample_and_log_q(noise)
             again, _ = posterior(block.x).rsample_and_log_q(noise)
         check_repeats("q", drawn, again)
+        if drawn.shape == z.shape and lies_on_a_sphere(drawn):
+            raise CheckError(
+                "latents must be real numbers without a constraint; all draws of q have the same length, as on a "
+                "sphere. Hyperspherical posteriors are not supported"
+            )
         outputs = (("z", drawn, z.shape, ""), ("log q", log_q, z.shape[:2], ": sum over latents"))
         for name, value, shape, hint in outputs:
             if value.shape != shape:
@@ -72,6 +82,31 @@ def check_door(model: LatentModel, q: PosteriorLike | None, x: Data) -> None:
                     f"q must give {name} of shape {tuple(shape)} for {SAMPLES} draws of {len(first)} data with "
                     f"{z.shape[-1]} latents; got {tuple(value.shape)}{hint}"
                 )
+
+
+def check_readings(data: Rows | MapStyle) -> None:
+    """Raise CheckError if two readings of the first rows of a data set differ."""
+    if isinstance(data, Tensor | Mapping):
+        return
+    index = torch.arange(min(n_data(data), ROWS))
+    with forked(0):
+        first, second = (_tensors(read_rows(data, index)) for _ in range(2))
+    pairs = zip(first, second, strict=True)
+    if not all(a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in pairs):
+        raise CheckError(
+            "data must be the same at every reading; two readings of the first rows differ, as with random "
+            "binarization or augmentation. Freeze them: read them once into a tensor, or draw binary images by "
+            'datasets.binarize(images, "stochastic", seed)'
+        )
+
+
+def _tensors(rows: Rows) -> list[Tensor]:
+    return list(rows.values()) if isinstance(rows, Mapping) else [rows]
+
+
+def _refuse(fault: str | None) -> None:
+    if fault is not None:
+        raise CheckError(fault)
 
 
 def check_repeats(who: str, value: Tensor, again: Tensor) -> None:

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..core import BLOCK, Block, Data, Rows, as_data, iterate_blocks, n_data, read_rows, seeded
-from ..evidence import AnnealingSchedule, block_evidence, check_door, prepared, reverse_bound
-from ..models import SamplesData, SamplesPrior, device_and_dtype, evaluating, latent_size
+from ..evidence import AnnealingSchedule, CheckError, block_evidence, check_door, prepared, reverse_bound
+from ..models import DecoderModel, SamplesData, SamplesPrior, device_and_dtype, evaluating, latent_size
 from ..posteriors import FAMILIES, Posterior, PosteriorLike
 from ..results import Array, ByValue, Estimate, Flag, concatenate
 from .plan import Plan, PlanLike, as_plan
@@ -30,6 +30,7 @@ __all__ = ["Sandwich", "sandwich"]
 
 N_TEMPERATURES = 24  # at least; with 10, one datum of 200 of a MNIST VAE was 2 nats wide
 MAX_WIDTH = 1.0  # nats; wider data are flagged, because their lower bound has probably missed a mode
+CHECKED = 64  # rows of x that are compared with its covariates
 
 
 class Simulator(SamplesPrior, SamplesData, Protocol):
@@ -100,13 +101,14 @@ def sandwich(
         progress: called with (data done, data in all) after each block.
         check: look at the first simulated rows before anything is measured, and refuse what cannot be right.
     Raises:
-        CheckError: a model or posterior that cannot be right; it is a ValueError.
+        CheckError: a model or posterior that cannot be right, or a decoder that reads x itself; it is a ValueError.
         TypeError: a model that cannot simulate.
         ValueError: an n below 1, or an unknown plan.
     """
     for method in ("sample_prior", "sample_data"):
         if not hasattr(model, method):
             raise TypeError(f"a sandwich simulates its data: the model needs {method}; {type(model).__name__} has none")
+    _refuse_a_decoder_of_x(model, like)
     gaussian = _gaussian_plan(as_plan(plan))
     z, x = _simulate(model, n, like, seed)
     if check:
@@ -194,3 +196,24 @@ def _covariates(like: Data | None, number: int, device: torch.device | None, dty
     data = as_data(like)
     index = torch.arange(number * BLOCK, (number + 1) * BLOCK) % n_data(data)
     return next(iterate_blocks(read_rows(data, index), BLOCK, device, dtype)).x
+
+
+def _refuse_a_decoder_of_x(model: Simulator, like: Data | None) -> None:
+    """Raise CheckError if a covariate of the decoder is x itself (teacher forcing), as its first rows show.
+
+    Data drawn given the old x are not the model's own. A model with a `sample_data` of its own knows how to draw them.
+    """
+    if like is None or not isinstance(model, DecoderModel) or type(model).sample_data is not DecoderModel.sample_data:
+        return
+    data = as_data(like)
+    rows = read_rows(data, torch.arange(min(n_data(data), CHECKED)))
+    if not isinstance(rows, Mapping) or "x" not in rows:
+        return
+    for name in model.condition:
+        given = rows.get(name)
+        if given is not None and given.shape == rows["x"].shape and bool((given == rows["x"]).all()):
+            raise CheckError(
+                f'a sandwich simulates its data; the decoder reads x itself as "{name}", so data drawn given the old x '
+                "are not the model's. Give the model a sample_data that draws x step by step (a subclass of "
+                "DecoderModel, for instance)"
+            )

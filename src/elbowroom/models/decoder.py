@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ..core import Rows, covariates, forked, log_standard_normal, normal, observed
-from .likelihoods import Likelihood, Output, as_likelihood
+from .likelihoods import Likelihood, Output, as_likelihood, bernoulli
 from .modules import called, device_and_dtype, n_parameters
 from .protocols import as_shape, latent_size
+from .sigmoids import RecordedSigmoids
 
 __all__ = ["DecoderModel"]
 
@@ -73,15 +74,35 @@ class DecoderModel(nn.Module):
             TypeError: the model is conditional and x is not a mapping.
             ValueError: x lacks a tensor that `condition` names.
         """
+        return _map(lambda leaf: leaf.unflatten(0, z.shape[:2]), self._decoded_rows(z, x))
+
+    def _decoded_rows(self, z: Tensor, x: Rows | None) -> Output:
+        """The decoder's output with the leading dimension S N."""
         s, n, _ = z.shape
         rows = z.reshape(s * n, *self.latent_shape)
         given = {key: _tile(value, s) for key, value in covariates(x, self.condition).items()}
-        output = called(self.decoder, rows, **given)
-        return _map(lambda leaf: leaf.unflatten(0, (s, n)), output)
+        output: Output = called(self.decoder, rows, **given)
+        return output
 
     def log_likelihood(self, x: Rows, z: Tensor) -> Tensor:
-        """log p(x|z) in nats: x (N, *event), z (S, N, D) -> (S, N). ValueError if x is not shaped like the output."""
-        return self.likelihood.log_prob(observed(x), self.decode(z, x))
+        """log p(x|z) in nats: x (N, *event), z (S, N, D) -> (S, N). ValueError if x is not shaped like the output.
+
+        Probabilities of bits are scored by the logits behind them, if a sigmoid is the decoder's last step.
+        """
+        if self.likelihood.name != "bernoulli_probs":
+            return self.likelihood.log_prob(observed(x), self.decode(z, x))
+        probs, logits = self.probabilities(z, x)
+        if logits is None:
+            return self.likelihood.log_prob(observed(x), probs)
+        return bernoulli().log_prob(observed(x), logits)
+
+    def probabilities(self, z: Tensor, x: Rows | None = None) -> tuple[Output, Tensor | None]:
+        """The output of a decoder of probabilities, and the logits behind it, if a sigmoid is its last step."""
+        with RecordedSigmoids() as sigmoids:
+            output = self._decoded_rows(z, x)
+        logits = sigmoids.logits_of(output)
+        parts = _map(lambda leaf: leaf.unflatten(0, z.shape[:2]), output)
+        return parts, None if logits is None else logits.unflatten(0, z.shape[:2])
 
     def sample_prior(self, n: int, x: Rows | None, generator: torch.Generator) -> Tensor:
         """Draw n latents for each of the N rows of x, or for a single row if x is None: (n, N, D).

@@ -130,6 +130,11 @@ class _LocationScale(Likelihood):
         if isinstance(scale, int | float) and not scale > 0:
             raise ValueError(f"scale must be positive; got {scale}")
 
+    @property
+    def constant_scale(self) -> float | None:
+        """The scale, if it is a number."""
+        return float(self._scale) if isinstance(self._scale, int | float) else None
+
     def extra_repr(self) -> str:
         """The scale, which torch prints with the likelihood's name."""
         if isinstance(self._scale, Tensor):

@@ -17,6 +17,7 @@ def check_command(
     *,
     model: str,
     choice: DataChoice = NO_CHOICE,
+    own_elbo: float | None = None,
     seed: int = 0,
     threads: PositiveInt = 1,
     unfinished: Switch = False,
@@ -26,6 +27,8 @@ def check_command(
 
     Args:
         model: package.module:factory, file.py:factory, or the folder of a trained model.
+        own_elbo: The mean ELBO of these data in nats, as your own code computes it. It must agree with the one here;
+            if it does not, the explanations that fit are named.
         seed: Random seed.
         threads: Number of CPU threads.
         unfinished: Check a model whose training has not ended, from its last checkpoint.
@@ -36,7 +39,7 @@ def check_command(
         loaded = open_model(model, unfinished)
         for name, sample in samples(open_sets(loaded, choice, model, seed)).items():
             x = sample.x
-            notes = [*checked(loaded, x, seed), *loaded.notes]
+            notes = [*checked(loaded, x, seed, own_elbo), *loaded.notes]
             say(f"OK: {name}, {n_data(x):,} data, {latent_size(loaded.model)} latents")
             for note in notes:
                 say(f"  note: {note}")

@@ -81,11 +81,11 @@ def open_model(spec: str, unfinished: bool = False) -> LoadedModel:
     return LoadedModel(model=answer[0], q=answer[1], sets=sets)
 
 
-def checked(loaded: LoadedModel, x: Data, seed: int) -> list[str]:
+def checked(loaded: LoadedModel, x: Data, seed: int, own_elbo: float | None = None) -> list[str]:
     """Run `check` and return its notes, without their warnings: they are printed below the table."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return check(loaded.model, loaded.q, x, seed)
+        return check(loaded.model, loaded.q, x, seed, own_elbo)
 
 
 def load_weights(loaded: LoadedModel, path: Path) -> None:

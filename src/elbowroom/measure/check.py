@@ -15,8 +15,11 @@ from torch import Tensor
 
 from ..core import Block, Data, MapStyle, Rows, as_data, forked, n_data, normal, observed, read_rows, seeded
 from ..evidence import CheckError, check_door, prepared, prepared_pair
-from ..models import LatentModel, latent_size, log_joint, modules_of
+from ..models import DecoderModel, LatentModel, latent_size, log_joint
 from ..posteriors import Local, Posterior, PosteriorLike, VariationalDistribution
+from .densities import check_density, check_slope
+from .own_number import OwnNumber, check_own_number
+from .train_mode import train_mode
 
 __all__ = ["check", "data_notes"]
 
@@ -27,20 +30,27 @@ CROWD = 256  # rows on which the modes are compared; the batch statistics of few
 BATCH_TOLERANCE = 0.01  # nats by which a datum's terms may depend on its batch, beyond rounding
 
 
-def check(model: LatentModel, q: PosteriorLike | None, x: Data, seed: int = 0) -> list[str]:
-    """Check shapes, finiteness, gradients, train and eval mode, and batch independence on the first rows of x.
+def check(
+    model: LatentModel, q: PosteriorLike | None, x: Data, seed: int = 0, own_elbo: OwnNumber | None = None
+) -> list[str]:
+    """Check a model, a posterior and data before anything is measured, and against the user's own ELBO.
 
-    The model and the global random state are left as they were.
+    On the first rows of x these are shapes, finiteness, gradients, train and eval mode, batch independence, and that a
+    likelihood of the user's own is a density. The model and the global random state are left as they were.
 
     Args:
         model: a `LatentModel`.
         q: a posterior, or None to check the model alone.
         x: N data.
         seed: seed of the draws.
+        own_elbo: the ELBO of the user's own code on x, in nats: a mean over the N data, a value for each, or a function
+            of x. Ours must lie within 4 combined Monte Carlo errors; if not, the explanations that fit are named.
     Returns:
-        Notes on what is unusual but not an error; each is also issued as a UserWarning.
+        Notes on what is unusual but not an error, each also issued as a UserWarning; and how well the ELBOs agree.
     Raises:
         CheckError: the first fault that was found, in one line.
+        TypeError: an `own_elbo` of another kind.
+        ValueError: an `own_elbo` that is not finite, or has another number of values than x has data.
     """
     try:
         check_door(model, q, x)
@@ -55,6 +65,8 @@ def check(model: LatentModel, q: PosteriorLike | None, x: Data, seed: int = 0) -
         _check_data(block.x)
         noise = normal((CHECK_SAMPLES, len(block.index), latent_size(model)), seeded(seed, "check"), block.like)
         _check_model(model, block.x, noise)
+        check_slope(model, block.x, noise, seed)
+        notes = check_density(model, block.x, seed)
         if posterior is not None:
             _check_posterior(posterior, block, seed)
     crowd = torch.arange(min(n_data(data), CROWD))
@@ -62,10 +74,14 @@ def check(model: LatentModel, q: PosteriorLike | None, x: Data, seed: int = 0) -
     if local is not None:
         with prepared_pair(model, local, read_rows(data, crowd), size=len(crowd)) as (posterior, blocks), forked(seed):
             _check_modes(model, local, posterior, next(blocks), seed)
-    notes = data_notes(model, data)
+    notes += data_notes(model, data)
     for note in notes:
         warnings.warn(note, stacklevel=2)
-    return notes
+    if own_elbo is None:
+        return notes
+    if q is None:
+        raise ValueError("own_elbo needs q, whose ELBO it is; got None")
+    return [*notes, check_own_number(model, q, data, own_elbo, seed)]
 
 
 def data_notes(model: LatentModel, x: Rows | MapStyle) -> list[str]:
@@ -91,6 +107,25 @@ def data_notes(model: LatentModel, x: Rows | MapStyle) -> list[str]:
     return []
 
 
+def _saturation(model: LatentModel, x: Rows, z: Tensor) -> str:
+    """The cause of values that are not finite, if it is that probabilities are exactly 0 or 1."""
+    if not isinstance(model, DecoderModel) or model.likelihood.name != "bernoulli_probs":
+        return ""
+    with torch.no_grad():
+        probs, logits = model.probabilities(z, x)
+    if logits is not None or not isinstance(probs, Tensor):
+        return ""
+    share = ((probs == 0) | (probs == 1)).double().mean().item()
+    return (
+        ""
+        if share == 0
+        else (
+            f". {share:.2%} of the decoder's probabilities are exactly 0 or 1, which removes data from all bounds: "
+            'return logits, with likelihood "bernoulli", or end the decoder in a sigmoid'
+        )
+    )
+
+
 def _check_data(x: Rows) -> None:
     data = x["x"] if isinstance(x, Mapping) and "x" in x else x
     if isinstance(data, Mapping):
@@ -111,6 +146,7 @@ def _check_model(model: LatentModel, x: Rows, z: Tensor) -> None:
     if not torch.isfinite(value).all():
         raise CheckError(
             f"log p(x, z) must be finite at draws from N(0, I); got {_bad(value)} of {value.numel()} that are not"
+            f"{_saturation(model, x, z)}"
         )
     if not _depends_on(likelihood, point):
         raise CheckError("log_likelihood must be differentiable in z; it does not depend on z, or detaches it")
@@ -118,6 +154,7 @@ def _check_model(model: LatentModel, x: Rows, z: Tensor) -> None:
     if not torch.isfinite(grad).all():
         raise CheckError(
             f"the gradient of log p(x, z) in z must be finite; got {_bad(grad)} of {grad.numel()} that are not"
+            f"{_saturation(model, x, z)}"
         )
     first = read_rows(x, torch.arange(1))
     with _named("log_likelihood"), torch.no_grad():
@@ -151,24 +188,13 @@ def _check_posterior(q: Posterior, block: Block, seed: int) -> None:
 
 
 def _check_modes(model: LatentModel, q: PosteriorLike, posterior: Posterior, block: Block, seed: int) -> None:
-    """The ELBO in train mode against eval mode: stale running statistics show here. Buffers are restored."""
-    roots = list(modules_of(model, q))
-    buffers = {buffer: buffer.clone() for root in roots for buffer in root.buffers()}
+    """The ELBO in train mode against eval mode: stale running statistics show here."""
     try:
         quiet = _rough_elbo(model, posterior, block, seed)
-        for root in roots:
-            for module in root.modules():
-                module.training = isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
-        loud = _rough_elbo(model, posterior, block, seed)
+        with train_mode(model, q, torch.nn.modules.batchnorm._BatchNorm):
+            loud = _rough_elbo(model, posterior, block, seed)
     except ValueError:  # a batch too small for train mode says nothing of eval mode
         return
-    finally:
-        with torch.no_grad():
-            for buffer, value in buffers.items():
-                buffer.copy_(value)
-        for root in roots:
-            for module in root.modules():
-                module.training = False
     n = len(block.index)
     # the statistics of a small batch cost nats in train mode; that eval mode is the worse one needs another reason
     difference = abs(loud - quiet) if n >= CROWD // 2 else loud - quiet

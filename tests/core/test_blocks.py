@@ -1,6 +1,6 @@
 """Blocks: every row once, in order, padded to one size whatever kind of data holds them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -115,3 +115,69 @@ def test_take_picks_rows_of_anything() -> None:
     index = torch.tensor([4, 4, 0])
     assert torch.equal(read_rows(rows(5), index), rows(5)[index])
     assert torch.equal(observed(read_rows(Pairs(rows(5)), index)), rows(5)[index])
+
+
+class Items(torch.utils.data.Dataset[Any]):
+    """A data set that gives each of these rows in a form of its own."""
+
+    def __init__(self, form: Callable[[Tensor, int], Any], n: int = 70) -> None:
+        self.form, self.x = form, rows(n)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.form(self.x[index], index)
+
+
+FORMS: dict[str, Callable[[Tensor, int], Any]] = {
+    "alone": lambda x, i: x,
+    "array": lambda x, i: x.numpy(),
+    "list": lambda x, i: [x, i],
+    "input first": lambda x, i: (x, i % 3),
+    "label first": lambda x, i: (i % 3, x),
+    "label first, as a tensor": lambda x, i: (torch.tensor(i % 3), x, torch.zeros(5)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_input_of_a_data_set_is_found(form: str) -> None:
+    data = Items(FORMS[form])
+    blocks = list(iterate_blocks(data, 50))
+    torch.testing.assert_close(torch.cat([observed(block.x)[: block.rows] for block in blocks]), data.x)
+
+
+def halves(items: list[Any]) -> Any:
+    """A loader's own way of stacking: labels, and inputs that are halved."""
+    return torch.tensor([i for _, i in items]), torch.stack([x for x, _ in items]) / 2
+
+
+@pytest.mark.parametrize("as_mapping", [False, True])
+def test_the_collate_function_of_a_loader_is_used(as_mapping: bool) -> None:
+    data = Items(lambda x, i: (x, i))
+    collate = (lambda items: {"x": halves(items)[1]}) if as_mapping else halves
+    loader: Any = torch.utils.data.DataLoader(data, batch_size=7, shuffle=True, collate_fn=collate)
+    x = [observed(block.x) for block in iterate_blocks(loader, 50)]
+    torch.testing.assert_close(torch.cat(x)[:70], data.x / 2)
+    assert n_data(as_data(loader)) == 70
+
+
+def test_images_of_pil_are_arrays() -> None:
+    image = pytest.importorskip("PIL.Image")
+    pixels = (np.arange(12).reshape(3, 4) * 20).astype(np.uint8)
+    (block,) = iterate_blocks(Items(lambda x, i: (image.fromarray(pixels), i), 2), 2)
+    assert observed(block.x).dtype == torch.uint8
+    assert (observed(block.x).numpy() == pixels).all()
+
+
+@pytest.mark.parametrize(
+    ("form", "error", "words"),
+    [
+        (lambda x, i: torch.zeros(5 + i % 2), ValueError, r"one shape.*Pad them"),
+        (lambda x, i: "text", TypeError, "an array of numbers; got str"),
+        (lambda x, i: {"x": object()}, TypeError, "an array of numbers; got object"),
+    ],
+)
+def test_items_that_are_no_rows_are_named(form: Any, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        next(iterate_blocks(Items(form), 4))

@@ -4,7 +4,7 @@ A short last block is padded with its last row, because the rows of a matrix pro
 the padding is dropped from every result. Data may be a tensor, a mapping of tensors, or a map-style dataset.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, overload
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 __all__ = [
     "BLOCK", "Block", "Data", "MapStyle", "Rows", "as_data", "covariates", "iterate_blocks", "move", "n_data",
@@ -64,13 +64,14 @@ def as_data(x: Mapping[str, Tensor | NDArray[Any]]) -> Mapping[str, Tensor]: ...
 @overload
 def as_data(x: Data) -> Rows | MapStyle: ...
 def as_data(x: Data) -> Rows | MapStyle:
-    """The data behind what a user passed: arrays become tensors, and a DataLoader gives its dataset.
+    """The data behind what a user passed: arrays become tensors, and a DataLoader gives its dataset, which is read in
+    order by the loader's own `collate_fn` if it has one.
 
     Raises:
         TypeError: data that can only be iterated, and so cannot be read again in the same order.
         ValueError: no data, or a mapping whose tensors differ in their first dimension.
     """
-    data: object = x.dataset if isinstance(x, DataLoader) else x
+    data: object = _behind(x) if isinstance(x, DataLoader) else x
     if isinstance(data, np.ndarray):
         data = torch.from_numpy(data)
     if isinstance(data, IterableDataset) or not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
@@ -86,6 +87,29 @@ def as_data(x: Data) -> Rows | MapStyle:
     if n_data(data) == 0:
         raise ValueError("data must have at least one row; got none")
     return data
+
+
+@dataclass(frozen=True, eq=False)
+class _Collated:
+    """A data set whose rows are stacked by a function of the user's."""
+
+    dataset: MapStyle
+    collate: Callable[[list[object]], object]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> object:
+        return self.dataset[index]
+
+
+def _behind(loader: DataLoader[Any]) -> object:
+    """The data set of a loader, with the loader's way of stacking rows if it is not the usual one."""
+    dataset: Any = loader.dataset
+    usual = loader.collate_fn is None or loader.collate_fn is default_collate
+    if usual or isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+        return dataset
+    return _Collated(dataset, loader.collate_fn)
 
 
 def n_data(x: Rows | MapStyle) -> int:
@@ -124,19 +148,61 @@ def read_rows(x: Rows | MapStyle, index: Tensor) -> Rows: ...
 def read_rows(x: Rows | MapStyle, index: Tensor) -> Rows:
     """Rows `index` (B,) of the data, stacked along the first dimension.
 
-    If the items of a data set are tuples or lists, such as (input, label), their first element is taken.
+    If the items of a data set are tuples or lists, such as (input, label) or (label, input), their first element that
+    is more than a single number is taken. Images of PIL become arrays.
+
+    Raises:
+        TypeError: an item that holds no numbers.
+        ValueError: items of different shapes, which cannot be stacked.
     """
     if isinstance(x, Tensor):
         return x[index.to(x.device)]
     if isinstance(x, Mapping):
         return {key: value[index.to(value.device)] for key, value in x.items()}
     items = [x[int(i)] for i in index]
-    items = [item[0] if isinstance(item, tuple | list) else item for item in items]
+    if isinstance(x, _Collated):
+        batch = _input_of(x.collate(items), 1)
+        return {key: _array(value) for key, value in batch.items()} if isinstance(batch, Mapping) else _array(batch)
+    items = [_input_of(item) for item in items]
     first = items[0]
     if isinstance(first, Mapping):
         mappings = [item for item in items if isinstance(item, Mapping)]
-        return {key: torch.stack([torch.as_tensor(item[key]) for item in mappings]) for key in first}
-    return torch.stack([torch.as_tensor(item) for item in items])
+        return {key: _stacked([_array(item[key]) for item in mappings]) for key in first}
+    return _stacked([_array(item) for item in items])
+
+
+def _input_of(item: object, batched: int = 0) -> object:
+    """The input among what a data set gives for a datum, or a loader for a batch, whose parts are all batched."""
+    if not isinstance(item, tuple | list) or len(item) == 0:
+        return item
+    large = [part for part in item if isinstance(part, Mapping) or np.ndim(_plain(part)) > batched]
+    return large[0] if large else item[0]
+
+
+def _plain(value: Any) -> Any:
+    """An image of PIL as an array; anything else as it is."""
+    return np.array(value) if hasattr(value, "getbands") else value
+
+
+def _array(value: object) -> Tensor:
+    plain: Any = _plain(value)
+    try:
+        return torch.as_tensor(plain)
+    except (TypeError, RuntimeError, ValueError):
+        raise TypeError(
+            f"a datum must be a tensor or an array of numbers; got {type(value).__name__}. Convert it in the data "
+            "set, by its transform for instance"
+        ) from None
+
+
+def _stacked(parts: list[Tensor]) -> Tensor:
+    shapes = {tuple(part.shape) for part in parts}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"data must have one shape, so that they can be stacked; got {' and '.join(map(str, sorted(shapes)[:3]))}. "
+            "Pad them, and leave the padding out of the likelihood"
+        )
+    return torch.stack(parts)
 
 
 def select_rows(x: Rows, index: Tensor) -> Rows:

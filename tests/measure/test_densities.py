@@ -12,7 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from elbowroom.core import normal, seeded, uniform
 from elbowroom.evidence import CheckError
 from elbowroom.measure import check
-from elbowroom.models import DecoderModel
+from elbowroom.models import DecoderModel, FunctionModel, LinearGaussian
 
 P, D, N = 20, 3, 40
 DOUBLE = torch.empty(0, dtype=torch.float64)
@@ -92,6 +92,32 @@ def test_a_density_passes_without_a_word(name: str) -> None:
     likelihood, x = SOUND[name]
     notes = check(DecoderModel(network(D, P), likelihood, D), None, x)
     assert [note for note in notes if "8-bit" not in note] == []
+
+
+class Protocol:
+    """A model of nothing but the protocol's methods, whose likelihood reads a covariate."""
+
+    latent_shape = (D,)
+
+    def __init__(self, constant: float = 0.0) -> None:
+        self.net, self.constant = network(D, P), constant
+
+    def log_prior(self, z: Tensor, x: Any) -> Tensor:
+        return distributions.Normal(0.0, 1.0).log_prob(z).sum(-1)
+
+    def log_likelihood(self, x: Any, z: Tensor) -> Tensor:
+        return distributions.Normal(self.net(z) + x["dose"], 0.3).log_prob(x["x"]).sum(-1) + self.constant
+
+
+def test_models_of_other_kinds_are_tested_too() -> None:
+    net, x = network(D, P), {"x": REAL, "dose": UNIT[:, :1]}
+    bare = FunctionModel(lambda x, z: distributions.Normal(net(z), 0.3).log_prob(x).sum(-1), D)
+    exact = LinearGaussian(torch.randn(P, D, dtype=torch.float64), torch.zeros(P, dtype=torch.float64), 0.3)
+    assert check(bare, None, REAL) == check(exact, None, REAL) == check(Protocol(), None, x) == []
+    with pytest.raises(CheckError, match="normalized"):
+        check(Protocol(5.0), None, x)
+    with pytest.raises(CheckError, match="normalized"):
+        check(FunctionModel(lambda x, z: -(x - net(z)).square().sum(-1), D), None, REAL)
 
 
 @pytest.mark.filterwarnings("ignore:log p")

@@ -6,11 +6,11 @@ the padding is dropped from every result. Data may be a tensor, a mapping of ten
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, overload
+from typing import Any, Protocol, TypeAlias, cast, overload
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
@@ -105,11 +105,11 @@ class _Collated:
 
 def _behind(loader: DataLoader[Any]) -> object:
     """The data set of a loader, with the loader's way of stacking rows if it is not the usual one."""
-    dataset: Any = loader.dataset
+    dataset: object = loader.dataset
     usual = loader.collate_fn is None or loader.collate_fn is default_collate
     if usual or isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
         return dataset
-    return _Collated(dataset, loader.collate_fn)
+    return _Collated(cast(MapStyle, dataset), loader.collate_fn)
 
 
 def n_data(x: Rows | MapStyle) -> int:
@@ -179,15 +179,14 @@ def _input_of(item: object, batched: int = 0) -> object:
     return large[0] if large else item[0]
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> ArrayLike:
     """An image of PIL as an array; anything else as it is."""
-    return np.array(value) if hasattr(value, "getbands") else value
+    return np.array(value) if hasattr(value, "getbands") else cast(ArrayLike, value)
 
 
 def _array(value: object) -> Tensor:
-    plain: Any = _plain(value)
     try:
-        return torch.as_tensor(plain)
+        return torch.as_tensor(_plain(value))
     except (TypeError, RuntimeError, ValueError):
         raise TypeError(
             f"a datum must be a tensor or an array of numbers; got {type(value).__name__}. Convert it in the data "

@@ -2,7 +2,7 @@
 
 from . import likelihoods
 from .compiled import CompiledModel
-from .decoder import DecoderModel
+from .decoder import DecoderModel, Prior
 from .function import FunctionModel
 from .joint import log_joint, log_joint_and_grad, value_and_grad
 from .linear_gaussian import LinearGaussian
@@ -17,6 +17,7 @@ __all__ = [
     "FunctionModel",
     "LatentModel",
     "LinearGaussian",
+    "Prior",
     "SamplesData",
     "SamplesPrior",
     "Tempered",

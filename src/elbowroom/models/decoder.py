@@ -15,7 +15,7 @@ from .modules import called, device_and_dtype, n_parameters
 from .protocols import as_shape, latent_size
 from .sigmoids import RecordedSigmoids
 
-__all__ = ["DecoderModel"]
+__all__ = ["DecoderModel", "Prior"]
 
 
 class Prior(Protocol):

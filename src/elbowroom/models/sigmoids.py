@@ -23,8 +23,8 @@ class RecordedSigmoids(TorchFunctionMode):
         self._pairs: list[tuple[Tensor, Tensor]] = []
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> object:
         output = func(*args, **(kwargs or {}))
         if func in SIGMOIDS and args and isinstance(output, Tensor):
             self._pairs.append((output, args[0]))

@@ -1,0 +1,5 @@
+"""Adapters: models of other libraries and of the usual repository as (model, q). They contain no statistics."""
+
+from .plain import plain
+
+__all__ = ["plain"]

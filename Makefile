@@ -9,7 +9,7 @@ RUN := $(VENV)/.elbowroom-run
 DEV := $(VENV)/.elbowroom-dev
 CHECK_PYTHON := 'import sys; sys.version_info < (3, 11) and sys.exit("needs Python 3.11 or newer: set PYTHON=")'
 
-.PHONY: all help venv demo test slow bench lint types clean
+.PHONY: all help venv demo test slow adapters bench lint types clean
 
 all: venv help  ## build the environment and list the targets
 
@@ -36,6 +36,20 @@ test: $(DEV)  ## run the fast tests and the doctests
 
 slow: $(DEV)  ## run the slow tests, and those on the files of ELBOWROOM_DATA
 	@$(BIN)/python -m pytest -q -m "slow or external" $(PARALLEL) $(ARGS)
+
+# Foreign libraries live in an environment of their own, on top of $(VENV), so that nothing of theirs reaches it.
+ADAPTERS := $(VENV)-adapters
+FOREIGN := pythae==0.1.2
+BENEATH := 'import site; print("import site; site.addsitedir(" + repr(site.getsitepackages()[0]) + ")")'
+
+$(ADAPTERS)/.ready: $(DEV)
+	@rm -rf $(ADAPTERS) && echo "Building $(ADAPTERS) ..." && $(BIN)/python -m venv $(ADAPTERS)
+	@$(BIN)/python -c $(BENEATH) > $$(echo $(ADAPTERS)/lib/python3*/site-packages)/beneath.pth
+	@$(ADAPTERS)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt $(FOREIGN)
+	@touch $@
+
+adapters: $(ADAPTERS)/.ready  ## run the tests of the adapters, with the foreign libraries
+	@ELBOWROOM_ADAPTERS=1 $(ADAPTERS)/bin/python -m pytest -q -p no:cacheprovider -m adapters tests/adapters $(ARGS)
 
 bench: $(DEV)  ## measure cost and reach on the files of ELBOWROOM_DATA, write docs/benchmarks.md (ARGS="growth" for sizes)
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -32,7 +32,7 @@ Models p(z) p(x|z)
     LinearGaussian  probabilistic PCA, whose every number is known in closed form
     likelihoods     distributions of x given the decoder's output
     LatentModel     what is asked of any model
-    plain           model and posterior of a VAE that is one module
+    plain, pythae   model and posterior of a VAE that is one module, or of the package pythae
 
 Posteriors q(z|x)
     Amortized       parameters from an encoder

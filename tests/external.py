@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import elbowroom as er
 from elbowroom.datasets import mnist
 
-__all__ = ["bdmc_mnist", "jax_mnist", "mnist_images", "torch_mnist100"]
+__all__ = ["BitsBack", "bdmc_mnist", "jax_mnist", "mnist_images", "torch_mnist100"]
 
 
 def mnist_images(folder: Path, split: str, n: int, divisor: int) -> Tensor:
@@ -51,6 +51,35 @@ def jax_mnist(folder: Path) -> tuple[er.DecoderModel, er.Amortized]:
     encode = [_dense(flat[0], flat[1]), _dense(flat[2], flat[3]), _dense(*head)]
     flat = list(_arrays(decoder))
     return _vae(encode, [_dense(flat[i], flat[i + 1]) for i in (0, 2, 4)])
+
+
+class BitsBack(nn.Module):
+    """`bitsback_mnist.pt`, as its owners write it: encode gives the mean and the standard deviation, decode
+    probabilities.
+    """
+
+    latent_dim = 20
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        state = torch.load(folder / "external" / "bitsback_mnist.pt", map_location="cpu", weights_only=True)
+        self.layers = nn.ModuleDict({name: _linear(state, name) for name in ("fc1", "fc21", "fc22", "fc3", "fc4")})
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (N, 784) -> mean and standard deviation (N, 20)."""
+        h = self.layers["fc1"](x.flatten(1)).relu()
+        return self.layers["fc21"](h), self.layers["fc22"](h).exp()
+
+    def decode(self, z: Tensor) -> Tensor:
+        """z (R, 20) -> probabilities (R, 784)."""
+        return self.layers["fc4"](self.layers["fc3"](z).relu()).sigmoid()
+
+
+def _linear(state: dict[str, Tensor], name: str) -> nn.Linear:
+    weight = state[f"{name}.weight"]
+    linear = nn.Linear(weight.shape[1], weight.shape[0], dtype=weight.dtype)
+    linear.load_state_dict({"weight": weight, "bias": state[f"{name}.bias"]})
+    return linear
 
 
 class _ArraysOnly(pickle.Unpickler):

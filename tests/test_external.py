@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import elbowroom as er
+from elbowroom.datasets import binarize, mnist
 
 from . import external
 from .statistics import assert_at_least_z
@@ -85,3 +86,18 @@ def test_bdmc_mnist_flows_gain_on_every_image(external_data):
     assert gain.mean - 2 * gain.mc_se > 0.1
     assert_at_least_z(gain.values, 0.0, gain.mc_errors)
     assert (gain.values > 2 * gain.mc_errors).mean() > 0.8
+
+
+def test_bitsback_mnist_is_read_as_its_owners_do(external_data):
+    """Their own loss gives -111.365 on the first 200 test images. A log variance in place of the standard deviation is
+    refused, and the right reading named; its probabilities saturate, and no image is lost.
+    """
+    x = binarize(mnist("test", external_data))[:200].flatten(1)
+    net = external.BitsBack(external_data)
+    model, q = er.plain(net, encode="mean_std", decode="probs")
+    assert "agrees" in er.check(model, q, x, own_elbo=-111.365)[-1]
+    elbo = er.elbo(model, q, x, 500)
+    assert elbo.finite.all()
+    assert abs(elbo.mean + 111.365) < 4 * 0.03
+    with pytest.raises(er.CheckError, match="second output is a standard deviation, not a log variance"):
+        er.check(*er.plain(net, encode="mean_logvar", decode="probs"), x, own_elbo=-111.365)

@@ -200,3 +200,15 @@ def test_a_decoder_that_reads_x_is_not_simulated() -> None:
 
     sampler = Ancestral(decoder, "categorical", 3, condition=["tokens"])
     assert er.sandwich(sampler, 20, like={"x": tokens, "tokens": tokens}).width.mean < 1
+
+
+def test_a_whole_vae_in_place_of_a_model_names_what_makes_one() -> None:
+    class Whole(nn.Module):
+        def encode(self, x: Tensor) -> Tensor:
+            return x
+
+    foreign = type("VAE", (nn.Module,), {"__module__": "pythae.models.vae.vae_model"})()
+    for net, words in ((Whole(), r"er\.plain\(net"), (foreign, r"er\.pythae\(net"), (linear(2, 2), "er.DecoderModel")):
+        for entry in ENTRIES.values():
+            with pytest.raises(CheckError, match=words):
+                entry(net, None, X)

@@ -284,3 +284,15 @@ def test_pixels_on_another_scale_are_refused() -> None:
     model = DecoderModel(network(D, P), likelihoods.discretized_logistic(1.0), D)
     with pytest.raises(CheckError, match=r"k = 0..255; got values from 0 to 237\. Convert 8-bit images"):
         check(model, good()[1], 255 * gray())
+
+
+def test_a_learned_scale_that_was_not_trained_is_noted() -> None:
+    """It is 1 then, whatever the data are; a trained one passes without a word."""
+    model = DecoderModel(network(D, P), likelihoods.gaussian("learned"), D)
+    with pytest.warns(UserWarning, match="exactly 1, as it starts"):
+        assert len(check(model, None, noise(40, P, key="real"))) == 1
+    scale = model.likelihood.log_scale
+    assert isinstance(scale, nn.Parameter)
+    with torch.no_grad():
+        scale.fill_(-1.0)
+    assert check(model, None, noise(40, P, key="real")) == []

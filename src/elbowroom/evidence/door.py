@@ -157,13 +157,22 @@ def _check_kinds(model: LatentModel, q: PosteriorLike | None) -> None:
         kind = type(model).__name__
         hint = "er.DecoderModel and er.FunctionModel have them"
         if isinstance(model, nn.Module):
-            hint = "er.DecoderModel(decoder, likelihood, latent_shape) makes a model of a decoder"
+            hint = _maker_of(model)
         raise CheckError(f"model must have log_prior and log_likelihood; got {kind}: {hint}. {ORDER}")
     if q is not None and (not callable(q) or callable(getattr(q, "log_likelihood", None))):
         raise CheckError(
             f"q must be a posterior, such as er.Amortized, or a callable x -> torch Distribution; got "
             f"{type(q).__name__}. {ORDER}"
         )
+
+
+def _maker_of(net: nn.Module) -> str:
+    """What makes a model of this module."""
+    if any(kind.__module__.startswith("pythae.") for kind in type(net).__mro__):
+        return "model, q = er.pythae(net) makes a model and a posterior of it"
+    if any(hasattr(net, name) for name in ("encode", "encoder")):
+        return "model, q = er.plain(net, encode=, decode=) makes a model and a posterior of a whole VAE"
+    return "er.DecoderModel(decoder, likelihood, latent_shape) makes a model of a decoder"
 
 
 @contextmanager

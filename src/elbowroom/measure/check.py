@@ -87,11 +87,16 @@ def check(
 def data_notes(model: LatentModel, x: Rows | MapStyle) -> list[str]:
     """Notes on what is unusual about the data for this likelihood, from at most the first 256 rows.
 
-    They are about gray values under a Bernoulli likelihood, 8-bit data under a continuous density, and other data under
-    a likelihood of 8-bit levels.
+    They are about a learned scale that was not learned, gray values under a Bernoulli likelihood, 8-bit data under a
+    continuous density, and other data under a likelihood of 8-bit levels.
     """
     likelihood = getattr(model, "likelihood", None)
     name = getattr(likelihood, "name", None)
+    learned = getattr(likelihood, "log_scale", None)
+    if isinstance(learned, Tensor) and bool((learned == 0).all()):
+        return [
+            f'the learned scale of likelihood "{name}" is exactly 1, as it starts: was it trained, or its value loaded?'
+        ]
     data = observed(read_rows(x, torch.arange(min(n_data(x), 256)))).double()
     if name in ("bernoulli", "bernoulli_probs") and not bool(((data == 0) | (data == 1)).all()):
         return ["gray values under a Bernoulli likelihood: an unnormalized quantity, not comparable with binary data"]

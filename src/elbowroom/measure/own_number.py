@@ -168,7 +168,7 @@ def _explanations(model: LatentModel, q: PosteriorLike, x: Data, seed: int, term
     """What a known mistake would make of our number, the likely ones first."""
     n, size = n_data(as_data(x)), observed(read_rows(as_data(x), torch.arange(1))).numel()
     yield "the other sign: pass the ELBO, not the loss", -terms.elbo, 1.0
-    yield from _other_readings(model, q, x, seed)
+    yield from _other_readings(model, q, x, seed, terms)
     yield from _in_train_mode(model, q, x, seed)
     every = (
         _in_other_units(terms, n, size),
@@ -227,7 +227,7 @@ def _with_other_weights(terms: _Terms) -> Iterator[Explanation]:
         yield text, reconstruction - weight * kl, 1.0
 
 
-def _other_readings(model: LatentModel, q: PosteriorLike, x: Data, seed: int) -> Iterator[Explanation]:
+def _other_readings(model: LatentModel, q: PosteriorLike, x: Data, seed: int, terms: _Terms) -> Iterator[Explanation]:
     """The ELBO under other readings of the second output of an encoder of diagonal Gaussians."""
     with prepared_pair(model, q, read_rows(as_data(x), torch.arange(1)), size=1) as (posterior, blocks):
         dist = posterior(next(blocks).x)
@@ -246,7 +246,8 @@ def _other_readings(model: LatentModel, q: PosteriorLike, x: Data, seed: int) ->
             ("the scale of q is the log of a standard deviation", lambda s: s.exp()),
         ]
     for text, reading in kinds:
-        yield text, _terms_of(model, q, x, seed, reading).elbo, 1.0
+        read = _terms_of(model, q, x, seed, reading)
+        yield text, read.elbo, read.error_of_one_draw / terms.error_of_one_draw
 
 
 def _in_train_mode(model: LatentModel, q: PosteriorLike, x: Data, seed: int) -> Iterator[Explanation]:

@@ -42,6 +42,15 @@ def torch_settings(dtype: torch.dtype) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def single_precision(torch_settings: None) -> Iterator[None]:
+    """torch's usual default type, for models that other people write, whatever --dtype says."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    yield
+    torch.set_default_dtype(before)
+
+
 @pytest.fixture(scope="session")
 def external_data() -> Path:
     """The folder that ELBOWROOM_DATA names; the test skips, saying so, where there is none."""

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 import elbowroom as er
 from elbowroom.datasets import binarize, mnist
@@ -10,16 +9,12 @@ from elbowroom.datasets import binarize, mnist
 from . import external
 from .statistics import assert_at_least_z
 
-pytestmark = [pytest.mark.slow, pytest.mark.external, pytest.mark.filterwarnings("ignore:gray values")]
-
-
-@pytest.fixture(autouse=True)
-def single_precision():
-    """The checkpoints are float32, whatever --dtype says."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = [
+    pytest.mark.usefixtures("single_precision"),
+    pytest.mark.slow,
+    pytest.mark.external,
+    pytest.mark.filterwarnings("ignore:gray values"),
+]
 
 
 def test_bdmc_mnist_the_ladder_at_standard(external_data):

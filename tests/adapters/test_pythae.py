@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import elbowroom as er
 
 pytestmark = [
+    pytest.mark.usefixtures("single_precision"),
     pytest.mark.adapters,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:trained with beta", "ignore:.*is not trained on the ELBO"),
@@ -26,14 +27,6 @@ def models() -> Any:
     if os.environ.get("ELBOWROOM_ADAPTERS"):
         return importlib.import_module("pythae.models")
     return pytest.importorskip("pythae.models")
-
-
-@pytest.fixture(autouse=True)
-def single_precision() -> Any:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    yield
-    torch.set_default_dtype(before)
 
 
 def data() -> Tensor:

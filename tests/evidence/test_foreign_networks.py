@@ -12,16 +12,9 @@ from torch import Tensor, nn
 
 import elbowroom as er
 
+pytestmark = pytest.mark.usefixtures("single_precision")
 X = torch.bernoulli(torch.full((60, 20), 0.5), generator=torch.Generator().manual_seed(0))
 D = 4
-
-
-@pytest.fixture(autouse=True)
-def single_precision() -> Any:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    yield
-    torch.set_default_dtype(before)
 
 
 class Slotted:

@@ -9,6 +9,7 @@ import elbowroom as er
 from elbowroom.core import iterate_blocks, seeded
 from elbowroom.evidence import elbo
 from elbowroom.fits import assess, squared_norm
+from elbowroom.fits.rounds import _has_ended
 from elbowroom.models import LinearGaussian
 from elbowroom.posteriors import AffineMap, Budget, DiagonalGaussian, FullGaussian, Params
 from elbowroom.results.verdict import SHORT
@@ -118,3 +119,15 @@ def test_an_unfinished_fit_says_how_much_it_lacks() -> None:
     assert abs(gaps.shortfall["diagonal"].mean - lacks) < 0.3 * lacks
     finding = next(finding for finding in gaps.verdict() if finding.rule == "short fits")
     assert finding.nats == pytest.approx(gaps.shortfall["diagonal"].mean)
+
+
+def test_draws_that_judge_a_fit_badly_do_not_keep_it_for_ever() -> None:
+    """Every round is judged on the same draws. A datum that lacks nothing, but whose draws say 2.5, 3 and 4 errors more
+    than the tolerance, ends after round 2, 4 and 8 (counted from 0); one that lacks a nat does not.
+    """
+    tolerance, error = 0.01, torch.full((4,), 0.02, dtype=torch.float64)
+    short = tolerance + torch.tensor([2.5, 3.0, 4.0, 50.0], dtype=torch.float64) * error
+    gains = torch.zeros(8, 4, dtype=torch.float64)
+    ended = torch.stack([_has_ended(short - 1e-9, error, gains, tolerance, number) for number in range(30)])
+    assert ended.long().argmax(0)[:3].tolist() == [2, 4, 8]
+    assert not ended[:, 3].any()

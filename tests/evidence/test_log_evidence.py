@@ -162,6 +162,7 @@ def test_a_prior_without_sample_is_measured_all_the_same():
     assert abs(gaps.log_evidence.mean - log_p.mean()) < 0.02 + 5 * gaps.log_evidence.mc_se
 
 
+@pytest.mark.filterwarnings("ignore:log p")  # integers are not verified
 def test_integer_data_take_the_model_s_dtype():
     decoder = torch.nn.Linear(2, 5, dtype=torch.float32)
     model = er.DecoderModel(decoder, lambda out: torch.distributions.Poisson(out.clamp(-5, 5).exp()), 2)

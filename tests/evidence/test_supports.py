@@ -82,6 +82,10 @@ def test_a_prior_that_is_constrained_is_refused() -> None:
         lambda x: Independent(distributions.Normal(ENCODER(x), 1.0), 1),
         lambda x: Independent(distributions.StudentT(3.0, ENCODER(x), 1.0), 1),
         lambda x: distributions.MultivariateNormal(ENCODER(x), torch.eye(D).to(x)),
+        lambda x: distributions.MixtureSameFamily(
+            distributions.Categorical(torch.ones(len(x), 2).to(x)),
+            Independent(distributions.Normal(torch.stack([ENCODER(x), -ENCODER(x)], 1), 1.0), 1),
+        ),
     ],
 )
 def test_real_numbers_pass(q: Callable[[Tensor], Any]) -> None:

@@ -51,8 +51,8 @@ def lies_on_a_sphere(z: Tensor) -> bool:
 
 
 def _innermost(support: Constraint | None) -> Constraint | None:
-    """The constraint of single numbers, or of vectors, behind independent ones."""
-    while isinstance(support, constraints.independent):
+    """The constraint of single numbers, or of vectors, behind those of independent numbers and of mixtures."""
+    while support is not None and hasattr(support, "base_constraint"):
         support = support.base_constraint
     return support
 

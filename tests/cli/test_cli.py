@@ -1,7 +1,6 @@
 """The command line, in process: what it prints, its exit codes, what it writes, and every error as one line."""
 
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -457,7 +456,7 @@ def test_a_two_phase_run_from_the_shell(place: Path, capsys: pytest.CaptureFixtu
     assert main([*GAPS, *refine, "--out", "run"]) == 0
     out = capsys.readouterr().out
     assert "30 data, plan quick, standard on 8, seed 0" in out
-    assert re.search(r"fit full: (8 converged|7 converged, 1 ran out), 22 not refined", out)
+    assert "fit full: 8 converged, 22 not refined" in out
     saved = er.load_gaps("run")
     source = open_model("models.py:factory")
     assert isinstance(source.q, er.Amortized)

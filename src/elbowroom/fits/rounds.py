@@ -97,13 +97,15 @@ def _climb_naturally(problem: Problem, params: Params, budget: Budget) -> tuple[
         value, short, error = problem.check(moved, active, budget.n_evaluation, products)
         lost = ~(finite & torch.isfinite(value).all(0))
         better = torch.isfinite(value).all(0) & ~_is_worse(value, best[:, active])
-        ended = _has_ended(short, error, value - best[:, active], budget.tolerance, number)
+        gains = value - best[:, active]
+        ended = _has_ended(short, error, gains, budget.tolerance, number)
+        near = better | (gains.mean(0) >= -budget.tolerance)  # the best is not lower than what lacks little enough
         for key in params:
             params[key][active[better]] = moved[key][better]
         best[:, active[better]] = value[:, better]
         state.rounds[active] += 1
         enough = state.rounds[active] >= budget.min_rounds
-        settled = enough & better & ~lost & ended
+        settled = enough & near & ~lost & ended
         state.outcome[active] = torch.where(lost, int(Outcome.DIVERGED), int(Outcome.RAN_OUT))
         state.outcome[active[settled]] = int(Outcome.CONVERGED)
         settling = better & (short <= SETTLING)

@@ -290,7 +290,7 @@ CASES = [
     Case(name="ring, 2 latents, s 0.3", make=ring(2, 0.3)),
     Case(name="ring, 2 latents, s 0.03", make=ring(2, 0.03)),
     Case(name="sphere, 3 latents, s 0.1", make=ring(3, 0.1)),
-    Case(name="funnel, 2 latents, s 0.1", make=funnel(0.1)),
+    Case(name="funnel, 2 latents, s 0.1", make=funnel(0.1), n_seeds=60),
     Case(name="heavy prior (t, 3), 2 latents", make=heavy_prior(3, 0.5)),
     Case(name="mixture prior, 10 latents, s 0.3", make=mixture_prior(10, 3.0, 0.3)),
     Case(name="mixture prior, 10 latents, s 1", make=mixture_prior(10, 3.0, 1.0)),
@@ -299,8 +299,8 @@ CASES = [
         for s in (0.1, 0.01, 0.001)
     ),
     Case(name="collapsed, 10 latents", make=collapsed(10)),
-    *(Case(name=f"linear, condition 10, D {d}", make=linear(d, 10.0)) for d in (1, 2, 20)),
-    *(Case(name=f"linear, condition 10, D {d}", make=linear(d, 10.0), n_seeds=5) for d in (200, 400)),
+    *(Case(name=f"linear, condition 10, D {d}", make=linear(d, 10.0)) for d in (1, 2, 20, 200)),
+    Case(name="linear, condition 10, D 400", make=linear(400, 10.0), n_seeds=5),
     *(Case(name=f"linear, condition {c:g}, D 20", make=linear(20, c)) for c in (1.01, 1e2, 1e3, 1e4, 1e5)),
     Case(name="latents of scales 0.001 to 1,000, D 10", make=linear(10, 100.0, spread=1000.0)),
 ]

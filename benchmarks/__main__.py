@@ -475,10 +475,10 @@ TITLES = {
         ["", "bias", "mean error", "worst", "flagged", "beyond 3 errors", "means within 2 errors", "believed"],
         "Error of log p(x) by plan `standard`, in nats, on models for which it is known in closed form or by "
         "quadrature: 50 data and 20 seeds each (60 for the funnel, 5 for 400 latents, 10 for the public "
-        "checkpoints, whose reference is IWAE_20000 and AIS from another fit). Beyond 3 errors: of the data that are not flagged "
-        "(promised: at most 3%). The mean of 50 data is within 2 of its errors where it should be in 90% of the seeds; "
-        "it is taken without the data of unknown error, where there are any. Believed: in how many seeds there were "
-        "none.",
+        "checkpoints, whose reference is IWAE_20000 and AIS from another fit). Beyond 3 errors: of the data that are "
+        "not flagged (promised: at most 3%). The mean of 50 data is within 2 of its errors where it should be in 90% "
+        "of the seeds; it is taken without the data of unknown error, where there are any. Believed: in how many seeds "
+        "there were none.",
     ),
     "shortfall": (
         "What fits say they lack, and what a long run gains",

@@ -39,7 +39,7 @@ slow: $(DEV)  ## run the slow tests, and those on the files of ELBOWROOM_DATA
 
 # Foreign libraries live in an environment of their own, on top of $(VENV), so that nothing of theirs reaches it.
 ADAPTERS := $(VENV)-adapters
-FOREIGN := pythae==0.1.2
+FOREIGN := pythae==0.1.2 pyro-ppl==1.9.2 scvi-tools==1.4.2
 BENEATH := 'import site; print("import site; site.addsitedir(" + repr(site.getsitepackages()[0]) + ")")'
 
 $(ADAPTERS)/.ready: $(DEV)

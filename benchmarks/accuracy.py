@@ -65,12 +65,11 @@ def checkpoints(folder: Path) -> dict[str, Any]:
     torch.set_num_threads(1)
     model, q = bdmc_mnist(folder)
     small, of_small, own, _ = torch_mnist100(folder)
-    bits = (mnist_images(folder, "test", 1000, 255) > 0.5).float()
     rows = []
     for name, wanted, setting in (
         ("bdmc_mnist", "-89.245, -88.345, -88.163", (model, q, mnist_images(folder, "test", 100, 255))),
         ("torch_mnist100", "-88.46, -, -", (small, of_small, own)),
-        ("jax_mnist_ffg", "-90.275, -, -", (*jax_mnist(folder), bits)),
+        ("jax_mnist_ffg", "-90.275, -, -", (*jax_mnist(folder), mnist_images(folder, "train", 1000, 256))),
     ):
         gaps = er.decompose(*setting, seed=0)
         values = [gaps.local["diagonal"], gaps.local["full"], gaps.log_evidence]

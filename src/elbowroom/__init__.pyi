@@ -2,7 +2,9 @@ from . import datasets as datasets
 from . import posteriors as posteriors
 from . import training as training
 from .adapters import plain as plain
+from .adapters import pyro as pyro
 from .adapters import pythae as pythae
+from .adapters import scvi as scvi
 from .evidence import AnnealingSchedule as AnnealingSchedule
 from .evidence import CheckError as CheckError
 from .evidence import EvidencePlan as EvidencePlan

@@ -4,6 +4,7 @@ from .check import check, data_notes
 from .decompose import decompose
 from .double_sampling import combine, expected_se, refined_rows, second_phase_seed
 from .forecast import PILOT, Forecast, forecast
+from .own_number import check_own_number
 from .plan import PLANS, Plan, PlanLike, PlanName, as_plan
 from .provenance import described
 from .rungs import FittedRung, fit_rungs, fitted_flow, widest_gaussian
@@ -25,6 +26,7 @@ __all__ = [
     "TruthRow",
     "as_plan",
     "check",
+    "check_own_number",
     "combine",
     "data_notes",
     "decompose",

@@ -2,8 +2,8 @@
 
     .venv-adapters/bin/python -m benchmarks.others
 
-The public checkpoints lie under $ELBOWROOM_DATA; models of pythae are trained here for half a minute each. The
-environment is that of `make adapters`.
+The public checkpoints lie under $ELBOWROOM_DATA; models of pythae, scvi-tools and Pyro are trained here for half a
+minute each. The environment is that of `make adapters`.
 """
 
 import importlib
@@ -50,6 +50,10 @@ NOTES = """
 - The models of pythae have 8 latents and were trained for 25 epochs on 2,000 binary images of MNIST; they are measured
   on 100 others. IWAE and BetaTCVAE are not trained on the ELBO, nor is BetaVAE with its beta of 4, so their
   amortization includes that of the objective.
+- The models of scvi-tools have 5 latents (and the library size, where it is latent) and were trained for 400 epochs on
+  500 simulated cells of 100 genes in two batches; their own number is `get_elbo`, averaged over 200 calls.
+- The models of Pyro have 8 latents and were trained on the images of pythae's models; their own number is `Trace_ELBO`.
+  The second one has a positive latent for the ink of an image beside them, with a log-normal guide.
 """
 
 
@@ -57,7 +61,7 @@ def main() -> None:
     torch.set_num_threads(2)
     folder = Path(os.environ["ELBOWROOM_DATA"])
     rows = []
-    for name, code, model, q, x, own in (*_checkpoints(folder), *_pythae(folder)):
+    for name, code, model, q, x, own in (*_checkpoints(folder), *_pythae(folder), *_scvi(), *_pyro(folder)):
         theirs, error = own()
         ours = er.elbo(model, q, x, n_samples=500)
         gaps = er.decompose(model, q, x, seed=0)
@@ -150,6 +154,84 @@ def _own_loss(source: Any, x: Tensor) -> tuple[float, float]:
             z = mean + (0.5 * log_var).exp() * torch.randn_like(mean)
             _, reconstruction, kl = loss(source, source.decoder(z)["reconstruction"], x, mean, log_var, z, *extra)
             draws.append(-float(reconstruction + kl) - constant)
+    return float(np.mean(draws)), float(np.std(draws) / math.sqrt(len(draws)))
+
+
+def _scvi() -> Iterator[Case]:
+    library, anndata = importlib.import_module("scvi"), importlib.import_module("anndata")
+    g = torch.Generator().manual_seed(0)
+    z, weight = torch.randn(500, 5, generator=g), 0.5 * torch.randn(5, 100, generator=g)
+    depth = (0.3 * torch.randn(500, 1, generator=g)).exp()
+    counts = torch.poisson(4 * depth * (z @ weight).exp(), generator=g)
+    data = anndata.AnnData(counts.numpy())
+    data.obs["batch"] = [str(i % 2) for i in range(len(counts))]
+    library.model.SCVI.setup_anndata(data, batch_key="batch")
+    for label, config in (
+        ("zero-inflated", {}),
+        ("negative binomial", {"gene_likelihood": "nb"}),
+        ("library size latent", {"use_observed_lib_size": False}),
+    ):
+        torch.manual_seed(0)
+        source = library.model.SCVI(data, n_latent=5, n_hidden=64, **config)
+        source.train(max_epochs=401, accelerator="cpu", enable_progress_bar=False, train_size=1.0)
+        cells = list(range(N_TEST))
+        model, q, x = er.scvi(source, cells)
+        yield f"scvi-tools SCVI, {label}", "er.scvi(model, cells)", model, q, x, partial(_get_elbo, source, cells)
+
+
+def _get_elbo(source: Any, cells: list[int]) -> tuple[float, float]:
+    draws = [float(source.get_elbo(indices=cells)) for _ in range(200)]
+    return float(np.mean(draws)), float(np.std(draws) / math.sqrt(len(draws)))
+
+
+class _Pair(torch.nn.Module):
+    """A model and a guide of Pyro; with `ink`, a positive latent multiplies the probabilities' odds."""
+
+    def __init__(self, ink: bool) -> None:
+        super().__init__()
+        self.ink = ink
+        self.encoder = torch.nn.Sequential(torch.nn.Linear(784, 128), torch.nn.ReLU(), torch.nn.Linear(128, 18))
+        self.decoder = torch.nn.Sequential(torch.nn.Linear(8, 128), torch.nn.ReLU(), torch.nn.Linear(128, 784))
+
+    def model(self, x: Tensor) -> None:
+        pyro, dist = importlib.import_module("pyro"), importlib.import_module("pyro.distributions")
+        pyro.module("decoder", self.decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 8), 1.0).to_event(1))
+            logits = self.decoder(z)
+            if self.ink:
+                logits = logits + pyro.sample("ink", dist.LogNormal(torch.zeros(len(x)), 0.5)).log()[:, None]
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        pyro, dist = importlib.import_module("pyro"), importlib.import_module("pyro.distributions")
+        pyro.module("encoder", self.encoder)
+        with pyro.plate("data", len(x)):
+            out = self.encoder(x)
+            pyro.sample("z", dist.Normal(out[:, :8], (0.5 * out[:, 8:16]).exp()).to_event(1))
+            if self.ink:
+                pyro.sample("ink", dist.LogNormal(out[:, 16], out[:, 17].exp()))
+
+
+def _pyro(folder: Path) -> Iterator[Case]:
+    pyro = importlib.import_module("pyro")
+    infer, optim = importlib.import_module("pyro.infer"), importlib.import_module("pyro.optim")
+    images = binarize(mnist("train", folder))[: N_TRAIN + N_TEST].reshape(-1, 784)
+    train, test = images[:N_TRAIN], images[N_TRAIN:]
+    for label, ink in (("normal", False), ("a positive site", True)):
+        torch.manual_seed(0)
+        pyro.clear_param_store()
+        pair = _Pair(ink)
+        steps = infer.SVI(pair.model, pair.guide, optim.Adam({"lr": 1e-3}), infer.Trace_ELBO())
+        for _ in range(EPOCHS):
+            for rows in torch.randperm(len(train)).split(100):
+                steps.step(train[rows])
+        model, q = er.pyro(pair.model, pair.guide, test)
+        yield f"Pyro, {label}", "er.pyro(model, guide, x)", model, q, test, partial(_trace_elbo, infer, pair, test)
+
+
+def _trace_elbo(infer: Any, pair: _Pair, x: Tensor) -> tuple[float, float]:
+    draws = [-infer.Trace_ELBO().loss(pair.model, pair.guide, x) / len(x) for _ in range(DRAWS)]
     return float(np.mean(draws)), float(np.std(draws) / math.sqrt(len(draws)))
 
 

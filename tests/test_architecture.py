@@ -66,7 +66,7 @@ MAIN_PATH = {
     *("Budget", "EvidencePlan", "AnnealingSchedule", "Flag", "FitReport", "Comparison", "Verdict", "Finding", "judge"),
     *("LatentModel", "Posterior", "Distribution", "Family", "CheckError", "RunError"),
     # making models and data
-    *("training", "datasets", "posteriors", "Settings", "repair", "plain", "pythae"),
+    *("training", "datasets", "posteriors", "Settings", "repair", "adapters", "plain", "pythae", "pyro", "scvi"),
 }
 
 sources = sorted(SRC.rglob("*.py"))

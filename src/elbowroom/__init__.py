@@ -32,7 +32,8 @@ Models p(z) p(x|z)
     LinearGaussian  probabilistic PCA, whose every number is known in closed form
     likelihoods     distributions of x given the decoder's output
     LatentModel     what is asked of any model
-    plain, pythae   model and posterior of a VAE that is one module, or of the package pythae
+    plain           model and posterior of a VAE that is one module
+    pythae, scvi, pyro      models of these packages; adapters is where others add theirs
 
 Posteriors q(z|x)
     Amortized       parameters from an encoder

@@ -1,3 +1,4 @@
+from . import adapters as adapters
 from . import datasets as datasets
 from . import posteriors as posteriors
 from . import training as training

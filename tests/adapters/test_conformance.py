@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 import elbowroom as er
+from elbowroom.cli.model_spec import open_model
+from elbowroom.cli.terminal import UserError
 
 pytestmark = [
     pytest.mark.usefixtures("single_precision"),
@@ -271,3 +274,43 @@ def test_what_is_of_no_library_is_named() -> None:
 def test_an_unfinished_warm_up_of_scvi_is_told() -> None:
     with pytest.warns(UserWarning, match=r"the weight of the KL had risen to 0.0\d+ .*kl_weight="):
         scvi().adapt()
+
+
+# ---- folders, as --model LIBRARY:FOLDER reads them
+
+
+def test_a_folder_of_pythae_is_read(tmp_path: Path) -> None:
+    models = library("pythae.models")
+    net = models.BetaVAE(models.BetaVAEConfig(input_dim=(1, 3, 4), latent_dim=3, beta=2.0))
+    net.save(str(tmp_path))
+    loaded = open_model(f"pythae:{tmp_path}")
+    x = bits().reshape(N, 1, 3, 4)
+    assert er.elbo(loaded.model, loaded.q, x, seed=0).mean == er.elbo(*er.pythae(net), x, seed=0).mean
+    assert any("kl_weight=2" in note for note in loaded.notes)
+
+
+def test_a_folder_of_scvi_is_read_with_its_cells(tmp_path: Path) -> None:
+    module, data = library("scvi"), library("anndata").AnnData(counts().numpy())
+    module.model.SCVI.setup_anndata(data)
+    source = module.model.SCVI(data, n_latent=3, n_hidden=16)
+    source.train(max_epochs=2, accelerator="cpu", enable_progress_bar=False)
+    source.save(str(tmp_path), save_anndata=True, overwrite=True)
+    loaded = open_model(f"scvi:{tmp_path}")
+    sets: Any = loaded.sets
+    sizes = {name: len(rows["x"]) for name, rows in sets.items()}
+    assert sizes["all"] == N == sizes["train"] + sizes["validation"]
+    model, q, x = er.scvi(source)
+    assert er.elbo(loaded.model, loaded.q, sets["all"], seed=0).mean == er.elbo(model, q, x, seed=0).mean
+    (tmp_path / "model.pt").write_bytes(b"")
+    with pytest.raises(UserError, match=str(tmp_path)):
+        open_model(f"scvi:{tmp_path}")
+    torch.save({"attr_dict": Evil()}, tmp_path / "model.pt")
+    with pytest.raises(UserError, match=r"tables and tensors alone; model\.pt asks for .*system"):
+        open_model(f"scvi:{tmp_path}")
+
+
+class Evil:
+    """What runs a command when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("echo unpickled",)

@@ -3,6 +3,7 @@
 from .plain import plain
 from .pyro import pyro
 from .pythae import pythae
+from .registry import Adapter, load_foreign
 from .scvi import scvi
 
-__all__ = ["plain", "pyro", "pythae", "scvi"]
+__all__ = ["Adapter", "load_foreign", "plain", "pyro", "pythae", "scvi"]

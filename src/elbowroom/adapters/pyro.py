@@ -11,7 +11,9 @@ from __future__ import annotations  # signatures in help() then show types by th
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, distributions
@@ -20,8 +22,9 @@ from ..core import Rows, forked, observed, seed_of
 from ..measure import check_own_number
 from ..models import evaluating
 from ..posteriors import CallablePosterior
+from .registry import Adapter
 
-__all__ = ["pyro"]
+__all__ = ["PYRO", "pyro"]
 
 ROWS_CHECKED, PARTICLES = 64, 16  # data and draws of each with which the ELBO is compared
 
@@ -55,6 +58,17 @@ def pyro(model: Callable[..., Any], guide: Callable[..., Any], x0: Rows) -> tupl
     return made, q
 
 
+Node: TypeAlias = Mapping[str, Any]  # a site of a trace: what Pyro knows of it
+
+
+class _Trace(Protocol):
+    """What is used of a trace of Pyro."""
+
+    nodes: Mapping[str, Node]
+
+    def compute_log_prob(self) -> None: ...
+
+
 class _Site(NamedTuple):
     """A latent site: where the data lie among its dimensions, and the shape of one datum's unconstrained value."""
 
@@ -67,7 +81,7 @@ class _Site(NamedTuple):
         return value.movedim(self.dim, 0).reshape(value.shape[self.dim], -1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Program:
     """A model and a guide with what a trace of them has shown.
 
@@ -106,14 +120,15 @@ class _Program:
             raise ValueError(f"a model of Pyro must have latent and observed sites; got none that is {missing}")
         (only, *others) = seen
         same = nodes[only]["value"].shape == observed(x0).shape and torch.equal(nodes[only]["value"], observed(x0))
-        return _Program(model, guide, tuple(latent), seen, only if same and not others else None)
+        simulates = only if same and not others else None
+        return _Program(model=model, guide=guide, sites=tuple(latent), observed=seen, simulates=simulates)
 
     @property
     def size(self) -> int:
         """D, the number of unconstrained latents of a datum."""
         return sum(site.shape.numel() for site in self.sites)
 
-    def check_guide(self, trace: Any) -> None:
+    def check_guide(self, trace: _Trace) -> None:
         """Raise TypeError unless the guide has the sites of the model and no others."""
         ours, theirs = {site.name for site in self.sites}, set(_samples(trace))
         if ours != theirs:
@@ -122,7 +137,7 @@ class _Program:
                 "sites are not supported"
             )
 
-    def trace(self, function: Callable[..., Any], x: Rows, values: Mapping[str, Tensor] | None = None) -> Any:
+    def trace(self, function: Callable[..., Any], x: Rows, values: Mapping[str, Tensor] | None = None) -> _Trace:
         """A trace of the model or the guide on rows of x, with the latent sites at `values` if there are some."""
         n = len(observed(x))
         found = _trace(function if values is None else _poutine().condition(function, data=values), x)
@@ -130,7 +145,7 @@ class _Program:
             _plate_dim(name, site, n)
         return found
 
-    def values(self, u: Tensor, nodes: Mapping[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
+    def values(self, u: Tensor, nodes: Mapping[str, Node]) -> tuple[dict[str, Tensor], Tensor]:
         """The values of the sites at unconstrained rows u (R, D), and log |det| (R,) of the transformation."""
         values, log_det = {}, u.new_zeros(len(u))
         for site, part in zip(self.sites, u.split([site.shape.numel() for site in self.sites], -1), strict=True):
@@ -140,7 +155,7 @@ class _Program:
             log_det = log_det + _row_sums(transform.log_abs_det_jacobian(inner, values[site.name]), site.dim)
         return values, log_det
 
-    def unconstrained(self, nodes: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    def unconstrained(self, nodes: Mapping[str, Node]) -> tuple[Tensor, Tensor]:
         """The rows u (R, D) of the values of a trace, and log |det| (R,) there."""
         parts, log_dets = [], []
         for site in self.sites:
@@ -151,11 +166,11 @@ class _Program:
             log_dets.append(_row_sums(transform.log_abs_det_jacobian(inner, value), site.dim))
         return torch.cat(parts, -1), torch.stack(log_dets).sum(0)
 
-    def log_density(self, nodes: Mapping[str, Any]) -> Tensor:
+    def log_density(self, nodes: Mapping[str, Node]) -> Tensor:
         """The log density (R,) in nats of a trace's latent sites, in their own coordinates."""
         return torch.stack([_log_prob(nodes[site.name], site.dim) for site in self.sites]).sum(0)
 
-    def normals(self, trace: Any) -> tuple[Tensor, ...]:
+    def normals(self, trace: _Trace) -> tuple[Tensor, ...]:
         """The mean and scale (R, d) of each site of the guide in unconstrained coordinates, if all are normal."""
         found: list[Tensor] = []
         for site in self.sites:
@@ -215,7 +230,7 @@ class _PyroModel:
             sample: Tensor = self.program.trace(free, x, values).nodes[name]["value"]
         return {**x, "x": sample} if isinstance(x, Mapping) else sample
 
-    def _at(self, z: Tensor, x: Rows) -> tuple[Mapping[str, Any], Tensor]:
+    def _at(self, z: Tensor, x: Rows) -> tuple[Mapping[str, Node], Tensor]:
         """The sites of the model at latents z (S, N, D), and log |det| (S N,) of their transformation."""
         rows = _tiled(x, len(z))
         with forked(0), torch.no_grad():  # supports may depend on x, and on nothing else
@@ -274,7 +289,7 @@ class _GuideDistribution:
         return (self.program.log_density(nodes) + log_det).reshape(z.shape[:2])
 
 
-def _poutine() -> Any:
+def _poutine() -> ModuleType:
     return importlib.import_module("pyro.poutine")
 
 
@@ -283,7 +298,7 @@ def _arguments(x: Rows) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
     return (observed(x),), {key: value for key, value in x.items() if key != "x"} if isinstance(x, Mapping) else {}
 
 
-def _trace(function: Callable[..., Any], x: Rows) -> Any:
+def _trace(function: Callable[..., Any], x: Rows) -> _Trace:
     """A trace of one call, with the log density of each site: NaN, and no error, where latents have diverged."""
     positional, keywords = _arguments(x)
     with importlib.import_module("pyro").validation_enabled(False):
@@ -292,13 +307,13 @@ def _trace(function: Callable[..., Any], x: Rows) -> Any:
     return found
 
 
-def _samples(trace: Any) -> dict[str, Any]:
+def _samples(trace: _Trace) -> dict[str, Node]:
     """The sample sites of a trace by name, without those of plates that subsample."""
     subsamples = importlib.import_module("pyro.poutine.util").site_is_subsample
     return {name: site for name, site in trace.nodes.items() if site["type"] == "sample" and not subsamples(site)}
 
 
-def _plate_dim(name: str, site: Mapping[str, Any], n: int) -> int:
+def _plate_dim(name: str, site: Node, n: int) -> int:
     """The place of the n data among the dimensions of a site's value, counted from the left."""
     frames = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
     for frame in frames:
@@ -318,7 +333,7 @@ def _plate_dim(name: str, site: Mapping[str, Any], n: int) -> int:
     )
 
 
-def _log_prob(site: Mapping[str, Any], dim: int) -> Tensor:
+def _log_prob(site: Node, dim: int) -> Tensor:
     """The log density (R,) of a site's rows, without the scale of a plate and with the mask of a handler."""
     value: Tensor = site["unscaled_log_prob"]
     if site["mask"] is not None:
@@ -331,7 +346,7 @@ def _row_sums(value: Tensor, dim: int) -> Tensor:
     return value.movedim(dim, 0).flatten(1).sum(1) if value.ndim > 1 else value
 
 
-def _normal_of(fn: Any) -> distributions.Normal | None:
+def _normal_of(fn: object) -> distributions.Normal | None:
     """The normal distribution of a site's unconstrained values; None if they are not normal."""
     while isinstance(fn, distributions.Independent):
         fn = fn.base_dist
@@ -349,3 +364,14 @@ def _tiled(x: Rows, s: int) -> Rows:
 
 def _drawn_seed(generator: torch.Generator) -> int:
     return int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+
+
+def _load(folder: Path) -> tuple[Any, ...]:
+    """Pyro saves parameters alone."""
+    raise ValueError(
+        f"a model of Pyro is a function, and {folder} can only hold its parameters: build the pair in a factory, and "
+        "pass --model file.py:factory"
+    )
+
+
+PYRO = Adapter(load=_load)

@@ -8,9 +8,11 @@ Its VAEs have a diagonal Gaussian q, whose encoder gives the mean and the log va
 
 from __future__ import annotations  # signatures in help() then show types by their names
 
+import importlib
 import math
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal, Protocol, cast
 
 import torch
@@ -19,8 +21,9 @@ from torch import Tensor, distributions, nn
 from ..measure import check
 from ..models import DecoderModel, likelihoods
 from ..posteriors import Amortized, DiagonalGaussian
+from .registry import Adapter
 
-__all__ = ["pythae"]
+__all__ = ["PYTHAE", "pythae"]
 
 SUPPORTED = {  # classes with p(x|z) and a diagonal Gaussian q; whether they are trained on the ELBO, beta apart
     "VAE": True,
@@ -205,3 +208,17 @@ class _VampPrior(nn.Module):
         parts = distributions.Normal(output.embedding, (0.5 * output.log_covariance).exp())
         shares = distributions.Categorical(logits=output.embedding.new_zeros(count))
         return distributions.MixtureSameFamily(shares, distributions.Independent(parts, 1))
+
+
+def _load(folder: Path) -> tuple[DecoderModel, Amortized]:
+    """The model that pythae saved in a folder. Networks of the user's own are pickled there, and refused."""
+    pickled = [name for name in ("encoder.pkl", "decoder.pkl") if (folder / name).exists()]
+    if pickled:
+        raise ValueError(
+            f"{folder} must hold tensors alone; {' and '.join(pickled)} can run code when read. Build the model in a "
+            "factory, and pass --model file.py:factory"
+        )
+    return pythae(importlib.import_module("pythae.models").AutoModel.load_from_folder(str(folder)))
+
+
+PYTHAE = Adapter(load=_load)

@@ -10,8 +10,10 @@ them, so that simulated counts keep the library size for which they were simulat
 
 from __future__ import annotations  # signatures in help() then show types by their names
 
+import importlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
@@ -20,17 +22,37 @@ from torch import Tensor, distributions, nn
 from ..core import forked, log_standard_normal, normal
 from ..measure import check_own_number
 from ..posteriors import Amortized, DiagonalGaussian
+from .registry import Adapter
 
-__all__ = ["scvi"]
+__all__ = ["SCVI_TOOLS", "scvi"]
 
-SUPPORTED = ("SCVI", "LinearSCVI")
-REFUSED = {
+MODELS = ("SCVI", "LinearSCVI")
+OTHERS = {
     "TOTALVI": "its likelihood of proteins is a mixture that is not supported yet",
     "AUTOZI": "it has latents for genes, which all data share",
     "SCANVI": "its labels are latent for some of the data",
 }
 COUNTS, LIBRARY = "X", "library"  # of scvi's mapping of tensors, and ours beside it
 ROWS_CHECKED = 64  # cells on which the ELBO is compared
+HARMLESS = frozenset(  # what a saved model may ask to be built when it is read: tables and arrays
+    {
+        "builtins.bytes", "builtins.dict", "builtins.slice", "collections.OrderedDict", "collections.defaultdict",
+        "numpy._core.multiarray._reconstruct", "numpy._core.multiarray.scalar", "numpy.core.multiarray._reconstruct",
+        "numpy.core.multiarray.scalar", "numpy.dtype", "numpy.ndarray", "pandas._libs.internals._unpickle_block",
+        "pandas.core.frame.DataFrame", "pandas.core.indexes.base.Index", "pandas.core.indexes.base._new_Index",
+        "pandas.core.indexes.range.RangeIndex", "pandas.core.internals.managers.BlockManager",
+    }
+)  # fmt: skip
+
+
+class _Owner(Protocol):
+    """What is used of a model of scvi-tools."""
+
+    adata: object
+    module: nn.Module
+    history: dict[str, Any] | None
+
+    def _make_data_loader(self, **arguments: object) -> Iterable[dict[str, Tensor]]: ...
 
 
 class _Source(Protocol):
@@ -40,14 +62,14 @@ class _Source(Protocol):
     use_observed_lib_size: bool
     training: bool
     latent_distribution: str
-    z_encoder: Any
+    z_encoder: nn.Module
 
     def train(self, mode: bool = True) -> object: ...
     def inference(self, **tensors: Tensor) -> dict[str, Any]: ...
     def generative(self, **tensors: Tensor) -> dict[str, Any]: ...
-    def loss(self, tensors: dict[str, Tensor], encoded: Any, decoded: Any) -> Any: ...
+    def loss(self, tensors: dict[str, Tensor], encoded: object, decoded: object) -> Any: ...
     def _get_inference_input(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]: ...
-    def _get_generative_input(self, tensors: dict[str, Tensor], encoded: Any) -> dict[str, Tensor]: ...
+    def _get_generative_input(self, tensors: dict[str, Tensor], encoded: object) -> dict[str, Tensor]: ...
 
 
 def scvi(model: object, indices: Sequence[int] | None = None) -> tuple[_CountModel, Amortized, dict[str, Tensor]]:
@@ -129,7 +151,7 @@ class _CountModel(nn.Module):
         flat = z.flatten(0, 1)
         latent = flat[:, :size]
         if source.latent_distribution == "ln":
-            latent = source.z_encoder.z_transformation(latent)
+            latent = cast(Any, source.z_encoder).z_transformation(latent)
         library = rows[LIBRARY] if source.use_observed_lib_size else flat[:, size:]
         given = source._get_generative_input(_their_tensors(rows), {"z": latent, LIBRARY: library})
         return cast(distributions.Distribution, source.generative(**given)["px"])
@@ -159,16 +181,16 @@ class _Encoder(nn.Module):
 def _module_of(model: object) -> object:
     """The module of a model of scvi-tools that is supported."""
     for kind in type(model).__mro__:
-        if kind.__module__.startswith("scvi.") and kind.__name__ in SUPPORTED:
-            return cast(Any, model).module
-        if kind.__module__.startswith("scvi.") and kind.__name__ in REFUSED:
-            raise TypeError(f"{kind.__name__} of scvi-tools cannot be measured: {REFUSED[kind.__name__]}")
-    raise TypeError(f"scvi takes a {' or '.join(SUPPORTED)} of scvi-tools; got {type(model).__name__}")
+        if kind.__module__.startswith("scvi.") and kind.__name__ in MODELS:
+            return cast(_Owner, model).module
+        if kind.__module__.startswith("scvi.") and kind.__name__ in OTHERS:
+            raise TypeError(f"{kind.__name__} of scvi-tools cannot be measured: {OTHERS[kind.__name__]}")
+    raise TypeError(f"scvi takes a {' or '.join(MODELS)} of scvi-tools; got {type(model).__name__}")
 
 
 def _data_of(model: object, indices: Sequence[int] | None) -> dict[str, Tensor]:
     """The rows that the model's own loader gives, with the counts under "x"."""
-    owner = cast(Any, model)
+    owner = cast(_Owner, model)
     with forked(0):  # a loader draws a seed even if it does not shuffle
         batches = list(owner._make_data_loader(adata=owner.adata, indices=indices, batch_size=512))
     names = [name for name, value in batches[0].items() if isinstance(value, Tensor)]
@@ -209,3 +231,23 @@ def _own_elbo(source: _Source, x: Mapping[str, Tensor]) -> Tensor:
         source.train(mode)
     terms = [*loss.reconstruction_loss.values(), *loss.kl_local.values()]
     return -torch.stack(terms).sum(0)
+
+
+def _load(folder: Path) -> tuple[Any, ...]:
+    """The model that scvi-tools saved in a folder, with its AnnData. A file that asks for other code is refused."""
+    if not (folder / "adata.h5ad").exists():
+        raise ValueError(f"{folder} must hold adata.h5ad: save the model by model.save(folder, save_anndata=True)")
+    asked = set(torch.serialization.get_unsafe_globals_in_checkpoint(folder / "model.pt"))
+    if asked - HARMLESS:
+        raise ValueError(f"{folder} must hold tables and tensors alone; model.pt asks for {sorted(asked - HARMLESS)}")
+    name = importlib.import_module("scvi.model.base").BaseModelClass.load_registry(str(folder))["model_name"]
+    owner = getattr(importlib.import_module("scvi.model"), name).load(str(folder))
+    model, q, x = scvi(owner)
+    sets = {"all": x}
+    for part, index in (("train", owner.train_indices), ("validation", owner.validation_indices)):
+        if index is not None and len(index):
+            sets[part] = {key: value[torch.as_tensor(index)] for key, value in x.items()}
+    return model, q, sets
+
+
+SCVI_TOOLS = Adapter(load=_load)

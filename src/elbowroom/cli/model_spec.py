@@ -3,6 +3,7 @@
     package.module:factory   a function of an importable module
     file.py:factory          a function of a file
     zoo/NAME                 a folder that `elbowroom train` wrote
+    pythae:FOLDER            a folder that a library wrote for which an adapter is installed: pythae, scvi
 
 A factory takes no arguments and returns (model, q), or (model, q, {"train": ..., "test": ...}) with data of its own.
 """
@@ -20,7 +21,8 @@ from typing import Any
 
 import torch
 
-from ..core import Data
+from ..adapters import load_foreign
+from ..core import Data, installed_adapters
 from ..measure import check
 from ..models import LatentModel, modules_of
 from ..posteriors import PosteriorLike
@@ -59,10 +61,16 @@ def open_model(spec: str, unfinished: bool = False) -> LoadedModel:
     """
     if Path(spec).is_dir():
         return _trained(Path(spec), unfinished)
+    library, _, folder = spec.partition(":")
+    if library in installed_adapters() and Path(folder).is_dir():
+        return _foreign(library, Path(folder))
     target, _, name = spec.rpartition(":")
     if not target or not name:
         missing = "" if Path(spec).exists() else "no such folder; "
-        expected = "expected package.module:factory, file.py:factory or the folder of a trained model"
+        expected = (
+            "expected package.module:factory, file.py:factory, the folder of a trained model, or LIBRARY:FOLDER for "
+            f"one of {', '.join(sorted(installed_adapters())) or 'no adapter'}"
+        )
         raise UserError(f"--model {spec}: {missing}{expected}")
     module = _file_module(Path(target)) if target.endswith(".py") else _named_module(target)
     factory = getattr(module, name, None)
@@ -117,6 +125,26 @@ def _trained(folder: Path, unfinished: bool) -> LoadedModel:
     return LoadedModel(model=model, q=q, trained_on=config.get("data", {}), notes=notes)
 
 
+def _foreign(library: str, folder: Path) -> LoadedModel:
+    """What a library saved in a folder, with the warnings of its adapter as notes."""
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            model, q, *sets = load_foreign(library, folder)
+    except ImportError as error:
+        raise UserError(
+            f"--model {library}:{folder}: {error}. Install it by pip install elbowroom[{library}]"
+        ) from None
+    except (ValueError, TypeError, OSError) as error:
+        raise UserError(f"--model {library}:{folder}: {error}") from None
+    notes = tuple(str(it.message) for it in caught if issubclass(it.category, UserWarning) and _is_ours(it.filename))
+    return LoadedModel(model=model, q=q, sets=sets[0] if sets else {}, notes=notes)
+
+
+def _is_ours(file: str) -> bool:
+    return Path(__file__).parent.parent in Path(file).parents
+
+
 def _file_module(path: Path) -> ModuleType:
     """Import a file as a module. Its folder is put on the path, as `python file.py` does."""
     if not path.is_file():
@@ -142,7 +170,11 @@ def _named_module(name: str) -> ModuleType:
     except Exception as error:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing is not None and f"{name}.".startswith(f"{missing}."):
-            raise UserError(f"--model {name}: no module of that name (a file is named with its .py)") from None
+            adapters = ", ".join(sorted(installed_adapters()))
+            raise UserError(
+                f"--model {name}: no module of that name (a file is named with its .py), and no adapter, which are "
+                f"{adapters}"
+            ) from None
         text = f"--model {name}: importing it raised {_first_line(error)}"
         raise FactoryError(text, _own_traceback(error)) from error
 

@@ -19,6 +19,7 @@ from .densities import LOG_2PI, log_standard_normal
 from .digest import digest_of
 from .errors import raised_here
 from .files import PARTIAL_SUFFIX, write_atomically
+from .plugins import adapter_for, installed_adapters
 from .rng import forked, normal, orthogonal, seed_of, seeded, uniform
 
 __all__ = [
@@ -29,10 +30,12 @@ __all__ = [
     "MapStyle",
     "PARTIAL_SUFFIX",
     "Rows",
+    "adapter_for",
     "as_data",
     "covariates",
     "digest_of",
     "forked",
+    "installed_adapters",
     "iterate_blocks",
     "log_standard_normal",
     "move",

@@ -10,7 +10,20 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ..core import Data, MapStyle, Rows, as_data, forked, n_data, normal, observed, raised_here, read_rows, seeded
+from ..core import (
+    Data,
+    MapStyle,
+    Rows,
+    adapter_for,
+    as_data,
+    forked,
+    n_data,
+    normal,
+    observed,
+    raised_here,
+    read_rows,
+    seeded,
+)
 from ..models import LatentModel, latent_size, log_joint
 from ..posteriors import Local, PosteriorLike
 from .preparation import prepared
@@ -155,9 +168,7 @@ def _check_kinds(model: LatentModel, q: PosteriorLike | None) -> None:
     """Raise CheckError unless `model` is a model and `q` is a posterior, a callable or None."""
     if not (callable(getattr(model, "log_prior", None)) and callable(getattr(model, "log_likelihood", None))):
         kind = type(model).__name__
-        hint = "er.DecoderModel and er.FunctionModel have them"
-        if isinstance(model, nn.Module):
-            hint = _maker_of(model)
+        hint = _maker_of(model)
         raise CheckError(f"model must have log_prior and log_likelihood; got {kind}: {hint}. {ORDER}")
     if q is not None and (not callable(q) or callable(getattr(q, "log_likelihood", None))):
         raise CheckError(
@@ -166,10 +177,15 @@ def _check_kinds(model: LatentModel, q: PosteriorLike | None) -> None:
         )
 
 
-def _maker_of(net: nn.Module) -> str:
-    """What makes a model of this module."""
-    if any(kind.__module__.startswith("pythae.") for kind in type(net).__mro__):
-        return "model, q = er.pythae(net) makes a model and a posterior of it"
+def _maker_of(net: object) -> str:
+    """What makes a model of this object."""
+    adapter = adapter_for(net)
+    if adapter is not None:
+        return f"{adapter}(model) makes a model and a posterior of it"
+    if all(callable(getattr(net, name, None)) for name in ("model", "guide")):
+        return "er.pyro(net.model, net.guide, x) makes a model and a posterior of a pair of Pyro"
+    if not isinstance(net, nn.Module):
+        return "er.DecoderModel and er.FunctionModel have them"
     if any(hasattr(net, name) for name in ("encode", "encoder")):
         return "model, q = er.plain(net, encode=, decode=) makes a model and a posterior of a whole VAE"
     return "er.DecoderModel(decoder, likelihood, latent_shape) makes a model of a decoder"

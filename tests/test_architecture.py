@@ -66,7 +66,8 @@ MAIN_PATH = {
     *("Budget", "EvidencePlan", "AnnealingSchedule", "Flag", "FitReport", "Comparison", "Verdict", "Finding", "judge"),
     *("LatentModel", "Posterior", "Distribution", "Family", "CheckError", "RunError"),
     # making models and data
-    *("training", "datasets", "posteriors", "Settings", "repair", "adapters", "plain", "pythae", "pyro", "scvi"),
+    *("training", "datasets", "posteriors", "Settings", "repair", "estimate_cost", "Forecast"),
+    *("adapters", "plain", "pythae", "pyro", "scvi"),
 }
 
 sources = sorted(SRC.rglob("*.py"))

@@ -14,6 +14,7 @@ Measure
     fit_local       the best posterior of a family for each datum
     refine          a few steps from the encoder's answer towards it
     check           what is wrong with a model, before it is measured
+    estimate_cost, Forecast     how long decompose will take, and how precise it will be
     Plan, EvidencePlan, AnnealingSchedule, Budget       what a measurement may spend
 
 Read the result

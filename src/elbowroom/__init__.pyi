@@ -15,10 +15,12 @@ from .evidence import iwae as iwae
 from .fits import Fit as Fit
 from .fits import fit_local as fit_local
 from .fits import refine as refine
+from .measure import Forecast as Forecast
 from .measure import Plan as Plan
 from .measure import Sandwich as Sandwich
 from .measure import check as check
 from .measure import decompose as decompose
+from .measure import estimate_cost as estimate_cost
 from .measure import sandwich as sandwich
 from .models import DecoderModel as DecoderModel
 from .models import FunctionModel as FunctionModel

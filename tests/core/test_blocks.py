@@ -1,4 +1,4 @@
-"""Blocks: every row once, in order, padded to one size whatever kind of data holds them."""
+"""Blocks: every row once, in order, a short block padded to a unit whatever kind of data holds them."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from elbowroom.core import BLOCK, as_data, iterate_blocks, move, n_data, observed, read_rows
+from elbowroom.core import BLOCK, as_data, iterate_blocks, move, n_data, observed, read_rows, unit_of
 
 
 class Pairs(torch.utils.data.Dataset):
@@ -46,7 +46,7 @@ def test_every_row_comes_once_in_order_and_the_padding_repeats_the_last(n: int, 
     assert torch.cat([block.index[: block.rows] for block in made]).tolist() == list(range(n))
     assert [block.number for block in made] == list(range(len(made)))
     for block in made:
-        assert len(block.x) == len(block.index) == size
+        assert len(block.x) == len(block.index) == min(size, unit_of(block.rows))
         assert torch.equal(observed(block.x), x[block.index])
         assert (block.index[block.rows :] == n - 1).all()
 
@@ -82,8 +82,9 @@ def test_a_mapping_is_cut_as_one() -> None:
     assert torch.equal(from_dataset["dose"].long(), last.index)
 
 
-def test_the_default_size_is_the_unit_of_work() -> None:
-    assert [len(block.x) for block in iterate_blocks(rows(BLOCK + 1))] == [BLOCK, BLOCK]
+def test_a_short_block_is_padded_to_the_next_unit() -> None:
+    assert [len(block.x) for block in iterate_blocks(rows(BLOCK + 1))] == [BLOCK, 1]
+    assert [len(block.x) for block in iterate_blocks(rows(20))] == [24]
 
 
 @pytest.mark.parametrize(

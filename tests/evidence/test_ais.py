@@ -180,7 +180,10 @@ def test_a_run_is_the_plain_loop(reverse: bool) -> None:
     u = base.sample(GROUP, generator)
     if exact is not None:
         u = frame.inverse(exact[None].expand(GROUP, n, d))
-    kicks = [(normal(u.shape, generator, u), uniform(u.shape[:2], generator, u)) for _ in range(n_steps - 1)]
+    kicks = [
+        (normal(u.shape, generator, u, data_axis=1), uniform(u.shape[:2], generator, u, data_axis=1))
+        for _ in range(n_steps - 1)
+    ]
     for i in range(n):
 
         def log_base(v: np.ndarray) -> np.ndarray:

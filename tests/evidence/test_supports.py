@@ -212,7 +212,8 @@ def test_a_whole_vae_in_place_of_a_model_names_what_makes_one() -> None:
             return x
 
     foreign = type("VAE", (nn.Module,), {"__module__": "pythae.models.vae.vae_model"})()
-    for net, words in ((Whole(), r"er\.plain\(net"), (foreign, r"er\.pythae\(net"), (linear(2, 2), "er.DecoderModel")):
+    cases = ((Whole(), r"er\.plain\(net"), (foreign, r"er\.pythae\(model"), (linear(2, 2), "er.DecoderModel"))
+    for net, words in cases:
         for entry in ENTRIES.values():
             with pytest.raises(CheckError, match=words):
                 entry(net, None, X)

@@ -15,11 +15,11 @@ import torch
 
 from ..datasets import demo_images
 from ..measure import PlanName, decompose
-from ..results import Gaps
+from ..results import Gaps, duration
 from ..training import demo_model
 from .run_folders import reserved, save
 from .show import show
-from .terminal import Advance, UserError, bars, duration, say
+from .terminal import Advance, UserError, bars, say
 
 __all__ = ["HELDOUT_IDS", "demo_command", "run_demo"]
 

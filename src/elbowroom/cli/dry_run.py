@@ -9,9 +9,9 @@ import torch
 
 from ..core import BLOCK
 from ..measure import PILOT, Forecast, PlanName
-from ..results import aligned
+from ..results import aligned, duration
 from .data_spec import Sample
-from .terminal import UserError, bars, duration, say
+from .terminal import UserError, bars, say
 
 __all__ = ["dry_run_of"]
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 __all__ = [
-    "Advance", "FactoryError", "UserError", "bars", "drop_stdout", "duration", "fail", "is_message", "json_object",
+    "Advance", "FactoryError", "UserError", "bars", "drop_stdout", "fail", "is_message", "json_object",
     "say",
 ]  # fmt: skip
 
@@ -119,19 +119,3 @@ def _strict(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_strict(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def duration(seconds: float) -> str:
-    """A time in words, to about two significant figures.
-
-    >>> duration(0.42), duration(42), duration(150), duration(9000)
-    ('0.4 s', '42 s', '2 min 30 s', '2 h 30 min')
-    """
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

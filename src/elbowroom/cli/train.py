@@ -17,6 +17,7 @@ from ..datasets import DATASETS
 from ..evidence import check_range, elbo
 from ..measure import data_notes
 from ..models import DecoderModel, likelihoods
+from ..results import duration
 from ..training import (
     WEIGHTS,
     AmortizedPosterior,
@@ -33,7 +34,7 @@ from ..training import (
 from .data_spec import read_data, usual_rule
 from .model_spec import LoadedModel, to_device
 from .options import Binarize, FamilyName, LearningRateName, Switch, command_of, flattened
-from .terminal import UserError, bars, duration, say
+from .terminal import UserError, bars, say
 
 __all__ = ["N_HELDOUT", "layer_sizes", "train_command"]
 

@@ -1,7 +1,6 @@
 """The foundation: seeds by meaning, data in blocks, files written whole, and the standard normal density."""
 
 from .blocks import (
-    BLOCK,
     Block,
     Data,
     MapStyle,
@@ -14,13 +13,14 @@ from .blocks import (
     observed,
     read_rows,
     select_rows,
+    unit_of,
 )
 from .densities import LOG_2PI, log_standard_normal
 from .digest import digest_of
 from .errors import raised_here
 from .files import PARTIAL_SUFFIX, write_atomically
 from .plugins import adapter_for, installed_adapters
-from .rng import forked, normal, orthogonal, seed_of, seeded, uniform
+from .rng import BLOCK, forked, normal, orthogonal, seed_of, seeded, uniform
 
 __all__ = [
     "BLOCK",
@@ -49,5 +49,6 @@ __all__ = [
     "seeded",
     "select_rows",
     "uniform",
+    "unit_of",
     "write_atomically",
 ]

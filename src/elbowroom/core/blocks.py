@@ -1,7 +1,9 @@
 """Data in blocks: a range of rows of fixed size is the unit of work, of seeding and of resumption.
 
-A short last block is padded with its last row, because the rows of a matrix product differ bitwise with the batch size;
-the padding is dropped from every result. Data may be a tensor, a mapping of tensors, or a map-style dataset.
+A short last block is padded with its last row to one of a few sizes, the units, and the padding is dropped from every
+result. A datum has the same noise in a block of any size, so no number depends on how many data there are; only its
+rounding does, since the rows of a matrix product differ bitwise with the unit. Data may be a tensor, a mapping of
+tensors, or a map-style dataset.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,12 +16,14 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
+from .rng import BLOCK
+
 __all__ = [
-    "BLOCK", "Block", "Data", "MapStyle", "Rows", "as_data", "covariates", "iterate_blocks", "move", "n_data",
-    "observed", "read_rows", "select_rows",
+    "Block", "Data", "MapStyle", "Rows", "as_data", "covariates", "iterate_blocks", "move", "n_data",
+    "observed", "read_rows", "select_rows", "unit_of",
 ]  # fmt: skip
 
-BLOCK = 50
+UNITS = (1, 2, 4, 8, 16, 24, 32, 40, BLOCK)  # rows to which a short block is padded
 
 
 class MapStyle(Protocol):
@@ -219,17 +223,26 @@ def move(x: Rows, device: torch.device | None, dtype: torch.dtype | None) -> Row
 def iterate_blocks(
     x: Data, size: int = BLOCK, device: torch.device | None = None, dtype: torch.dtype | None = None
 ) -> Iterator[Block]:
-    """Iterate over the blocks of the data in order, each padded to `size` rows.
+    """Iterate over the blocks of `size` data in order, a short last one padded to the next of UNITS.
 
     >>> [(b.number, b.rows, len(b.x)) for b in iterate_blocks(torch.zeros(70, 3))]
-    [(0, 50, 50), (1, 20, 50)]
+    [(0, 50, 50), (1, 20, 24)]
     """
     data = as_data(x)
     n = n_data(data)
     for number, start in enumerate(range(0, n, size)):
-        index = torch.arange(start, start + size).clamp(max=n - 1)
+        index = torch.arange(start, start + min(size, unit_of(n - start))).clamp(max=n - 1)
         rows = move(read_rows(data, index), device, dtype)
         yield Block(number=number, index=index, rows=min(size, n - start), x=rows, like=_noise_like(rows, dtype))
+
+
+def unit_of(rows: int) -> int:
+    """The rows of the unit that computes so many data; more than BLOCK of them are a unit of their own.
+
+    >>> [unit_of(rows) for rows in (1, 3, 20, 50, 256)]
+    [1, 4, 24, 50, 256]
+    """
+    return next((unit for unit in UNITS if unit >= rows), rows)
 
 
 def _moved(value: Tensor, device: torch.device | None, dtype: torch.dtype | None) -> Tensor:

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-__all__ = ["forked", "normal", "orthogonal", "seed_of", "seeded", "uniform"]
+__all__ = ["BLOCK", "forked", "normal", "orthogonal", "seed_of", "seeded", "uniform"]
 
+BLOCK = 50  # data that are computed together, and for all of which noise is drawn
 CANDIDATES = 16  # lengths of each stratum, of which one is drawn
 
 
@@ -39,12 +40,16 @@ def seed_of(noise: Tensor) -> int:
     return int.from_bytes(hashlib.sha256(head).digest()[:8], "little") >> 1
 
 
-def normal(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
+def normal(shape: tuple[int, ...], generator: torch.Generator, like: Tensor, data_axis: int | None = None) -> Tensor:
     """Standard normal noise of `shape` in the dtype and on the device of `like`.
 
-    It is drawn on the generator's device in float64, so that float32 and float64 runs have the same noise.
+    It is drawn on the generator's device in float64, so that float32 and float64 runs have the same noise. With a
+    `data_axis` it is drawn for a whole block of data along this axis and cut, so that a datum's noise does not depend
+    on how many data share its block.
     """
-    return torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device).to(like)
+    whole = _of_a_block(shape, data_axis)
+    noise = torch.randn(whole, generator=generator, dtype=torch.float64, device=generator.device)
+    return _cut(noise, shape, data_axis).to(like)
 
 
 def orthogonal(shape: tuple[int, int], n_sets: int, generator: torch.Generator, like: Tensor) -> Iterator[Tensor]:
@@ -62,7 +67,7 @@ def orthogonal(shape: tuple[int, int], n_sets: int, generator: torch.Generator, 
     while True:
         for length in _lengths(n, d, n_sets, generator, like):
             rotation, _ = torch.linalg.qr(normal((d, d), generator, like.double()))
-            signs = 2.0 * (uniform((n, d), generator, like) < 0.5) - 1.0
+            signs = 2.0 * (uniform((n, d), generator, like, data_axis=0) < 0.5) - 1.0
             for row in rotation:
                 yield (row * signs * length[:, None]).to(like)
 
@@ -71,16 +76,26 @@ def _lengths(n: int, d: int, n_sets: int, generator: torch.Generator, like: Tens
     """The lengths (n_sets, N) of sets of draws in D dimensions: one from each of n_sets strata, in random order."""
     if n_sets == 1:
         return like.new_full((1, n), math.sqrt(d), dtype=torch.float64)
-    many = normal((n_sets * CANDIDATES, n, d), generator, like.double()).norm(dim=-1).sort(0).values
-    picked = (CANDIDATES * uniform((n_sets, n), generator, like)).long().clamp(max=CANDIDATES - 1)
-    strata = uniform((n_sets, n), generator, like).argsort(0)
+    many = normal((n_sets * CANDIDATES, n, d), generator, like.double(), data_axis=1).norm(dim=-1).sort(0).values
+    picked = (CANDIDATES * uniform((n_sets, n), generator, like, data_axis=1)).long().clamp(max=CANDIDATES - 1)
+    strata = uniform((n_sets, n), generator, like, data_axis=1).argsort(0)
     return many.gather(0, picked + CANDIDATES * strata)
 
 
-def uniform(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
-    """Uniform noise on [0, 1) of `shape` in float64, on the device of `like`."""
-    noise = torch.rand(shape, generator=generator, dtype=torch.float64, device=generator.device)
-    return noise.to(like.device)
+def uniform(shape: tuple[int, ...], generator: torch.Generator, like: Tensor, data_axis: int | None = None) -> Tensor:
+    """Uniform noise on [0, 1) of `shape` in float64, on the device of `like`; `data_axis` is as in `normal`."""
+    whole = _of_a_block(shape, data_axis)
+    noise = torch.rand(whole, generator=generator, dtype=torch.float64, device=generator.device)
+    return _cut(noise, shape, data_axis).to(like.device)
+
+
+def _of_a_block(shape: tuple[int, ...], data_axis: int | None) -> tuple[int, ...]:
+    """The shape with a whole block of data along `data_axis`, at least."""
+    return tuple(max(size, BLOCK) if axis == data_axis else size for axis, size in enumerate(shape))
+
+
+def _cut(noise: Tensor, shape: tuple[int, ...], data_axis: int | None) -> Tensor:
+    return noise if data_axis is None else noise.narrow(data_axis, 0, shape[data_axis])
 
 
 @contextmanager

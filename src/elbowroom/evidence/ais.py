@@ -170,7 +170,8 @@ def _noise_of(like: Tensor, generator: torch.Generator, rows: Tensor | None) -> 
     """Momentum (C, N, D) and the uniform of the Metropolis test (C, N) of each move in turn, cut to `rows`."""
 
     def noise() -> tuple[Tensor, Tensor]:
-        momentum, chance = normal(like.shape, generator, like), uniform(like.shape[:2], generator, like)
+        momentum = normal(like.shape, generator, like, data_axis=1)
+        chance = uniform(like.shape[:2], generator, like, data_axis=1)
         return (momentum, chance) if rows is None else (momentum[:, rows], chance[:, rows])
 
     return noise

@@ -50,7 +50,7 @@ class GaussianBase:
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """Draw n standard normal points u for each datum, (n, N, D)."""
-        return normal((n, *self.coordinates.center.shape), generator, self.coordinates.center)
+        return normal((n, *self.coordinates.center.shape), generator, self.coordinates.center, data_axis=1)
 
     def whiten(self, z: Tensor) -> Tensor:
         """Map z (S, N, D) to u (S, N, D)."""
@@ -82,7 +82,7 @@ class MixtureBase:
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """Draw n points u for each datum, (n, N, D)."""
         center = self.coordinates.center
-        noise = normal((n, len(center), self.mixture.noise_size), generator, center)
+        noise = normal((n, len(center), self.mixture.noise_size), generator, center, data_axis=1)
         return self.whiten(self.mixture.rsample_and_log_q(noise)[0])
 
     def whiten(self, z: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ def block_log_weights(
     with torch.no_grad():
         for group in range(-(-n_samples // GROUP)):
             generator = seeded(seed, key, block.number, group)
-            noise = normal((GROUP, len(block.index), q.noise_size), generator, block.like)
+            noise = normal((GROUP, len(block.index), q.noise_size), generator, block.like, data_axis=1)
             parts.append(log_weights(model, q, block.x, noise, rows))
     return torch.cat(parts)[:n_samples]
 

@@ -127,7 +127,7 @@ def spread_out(z: Tensor, number: int, generator: torch.Generator) -> Tensor:
     """
     picked = [z[0]]
     distance = torch.full(z.shape[:2], torch.inf, dtype=z.dtype, device=z.device)
-    for chance in uniform((number - 1, z.shape[1]), generator, z):
+    for chance in uniform((number - 1, z.shape[1]), generator, z, data_axis=1):
         apart = z - picked[-1]
         distance = torch.minimum(distance, torch.einsum("snd,snd->sn", apart, apart))
         ends = distance.cumsum(0)

@@ -77,7 +77,7 @@ class _Population:
     def even(self, generator: torch.Generator) -> Tensor:
         """N_EVEN of the draws (N_EVEN, N, D), in proportion to their tempered weights."""
         z = torch.cat(self.draws).double().nan_to_num(posinf=0.0, neginf=0.0)
-        return resampled(z, _tempered(self.log_w), N_EVEN, uniform((z.shape[1],), generator, z))
+        return resampled(z, _tempered(self.log_w), N_EVEN, uniform((z.shape[1],), generator, z, data_axis=0))
 
     def joint_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The log joint (C, N) of z (C, N, D) and its gradient (C, N, D); -inf and zero where one is not finite."""
@@ -105,7 +105,7 @@ def adapted_mixture(model: SamplesPrior, block: Block, local: StudentT, seed: in
         done = torch.zeros_like(block.index, dtype=torch.bool, device=coordinates.center.device)
         for stage in range(MAX_STAGES if is_small else 0):
             generator = seeded(seed, "mixture", stage, block.number)
-            noise = normal((N_STAGE, len(block.index), mixture.noise_size), generator, coordinates.center)
+            noise = normal((N_STAGE, len(block.index), mixture.noise_size), generator, coordinates.center, data_axis=1)
             population.add(mixture.rsample_and_log_q(noise)[0], mixture.log_prob)
             mixture = _chosen(done, mixture, fitted_mixture(population.even(generator), N_COMPONENTS, generator))
             done |= effective_sample_size(population.log_w) >= SUFFICES

@@ -36,7 +36,7 @@ class Problem:
     def noise(self, n_samples: int, *key: str | int) -> Tensor:
         """Standard normal noise (S, B, E) for the whole block."""
         shape = (n_samples, len(self.block.index), self.family.noise_size)
-        return normal(shape, self._generator(*key), self.like)
+        return normal(shape, self._generator(*key), self.like, data_axis=1)
 
     def evaluate(self, params: Params, index: Tensor, n_samples: int) -> Tensor:
         """The ELBO in nats, (R,), of the data `index` (R,) on the fixed evaluation noise.

@@ -54,7 +54,8 @@ def assess(
     q, full = AffineMap.of_gaussian(params), "lower" in params
     log_w, draws, grads = [], [], []
     for group in range(max(2, -(-n_draws // GROUP))):
-        e = normal((GROUP, *params["mean"].shape), seeded(seed, key, block.number, group), params["mean"])
+        generator = seeded(seed, key, block.number, group)
+        e = normal((GROUP, *params["mean"].shape), generator, params["mean"], data_axis=1)
         z = q(e)
         value, grad = log_joint_and_grad(model, block.x, z)
         log_w.append(value - family.log_prob(params, z).double())

@@ -32,7 +32,8 @@ def start_of(family: Family, posterior: Posterior | None, model: LatentModel, bl
     if not family.keeps(source):
         source, params = DiagonalGaussian(source.size), source.marginals(params)
     fallback = source.at(prior["mean"], prior["log_scale"], seeded(seed, WEIGHTS_KEY, source.name))
-    noise = normal((GROUP, len(block.index), source.noise_size), seeded(seed, "start", block.number), prior["mean"])
+    generator = seeded(seed, "start", block.number)
+    noise = normal((GROUP, len(block.index), source.noise_size), generator, prior["mean"], data_axis=1)
     with torch.no_grad():
         values = [log_weights(model, VariationalDistribution(source, p), block.x, noise) for p in (params, fallback)]
     lead = values[1] - values[0]  # paired draws: the prior must be better beyond their noise
@@ -55,7 +56,7 @@ def better_start(
         total = torch.zeros_like(best)
         for group in range(PRIOR_DRAWS // GROUP):
             generator = seeded(seed, "better start", block.number, group)
-            noise = normal((GROUP, len(like), family.noise_size), generator, like)
+            noise = normal((GROUP, len(like), family.noise_size), generator, like, data_axis=1)
             with torch.no_grad():
                 total += log_weights(model, VariationalDistribution(family, params), block.x, noise).mean(0)
         better = total > best

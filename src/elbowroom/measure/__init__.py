@@ -3,7 +3,7 @@
 from .check import check, data_notes
 from .decompose import decompose
 from .double_sampling import combine, expected_se, refined_rows, second_phase_seed
-from .forecast import PILOT, Forecast, forecast
+from .forecast import PILOT, Forecast, estimate_cost, forecast
 from .own_number import check_own_number
 from .plan import PLANS, Plan, PlanLike, PlanName, as_plan
 from .provenance import described
@@ -31,6 +31,7 @@ __all__ = [
     "data_notes",
     "decompose",
     "described",
+    "estimate_cost",
     "expected_se",
     "fit_rungs",
     "fitted_flow",

@@ -44,6 +44,7 @@ from ..results import TEMPERED, Array, Estimate, FitReport, Flag, Gaps, Outcome,
 from .check import data_notes
 from .double_sampling import combine, refined_rows, second_phase_seed
 from .plan import Plan, PlanLike, as_plan
+from .progress import ProgressLike, reporting
 from .provenance import described
 from .rungs import FittedRung, fit_rungs, fitted_flow, widest_gaussian
 
@@ -60,7 +61,7 @@ def decompose(
     objective: str | None = None,
     groups: Sequence[object] | None = None,
     ids: Sequence[int] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressLike = None,
     refine_on: int | None = None,
     refine_plan: PlanLike = "standard",
     check: bool = True,
@@ -80,8 +81,9 @@ def decompose(
         objective: a label for any other training objective ("iwae", "free bits"), printed with the table.
         groups: N labels; the table also gives means by label.
         ids: N unique integers; row numbers by default.
-        progress: called with (data done, data in all) after each fit of a block and at the end of the block. Within a
-            block the data done are a share of it. Data that are refined count twice.
+        progress: called with (data done, data in all) at the start, after each stage of a block and at its end. Within
+            a block the data done are a share of it. Data that are refined count twice. None for a bar on a terminal, or
+            a line in a notebook; False for neither. If the work will take more than ten minutes, a UserWarning says so.
         refine_on: how many data, drawn at random, `refine_plan` measures too. The others are measured by `plan` alone
             and corrected by the mean difference: means are those of `refine_plan`, single values are predictions.
         refine_plan: the plan for the refined data, as `plan`; used with `refine_on` only.
@@ -110,22 +112,19 @@ def decompose(
         check_door(model, q, data)
     total = n + (refine_on or 0)
 
-    def report(done: int) -> None:
-        if progress is not None:
-            progress(done, total)
-
     provenance = described(model, q, data) | {
         "arguments": {"seed": seed, "kl_weight": kl_weight, "objective": objective, "refine_on": refine_on},
         "plans": [asdict(one) for one in ([first_plan] if refine_on is None else [first_plan, second_plan])],
     }
     start = time.perf_counter()
-    gaps = _with_ids(measured(model, q, data, first_plan, seed, kl_weight, report), ids)
-    if refine_on is not None:
-        rows, first_plan = refined_rows(n, refine_on, seed), second_plan
-        own = q.rows(rows) if isinstance(q, Local) else q
-        draws, chosen = second_phase_seed(seed), read_rows(data, rows)
-        second = measured(model, own, chosen, second_plan, draws, kl_weight, lambda done: report(n + done))
-        gaps = combine(gaps, second, rows.numpy())
+    with reporting(progress, total) as report:
+        gaps = _with_ids(measured(model, q, data, first_plan, seed, kl_weight, report), ids)
+        if refine_on is not None:
+            rows, first_plan = refined_rows(n, refine_on, seed), second_plan
+            own = q.rows(rows) if isinstance(q, Local) else q
+            draws, chosen = second_phase_seed(seed), read_rows(data, rows)
+            second = measured(model, own, chosen, second_plan, draws, kl_weight, lambda done: report(n + done))
+            gaps = combine(gaps, second, rows.numpy())
     notes = gaps.notes + _notes(model, data, kl_weight, objective, gaps, first_plan)
     provenance["seconds"] = round(time.perf_counter() - start, 3)
     labels = None if groups is None else np.asarray(groups)
@@ -139,7 +138,7 @@ def measured(
     plan: Plan,
     seed: int,
     kl_weight: float,
-    report: Callable[[int], None],
+    report: Callable[[float], None],
     size: int = BLOCK,
 ) -> Gaps:
     """Measure all of x by one plan, without notes and provenance.
@@ -156,7 +155,7 @@ def measured(
             before = int(block.index[0])
 
             def fitted(done: int, total: int, before: int = before, rows: int = block.rows) -> None:
-                report(before + rows * done // (total + 1))  # log p(x) is still to come
+                report(before + rows * (1 + done) / (total + 2))  # L[q] is done, and log p(x) is still to come
 
             parts.append(_measure_block(model, posterior, block, plan, seed, kl_weight, fitted))
             report(before + block.rows)
@@ -178,6 +177,7 @@ def _measure_block(
     own = encoder.family if isinstance(encoder, VariationalDistribution) else None
     ids, work = block.index.numpy(), {"elbo": 0.5 * plan.n_elbo}
     elbo = _encoder_elbo(model, encoder, block, plan, seed)
+    fitted(0, len(plan.rungs))
     rungs = fit_rungs(model, posterior, block, plan, seed, own, kl_weight, fitted)
     local: dict[str, Estimate] = {}
     shortfall: dict[str, Estimate] = {}

@@ -11,16 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..core import BLOCK, Data, Rows, as_data, n_data, normal, read_rows, seeded, select_rows
-from ..evidence import prepared
+from ..core import BLOCK, Data, Rows, as_data, n_data, normal, read_rows, seeded, select_rows, unit_of
+from ..evidence import check_door, prepared
 from ..models import LatentModel, latent_size, log_joint_and_grad
 from ..posteriors import Local, PosteriorLike
-from ..results import Gaps
+from ..results import Gaps, duration
 from .decompose import measured
 from .double_sampling import combine, expected_se, second_phase_seed
 from .plan import Plan, PlanLike, as_plan
+from .progress import ProgressLike, reporting
 
-__all__ = ["PILOT", "Forecast", "forecast"]
+__all__ = ["PILOT", "Forecast", "estimate_cost", "forecast"]
 
 PILOT = 8  # data in the pilot, which give their spread to about a quarter
 DRAWS = 16  # draws of z for each datum in the gradients that are timed
@@ -47,6 +48,39 @@ class Forecast:
     pilot: Gaps
     pilot_seconds: float
 
+    def __str__(self) -> str:
+        parts = []
+        for i, (size, seconds) in enumerate(zip(self.sizes, self.seconds, strict=True)):
+            errors = ", ".join(f"{name} {each[i]:.3f}" for name, each in self.errors.items())
+            parts.append(f"{size:,} data: about {duration(seconds)}; standard errors to expect, in nats: {errors}")
+        return "\n".join(parts)
+
+
+def estimate_cost(
+    model: LatentModel,
+    q: PosteriorLike,
+    x: Data,
+    plan: PlanLike = "standard",
+    seed: int = 0,
+    kl_weight: float = 1.0,
+    refine_on: int | None = None,
+    refine_plan: PlanLike = "standard",
+    progress: ProgressLike = None,
+) -> Forecast:
+    """How long `decompose` with these arguments will take, and how precise its means will be, from a pilot of 8 data.
+
+    Args:
+        model, q, x, plan, seed, kl_weight, refine_on, refine_plan, progress: as in `decompose`.
+    Returns:
+        A `Forecast` for all N data in x, which prints as a sentence; its `seconds` hold the time.
+    Raises:
+        CheckError: a model, posterior or data that cannot be right; it is a ValueError.
+        ValueError: no data, an unknown plan, or a pilot without a finite value.
+    """
+    check_door(model, q, x)
+    sizes = (n_data(as_data(x)),)
+    return forecast(model, q, x, sizes, plan, seed, kl_weight, refine_on, refine_plan, progress)
+
 
 def forecast(
     model: LatentModel,
@@ -58,7 +92,7 @@ def forecast(
     kl_weight: float = 1.0,
     refine_on: int | None = None,
     refine_plan: PlanLike = "standard",
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressLike = None,
 ) -> Forecast:
     """Measure the first `PILOT` of N data as `decompose` would, and forecast runs of `sizes` data.
 
@@ -77,19 +111,21 @@ def forecast(
     ratio = _block_over_pilot(model, own, head, few)
     found: list[Gaps] = []
     spent: list[float] = []
-    for i, (one, draws) in enumerate(plans):
+    with reporting(progress, few * len(plans), is_warned=False) as show:
+        for i, (one, draws) in enumerate(plans):
 
-        def report(done: int, before: int = i * few) -> None:
-            if progress is not None:
-                progress(before + done, few * len(plans))
+            def report(done: float, before: int = i * few) -> None:
+                show(before + done)
 
-        start = time.perf_counter()
-        found.append(measured(model, own, head, one, draws, kl_weight, report, size=few))
-        spent.append(time.perf_counter() - start)
+            start = time.perf_counter()
+            found.append(measured(model, own, head, one, draws, kl_weight, report, size=few))
+            spent.append(time.perf_counter() - start)
     pilot = found[0] if refine_on is None else combine(found[0], found[1], np.arange(few))
     refined = tuple(0 if refine_on is None else min(refine_on, size) for size in sizes)
-    blocks = [[-(-size // BLOCK) for size in sizes], [-(-n // BLOCK) for n in refined]]
-    seconds = np.sum([ratio * cost * np.array(n) for cost, n in zip(spent, blocks, strict=False)], axis=0)
+    counts = [sizes, refined]
+    seconds = np.sum(
+        [[cost * _times(n, few, ratio) for n in each] for cost, each in zip(spent, counts, strict=False)], axis=0
+    )
     rows = {"L[q]": pilot.elbo, **pilot.steps, "log p(x)": pilot.log_evidence}
     errors = {
         name: tuple(expected_se(estimate, size, n or size) for size, n in zip(sizes, refined, strict=True))
@@ -103,6 +139,13 @@ def forecast(
         pilot=pilot,
         pilot_seconds=sum(spent),
     )
+
+
+def _times(n: int, few: int, ratio: float) -> float:
+    """How many times longer n data take than the pilot of `few`: whole blocks, and a smaller unit for the rest."""
+    whole, rest = divmod(n, BLOCK)
+    share = (unit_of(rest) - few) / (BLOCK - few) if rest else 0.0
+    return whole * ratio + (1 + max(share, 0.0) * (ratio - 1) if rest else 0.0)
 
 
 def _block_over_pilot(model: LatentModel, q: PosteriorLike, head: Rows, few: int) -> float:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..core import Rows, log_standard_normal, normal, seeded
+from ..core import BLOCK, Rows, log_standard_normal, normal, read_rows, seeded
 from .protocols import LatentModel, SamplesPrior, latent_size
 
 __all__ = ["is_standard_normal", "prior_draws"]
@@ -15,20 +15,23 @@ def prior_draws(model: SamplesPrior, n: int, x: Rows, n_rows: int, generator: to
     """Draw n latents from the prior for each of the n_rows rows of x, (n, N, D), all independent of each other.
 
     A `sample_prior` that ignores x may return draws for a single row, (n, 1, D). It is then asked for n N of them,
-    since data that shared draws would have errors that are not independent.
+    since data that shared draws would have errors that are not independent. The draws of a datum do not depend on how
+    many data share its block: they are made for a whole block, whose last row is repeated, and cut.
 
     Raises:
         ValueError: `sample_prior` returns another shape.
     """
-    z = model.sample_prior(n, x, generator)
-    shape = (n, n_rows, latent_size(model))
-    if z.shape == (n, 1, shape[-1]) and n_rows > 1:
-        z = model.sample_prior(n * n_rows, x, generator)
-        if z.shape == (n * n_rows, 1, shape[-1]):
+    n_drawn = max(n_rows, BLOCK)
+    whole = read_rows(x, torch.arange(n_drawn).clamp(max=n_rows - 1))
+    z = model.sample_prior(n, whole, generator)
+    shape = (n, n_drawn, latent_size(model))
+    if z.shape == (n, 1, shape[-1]):
+        z = model.sample_prior(n * n_drawn, whole, generator)
+        if z.shape == (n * n_drawn, 1, shape[-1]):
             z = z.reshape(shape)
     if z.shape != shape:
         raise ValueError(f"sample_prior must return (n, N, D) = {shape}; got {tuple(z.shape)}")
-    return z
+    return z[:, :n_rows]
 
 
 def is_standard_normal(model: LatentModel, x: Rows, like: Tensor) -> bool:

@@ -65,7 +65,11 @@ class CallablePosterior:
 
 
 class SampledDistribution:
-    """A torch distribution as a `Distribution`: the first numbers of the noise seed the generator of its draws."""
+    """A torch distribution as a `Distribution`: the first numbers of the noise seed the generator of its draws.
+
+    It draws for all rows of a block at once, so the draws of a datum in a short last block depend on the rows to which
+    that is padded, and are others where more data follow.
+    """
 
     noise_size = 1
     has_density = True

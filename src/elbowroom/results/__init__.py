@@ -4,7 +4,7 @@ A saved run is loaded, printed and judged without importing any estimator.
 """
 
 from .compare import Comparison, compare
-from .display import ByValue, Listing, Row, Shown, aligned, html_list, html_table
+from .display import ByValue, Listing, Row, Shown, aligned, duration, html_list, html_table
 from .estimate import SIDES, Array, Correction, Estimate, concatenate
 from .gaps import Gaps, load_gaps
 from .ladder import REMAINDER, TEMPERED, Ladder, Rung, suggestion
@@ -42,6 +42,7 @@ __all__ = [
     "TEMPERED",
     "Verdict",
     "aligned",
+    "duration",
     "compare",
     "concatenate",
     "flag_counts",

@@ -8,7 +8,7 @@ from typing import ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 
-__all__ = ["ByValue", "Listing", "Row", "Shown", "aligned", "html_list", "html_table"]
+__all__ = ["ByValue", "Listing", "Row", "Shown", "aligned", "duration", "html_list", "html_table"]
 
 Row: TypeAlias = tuple[str, ...]
 V = TypeVar("V", bound="Shown")
@@ -106,3 +106,19 @@ def _cells(row: Row) -> str:
     first = escape(row[0]).replace("  ", "&emsp;")
     others = "".join(f'<td style="text-align:right">{escape(cell)}</td>' for cell in row[1:])
     return f'<td style="text-align:left">{first}</td>{others}'
+
+
+def duration(seconds: float) -> str:
+    """A time in words, to about two significant figures.
+
+    >>> duration(0.42), duration(42), duration(150), duration(9000)
+    ('0.4 s', '42 s', '2 min 30 s', '2 h 30 min')
+    """
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

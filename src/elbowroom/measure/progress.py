@@ -1,0 +1,104 @@
+"""The progress of a measurement: a bar on a terminal, a line in a notebook, and a warning when it will take long."""
+
+from __future__ import annotations  # signatures in help() then show types by their names
+
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal, TypeAlias
+
+from ..results import duration
+
+__all__ = ["ProgressLike", "reporting"]
+
+ProgressLike: TypeAlias = Callable[[int, int], None] | Literal[False] | None
+TOO_LONG = 600.0  # seconds of which the user is warned
+FIRST_FORECAST = 10.0  # seconds after which the time is foretold
+LINE_EVERY = 1.0  # seconds between two lines of a notebook
+
+
+@contextmanager
+def reporting(progress: ProgressLike, total: int, is_warned: bool = True) -> Iterator[Callable[[float], None]]:
+    """Yield a function that is told how many of the `total` data are done, also in parts of a datum.
+
+    Args:
+        progress: called with (data done, data in all); None for a bar on a terminal and a line in a notebook; False for
+            neither.
+        is_warned: issue a UserWarning, once, if the work will take more than ten minutes.
+    """
+    start, warned = time.perf_counter(), not is_warned
+    with _shown(progress, total) as show:
+
+        def report(done: float) -> None:
+            nonlocal warned
+            show(done)
+            taken = time.perf_counter() - start
+            if not warned and done > 0 and taken > FIRST_FORECAST and taken * total / done > TOO_LONG:
+                warned = True
+                warnings.warn(
+                    f"this will take about {duration(taken * total / done)} for {total:,} data. Fewer data, "
+                    'plan="quick", or refine_on= take less; er.estimate_cost foretells it',
+                    stacklevel=2,
+                )
+
+        report(0.0)
+        yield report
+
+
+@contextmanager
+def _shown(progress: ProgressLike, total: int) -> Iterator[Callable[[float], None]]:
+    """Yield what shows the number of data done."""
+    if callable(progress):
+        yield lambda done: progress(int(done), total)
+        return
+    if progress is None and _in_notebook():
+        with _line(total) as show:
+            yield show
+        return
+    if progress is False or not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    with _bar(total) as show:
+        yield show
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Callable[[float], None]]:
+    """Yield what moves a bar on standard error, which is a terminal."""
+    from rich.console import Console  # here, since importing it draws from the random module
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("data"),
+        TimeRemainingColumn(), TextColumn("left"),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
+        task = bar.add_task("measuring", total=total)
+        yield lambda done: bar.update(task, completed=int(done))
+
+
+@contextmanager
+def _line(total: int) -> Iterator[Callable[[float], None]]:
+    """Yield what writes a line over itself, at most once a second, and clears it in the end."""
+    start = last = time.perf_counter()
+
+    def show(done: float) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        if now - last < LINE_EVERY:
+            return
+        last = now
+        left = f", about {duration((now - start) * (total - done) / done)} left" if done > 0 else ""
+        print(f"\r{int(done):,} of {total:,} data{left}      ", end="", file=sys.stderr, flush=True)
+
+    yield show
+    if last > start:
+        print("\r" + " " * 60 + "\r", end="", file=sys.stderr, flush=True)
+
+
+def _in_notebook() -> bool:
+    """Whether a notebook's kernel runs this."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return type(shell).__name__ == "ZMQInteractiveShell"

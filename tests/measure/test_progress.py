@@ -1,0 +1,95 @@
+"""Progress is shown by default where somebody sees it, comes early, and long work is announced."""
+
+import sys
+import warnings
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+import elbowroom as er
+from elbowroom.measure import progress as module
+from elbowroom.measure.progress import reporting
+
+MODEL = er.DecoderModel(nn.Linear(2, 6).double(), "bernoulli", 2)
+Q = er.Amortized(nn.Linear(6, 4).double(), er.DiagonalGaussian(2))
+X = (torch.rand(70, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64) < 0.5).double()
+
+
+def test_the_calls_begin_at_nothing_rise_and_end_at_all() -> None:
+    calls: list[tuple[int, int]] = []
+    er.decompose(MODEL, Q, X, plan="quick", progress=lambda done, total: calls.append((done, total)))
+    done = [first for first, _ in calls]
+    assert {total for _, total in calls} == {70}
+    assert done == sorted(done)
+    assert done[0] == 0
+    assert done[-1] == 70
+    assert len([it for it in done if 0 < it < 50]) >= 2  # within the first block
+
+
+@pytest.mark.parametrize("off", [True, False])
+def test_a_terminal_has_a_bar_unless_it_is_turned_off(
+    off: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    er.decompose(MODEL, Q, X[:5], plan="quick", progress=False if off else None)
+    assert ("measuring" in capsys.readouterr().err) != off
+
+
+def test_a_notebook_has_a_line_that_is_cleared(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell = type("ZMQInteractiveShell", (), {})()
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setattr(module, "LINE_EVERY", 0.0)
+    er.decompose(MODEL, Q, X[:5], plan="quick")
+    written = capsys.readouterr().err
+    assert "of 5 data" in written
+    assert written.endswith(" \r")
+
+
+def test_elsewhere_nothing_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+    er.decompose(MODEL, Q, X[:5], plan="quick")
+    out = capsys.readouterr()
+    assert out.out == out.err == ""
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(11.0, True), (5.0, False)])
+def test_work_of_more_than_ten_minutes_is_announced_once(
+    seconds: float, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of a hundred data in 11 seconds is 18 minutes in all; before ten seconds nothing is foretold."""
+    clock = iter([0.0, *([seconds] * 10)])
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with reporting(False, 100) as report:
+            report(1.0)
+            report(1.5)
+    assert [("18 min" in str(it.message)) for it in caught] == [True] * told
+
+
+def test_the_cost_is_foretold_for_all_data() -> None:
+    """Within a factor of three on an idle machine; here only that it grows with the data and prints as a sentence."""
+    few, many = er.estimate_cost(MODEL, Q, X[:5], plan="quick"), er.estimate_cost(MODEL, Q, X, plan="quick")
+    assert few.sizes == (5,)
+    assert many.seconds[0] > few.seconds[0] > 0
+    assert str(many).startswith("70 data: about ")
+    assert "log p(x) 0." in str(many)
+    with pytest.raises(er.CheckError):
+        er.estimate_cost(Q, MODEL, X)  # type: ignore[arg-type]
+
+
+def test_one_datum_is_one_row_of_work() -> None:
+    """The decoder sees 16 rows at a time for one datum, and not 800."""
+    seen: list[int] = []
+    net = nn.Linear(2, 6).double()
+
+    def decoder(z: torch.Tensor) -> torch.Tensor:
+        seen.append(len(z))
+        return net(z)
+
+    er.elbo(er.DecoderModel(decoder, "bernoulli", 2), Q, X[:1], check=False)
+    assert max(seen) <= 16

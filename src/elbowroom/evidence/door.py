@@ -146,8 +146,11 @@ def check_logits(model: LatentModel, x: Rows, z: Tensor) -> None:
 
 
 def check_range(model: LatentModel, x: Rows) -> None:
-    """Raise CheckError if the likelihood takes data from 0 to 1 and x is on another scale, such as 0 to 255."""
-    name = getattr(getattr(model, "likelihood", None), "name", "")
+    """Raise CheckError if the likelihood takes counts or data from 0 to 1, and x holds others, such as 0 to 255."""
+    likelihood = getattr(model, "likelihood", None)
+    name = getattr(likelihood, "name", "")
+    if getattr(likelihood, "takes_counts", False):
+        _check_counts(name, observed(x))
     takes = UNIT.get(name)
     if takes is None:
         return
@@ -161,6 +164,17 @@ def check_range(model: LatentModel, x: Rows) -> None:
         raise CheckError(
             f'likelihood "{name}" takes {takes}; got values from {low:g} to {high:g}. '
             f'Convert 8-bit images by datasets.binarize(images, "{rule}"), or in a shell by --binarize {rule}.'
+        )
+
+
+def _check_counts(name: str, data: Tensor) -> None:
+    """Raise CheckError unless data are whole numbers from 0."""
+    finite = data[torch.isfinite(data)]
+    wrong = finite[(finite < 0) | (finite != finite.round())]
+    if len(wrong):
+        raise CheckError(
+            f'likelihood "{name}" takes counts 0, 1, 2, ...; got {wrong[0].item():g} among {len(finite)} numbers. '
+            "Give the raw counts, not their logarithm or share"
         )
 
 

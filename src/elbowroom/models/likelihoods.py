@@ -10,59 +10,47 @@ density.
     laplace              x real              output: mean, or (mean, log of the squared scale)
     categorical          x in {0..C-1}       output: logits (..., C)
     discretized_logistic x in {0..255} / 255 output: mean, or (mean, log-scale)   (Kingma et al. 2016)
+    discretized_logistic_mixture             output: K logits, K locations, K log-scales, in the last dimension
+    student_t            x real              output: mean, or (mean, log-scale)
+    poisson              x a count           output: log rate
+    negative_binomial    x a count           output: (log mean, log theta), variance mean + mean^2 / theta
+    zero_inflated_negative_binomial          output: (log mean, log theta, logit of the zeros)
+    beta_binomial        x in {0..n}         output: (logit of the mean chance, log(a + b))
+    von_mises            x an angle          output: (angle, log concentration), in radians
 """
 
 import inspect
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, distributions, nn
-from torch.nn.functional import logsigmoid, softplus
+from torch.nn.functional import softplus
 
-from ..core import forked
+from .distributions import DiscretizedLogistic
+from .likelihood import Likelihood, Output, match_shapes, single_output, sum_events
+from .several_outputs import (
+    LogisticMixture,
+    SeveralOutputs,
+    beta_binomial_of,
+    negative_binomial_of,
+    poisson_of,
+    von_mises_of,
+    zero_inflated_of,
+)
 
 __all__ = [
-    "Likelihood", "Output", "as_likelihood", "bernoulli", "bernoulli_probs", "bits_per_dim", "categorical",
-    "continuous_bernoulli", "custom", "discretized_logistic", "gaussian", "laplace",
+    "Likelihood", "Output", "as_likelihood", "bernoulli", "bernoulli_probs", "beta_binomial", "bits_per_dim",
+    "categorical", "continuous_bernoulli", "custom", "discretized_logistic", "discretized_logistic_mixture",
+    "gaussian", "laplace", "negative_binomial", "poisson", "student_t", "von_mises",
+    "zero_inflated_negative_binomial",
 ]  # fmt: skip
 
 Nats = TypeVar("Nats", float, NDArray[np.float64], Tensor)
-Output: TypeAlias = Tensor | tuple[Tensor, ...]  # of a decoder, with leading (S, N)
-TOP = 255  # the highest level of an 8-bit pixel
-
-
-class Likelihood(nn.Module, ABC):
-    """p(x | decoder output). `discrete` says whether x has a probability mass rather than a density."""
-
-    name = "custom"
-    discrete = False
-
-    def _get_name(self) -> str:
-        return self.name  # by which torch prints it
-
-    @abstractmethod
-    def distribution(self, output: Output) -> distributions.Distribution:
-        """The distribution of x given the decoder's output with leading dimensions (S, N)."""
-
-    def log_prob(self, x: Tensor, output: Output) -> Tensor:
-        """log p(x | output) in nats: x (N, *event), output (S, N, ...) -> (S, N). ValueError if they do not match."""
-        distribution = self.distribution(output)
-        _match(x, distribution.batch_shape + distribution.event_shape, self.name)
-        return _sum_events(distribution.log_prob(x))
-
-    def sample(self, output: Output, generator: torch.Generator) -> Tensor:
-        """Draw one x for each row of the output: (S, N, *event).
-
-        Torch distributions take no generator, so this forks the global one and seeds it from `generator`.
-        """
-        seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
-        with forked(seed, generator.device), torch.no_grad():
-            return self.distribution(output).sample()
 
 
 class _Bernoulli(Likelihood):
@@ -70,12 +58,12 @@ class _Bernoulli(Likelihood):
     discrete = True
 
     def distribution(self, output: Output) -> distributions.Distribution:
-        return distributions.Bernoulli(logits=_single(output, self.name), validate_args=False)
+        return distributions.Bernoulli(logits=single_output(output, self.name), validate_args=False)
 
     def log_prob(self, x: Tensor, output: Output) -> Tensor:
-        logits = _single(output, self.name)
-        _match(x, logits.shape, self.name)
-        return _sum_events(x * logits) - _sum_events(softplus(logits))
+        logits = single_output(output, self.name)
+        match_shapes(x, logits.shape, self.name)
+        return sum_events(x * logits) - sum_events(softplus(logits))
 
 
 class _BernoulliProbs(Likelihood):
@@ -83,19 +71,19 @@ class _BernoulliProbs(Likelihood):
     discrete = True
 
     def distribution(self, output: Output) -> distributions.Distribution:
-        return distributions.Bernoulli(probs=_single(output, self.name), validate_args=False)
+        return distributions.Bernoulli(probs=single_output(output, self.name), validate_args=False)
 
     def log_prob(self, x: Tensor, output: Output) -> Tensor:
-        probs = _single(output, self.name)
-        _match(x, probs.shape, self.name)
-        return _sum_events(torch.xlogy(x, probs) + torch.special.xlog1py(1 - x, -probs))
+        probs = single_output(output, self.name)
+        match_shapes(x, probs.shape, self.name)
+        return sum_events(torch.xlogy(x, probs) + torch.special.xlog1py(1 - x, -probs))
 
 
 class _ContinuousBernoulli(Likelihood):
     name = "continuous_bernoulli"
 
     def distribution(self, output: Output) -> distributions.Distribution:
-        return _ExactContinuousBernoulli(logits=_single(output, self.name), validate_args=False)
+        return _ExactContinuousBernoulli(logits=single_output(output, self.name), validate_args=False)
 
 
 class _Categorical(Likelihood):
@@ -103,7 +91,7 @@ class _Categorical(Likelihood):
     discrete = True
 
     def distribution(self, output: Output) -> distributions.Distribution:
-        return distributions.Categorical(logits=_single(output, self.name), validate_args=False)
+        return distributions.Categorical(logits=single_output(output, self.name), validate_args=False)
 
 
 class _LocationScale(Likelihood):
@@ -153,7 +141,7 @@ class _LocationScale(Likelihood):
                     )
                 output = output.chunk(2, dim=2)
             return output[0], torch.exp(self.power * output[1])
-        location = _single(output, self.name)
+        location = single_output(output, self.name)
         if self.log_scale is not None:
             return location, self.log_scale.to(location.dtype).exp()
         scale = self._scale() if callable(self._scale) else self._scale
@@ -185,63 +173,6 @@ class _ExactContinuousBernoulli(distributions.ContinuousBernoulli):
         up = torch.where(self.logits > 0, value, 1 - value)  # the law of 1 - x is that of x at -l
         x = 1 + torch.log1p((1 - up) * torch.expm1(-size)) / size
         return torch.where(near, value, torch.where(self.logits > 0, x, 1 - x))
-
-
-class _DiscretizedLogistic(distributions.Distribution):
-    """A logistic with location `loc` and scale `scale`, rounded to the nearest k / 255, k = 0..255; what lies
-    outside goes to the ends. The bin of an inner level has the mass
-
-        F(b) - F(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)),    a, b = (x -+ 1/510 - loc) / scale
-
-    and each factor has a logarithm that neither cancels nor underflows.
-    """
-
-    arg_constraints: ClassVar = {
-        "loc": distributions.constraints.real, "scale": distributions.constraints.positive,
-    }  # fmt: skip
-    support = distributions.constraints.unit_interval
-
-    def __init__(self, loc: Tensor, scale: Tensor, validate_args: bool | None = None) -> None:
-        self.loc, self.scale = loc, scale
-        super().__init__(loc.shape, validate_args=validate_args)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """log mass of the nearest level, -inf outside [0, 1]. Neighbors share their edge, to the last bit."""
-        level = (TOP * value).round()
-        below, above = (self._standardized(level - 0.5), self._standardized(level + 0.5))
-        log_below = torch.where(level < TOP, logsigmoid(above), 0.0)
-        log_above = torch.where(level > 0, logsigmoid(-below), 0.0)
-        log_width = torch.log(-torch.expm1(-1 / (TOP * self.scale)))
-        inner = (level > 0) & (level < TOP)
-        mass = log_below + log_above + torch.where(inner, log_width, 0.0)
-        return torch.where((level >= 0) & (level <= TOP), mass, -math.inf)
-
-    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Draw from the global generator, as all torch distributions do."""
-        with torch.no_grad():
-            shape = self._extended_shape(torch.Size(sample_shape))
-            uniform = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device)
-            return (TOP * (self.loc + self.scale * torch.logit(uniform))).round().clamp(0, TOP) / TOP
-
-    @property
-    def mean(self) -> Tensor:
-        return self._moments()[0]
-
-    @property
-    def variance(self) -> Tensor:
-        mean, square = self._moments()
-        return square - mean.square()
-
-    def _standardized(self, level: Tensor | float) -> Tensor:
-        return (level / TOP - self.loc) / self.scale
-
-    def _moments(self) -> tuple[Tensor, Tensor]:
-        """E[x] and E[x^2], by the sums of P(k >= j) and (2 j - 1) P(k >= j), j = 1..255."""
-        first = second = torch.zeros_like(self.loc)
-        for j in range(1, TOP + 1):
-            above = torch.sigmoid(-self._standardized(j - 0.5))
-            first, second = first + above, second + (2 * j - 1) * above
-        return first / TOP, second / TOP**2
 
 
 class _Custom(Likelihood):
@@ -311,7 +242,59 @@ def discretized_logistic(scale: float | str | Tensor | Callable[[], Tensor]) -> 
     Its probability mass sums to one over the 256 levels. Mean and scale are in the units of x, whose bins are 1/255
     wide. `scale` is as for `gaussian`, except that for "decoder" the second output is the log of the scale itself.
     """
-    return _LocationScale("discretized_logistic", scale, _DiscretizedLogistic, 1.0, discrete=True)
+    return _LocationScale("discretized_logistic", scale, DiscretizedLogistic, 1.0, discrete=True)
+
+
+def discretized_logistic_mixture(n_components: int) -> Likelihood:
+    """x an 8-bit pixel as a float k / 255, by a mixture of discretized logistics for each (Salimans and others 2017).
+
+    The decoder's last dimension has 3 n_components numbers: the logits of the shares, the locations and the log scales,
+    in the units of x. Pixels and channels are independent given z. ValueError if n_components is not positive.
+    """
+    return LogisticMixture(n_components)
+
+
+def student_t(df: float, scale: float | str | Tensor | Callable[[], Tensor]) -> Likelihood:
+    """x real, a Student t with `df` degrees of freedom around the decoder's mean.
+
+    `scale` is as for `gaussian`, except that for "decoder" the second output is the log of the scale itself. ValueError
+    if `df` is not positive.
+    """
+    if not df > 0:
+        raise ValueError(f"df must be positive; got {df}")
+    return _LocationScale("student_t", scale, partial(distributions.StudentT, df), 1.0)
+
+
+def poisson() -> Likelihood:
+    """x a count, given the log of its rate."""
+    return SeveralOutputs("poisson", ["log rate"], poisson_of)
+
+
+def negative_binomial() -> Likelihood:
+    """x a count, given the logs of its mean and of theta, where the variance is mean + mean^2 / theta."""
+    return SeveralOutputs("negative_binomial", ["log mean", "log theta"], negative_binomial_of)
+
+
+def zero_inflated_negative_binomial() -> Likelihood:
+    """x a count, zero by chance or a negative binomial: given log mean, log theta and the logit of the zeros."""
+    outputs = ["log mean", "log theta", "logit of the zeros"]
+    return SeveralOutputs("zero_inflated_negative_binomial", outputs, zero_inflated_of)
+
+
+def beta_binomial(total_count: int) -> Likelihood:
+    """x a number of successes among `total_count` trials, whose chance is from Beta(a, b).
+
+    The decoder gives the logit of the mean chance a / (a + b) and log(a + b). ValueError if total_count is not
+    positive.
+    """
+    if total_count < 1:
+        raise ValueError(f"total_count must be at least 1; got {total_count}")
+    return SeveralOutputs("beta_binomial", ["logit of the chance", "log(a + b)"], beta_binomial_of(total_count))
+
+
+def von_mises() -> Likelihood:
+    """x an angle in radians, any 2 pi of them, given the mean angle and the log of the concentration."""
+    return SeveralOutputs("von_mises", ["angle", "log concentration"], von_mises_of, takes_counts=False)
 
 
 def custom(function: Callable[..., Any]) -> Likelihood:
@@ -341,40 +324,26 @@ def as_likelihood(spec: str | Likelihood | Callable[..., Any]) -> Likelihood:
     """
     named = {
         "bernoulli": bernoulli, "bernoulli_probs": bernoulli_probs, "continuous_bernoulli": continuous_bernoulli,
-        "categorical": categorical,
+        "categorical": categorical, "poisson": poisson, "negative_binomial": negative_binomial,
+        "zero_inflated_negative_binomial": zero_inflated_negative_binomial, "von_mises": von_mises,
+    }  # fmt: skip
+    with_number = {
+        "beta_binomial": "total_count=10", "discretized_logistic_mixture": "n_components=5",
+        "student_t": 'df=4, scale=0.1 or "decoder"',
     }  # fmt: skip
     if isinstance(spec, Likelihood):
         return spec
     if isinstance(spec, str):
         if spec in ("gaussian", "laplace", "discretized_logistic"):
             raise ValueError(f'a {spec} likelihood needs its scale: pass er.likelihoods.{spec}(scale=0.1 or "decoder")')
+        if spec in with_number:
+            raise ValueError(f"a {spec} likelihood needs a number: pass er.likelihoods.{spec}({with_number[spec]})")
         if spec not in named:
             raise ValueError(f"likelihood must be one of {sorted(named)} or a callable; got {spec!r}")
         return named[spec]()
     if callable(spec):
         return custom(spec)
     raise TypeError(f"likelihood must be a name, a Likelihood or a callable; got {type(spec).__name__}")
-
-
-def _single(output: Output, name: str) -> Tensor:
-    """The decoder's output, for a likelihood that takes a single tensor."""
-    if isinstance(output, Tensor):
-        return output
-    raise TypeError(f"likelihood {name} takes one tensor from the decoder; got a tuple of {len(output)}")
-
-
-def _sum_events(terms: Tensor) -> Tensor:
-    """Sum over everything behind (S, N)."""
-    return terms.flatten(2).sum(-1) if terms.ndim > 2 else terms
-
-
-def _match(x: Tensor, shape: torch.Size, name: str) -> None:
-    """Raise ValueError if x (N, *event) does not match `shape` (S, N, *event), which would broadcast silently."""
-    if x.shape != shape[1:]:
-        raise ValueError(
-            f"{name} likelihood: x must be shaped like the decoder's output; got x {tuple(x.shape)} and output "
-            f"{tuple(shape[1:])} for N = {shape[1]}. Reshape one of them, for instance with nn.Flatten()."
-        )
 
 
 def _n_positional(function: Callable[..., Any]) -> int:

@@ -1,7 +1,7 @@
 """`make bench`: what the estimators cost and reach, side by side; writes docs/benchmarks.md and a figure.
 
     python -m benchmarks [arithmetic] [evidence] [fits] [training] [sizes] [growth] [hard]
-        [shortfall] [checkpoints]
+        [shortfall] [checkpoints] [faults]
 
 Where none is named, the first four are run.
 
@@ -51,6 +51,7 @@ from elbowroom.training import Architecture, Settings, adam, build, fit, run_epo
 from tests.external import bdmc_mnist, jax_mnist, mnist_images, torch_mnist100
 
 from .accuracy import checkpoints, shortfall_table
+from .faults import faults
 from .hard import errors_of, hard, joined
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -76,6 +77,7 @@ def main() -> None:
         "arithmetic": arithmetic, "evidence": evidence, "fits": fits, "training": training, "sizes": sizes,
         "growth": growth,
         "hard": hard_models, "shortfall": shortfall_table, "checkpoints": checkpoints,
+        "faults": faults,
     }  # fmt: skip
     chosen = sys.argv[1:] or ["arithmetic", "evidence", "fits", "training"]
     if unknown := set(chosen) - set(known):
@@ -492,6 +494,12 @@ TITLES = {
         ["", "data", "diagonal, full, log p(x)", "published", "shortfalls", "gradients per datum"],
         "Plan `standard`, in nats per datum, beside the figures that the project was given for them: best diagonal and "
         "full Gaussians that others found, and log p(x).",
+    ),
+    "faults": (
+        "Faults that `check` finds",
+        ["", "alone", "with the own number", "what it says"],
+        "Each fault is planted in a small trained VAE, whose own ELBO is given as a function with `own_elbo=` in the "
+        "second column.",
     ),
     "growth": (
         "Growth with the number of data",

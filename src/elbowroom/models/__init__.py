@@ -4,7 +4,7 @@ from . import likelihoods
 from .compiled import CompiledModel
 from .decoder import DecoderModel, Prior
 from .function import FunctionModel
-from .joint import log_joint, log_joint_and_grad, value_and_grad
+from .joint import log_joint, log_joint_and_grad, samples_in_a_call, value_and_grad
 from .linear_gaussian import LinearGaussian
 from .modules import called, device_and_dtype, evaluating, modules_of, n_parameters
 from .prior import is_standard_normal, prior_draws
@@ -34,6 +34,7 @@ __all__ = [
     "modules_of",
     "n_parameters",
     "prior_draws",
+    "samples_in_a_call",
     "samples_prior",
     "value_and_grad",
 ]

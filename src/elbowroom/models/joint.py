@@ -8,7 +8,7 @@ from torch import Tensor
 from ..core import Rows
 from .protocols import LatentModel
 
-__all__ = ["log_joint", "log_joint_and_grad", "value_and_grad"]
+__all__ = ["log_joint", "log_joint_and_grad", "samples_in_a_call", "value_and_grad"]
 
 ROWS = 2500  # of one call of the model, at most
 VALUES = 2**20  # of the data in one call, about; activations of larger calls no longer fit what the allocator reuses
@@ -20,7 +20,7 @@ def log_joint(model: LatentModel, x: Rows, z: Tensor) -> Tensor:
     Raises:
         ValueError: a density of another shape than (S, N), which would otherwise broadcast silently.
     """
-    parts = [_log_joint(model, x, part) for part in z.split(_samples_in_a_call(x, z))]
+    parts = [_log_joint(model, x, part) for part in z.split(samples_in_a_call(x, z))]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -31,12 +31,12 @@ def log_joint_and_grad(model: LatentModel, x: Rows, z: Tensor) -> tuple[Tensor, 
         ValueError: a density of another shape than (S, N).
     """
     parts = [
-        value_and_grad(lambda point: _log_joint(model, x, point), part) for part in z.split(_samples_in_a_call(x, z))
+        value_and_grad(lambda point: _log_joint(model, x, point), part) for part in z.split(samples_in_a_call(x, z))
     ]
     return parts[0] if len(parts) == 1 else (torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
 
 
-def _samples_in_a_call(x: Rows, z: Tensor) -> int:
+def samples_in_a_call(x: Rows, z: Tensor) -> int:
     """How many of the S samples (S, N, D) a model gets at once, as the size of a datum has it, and at least one."""
     n = max(z.shape[1], 1)
     tensors = x.values() if isinstance(x, Mapping) else (x,)

@@ -7,6 +7,8 @@ fit leaves, FIT_TOLERANCE, and above it by Monte Carlo alone.
 import dataclasses
 import importlib
 import itertools
+import math
+import re
 
 import numpy as np
 import pytest
@@ -435,3 +437,33 @@ def test_a_datum_whose_fit_diverged_is_left_out_though_its_numbers_are_finite():
     assert np.isnan(gaps.elbo.values[3])
     assert gaps.n_excluded == 1
     assert "1 diverged" in str(gaps)
+
+
+@pytest.mark.parametrize("far", [True, False])
+def test_data_left_out_that_are_worse_than_the_rest_are_told_before_all_means(far):
+    """Six data lie far out, or not; the encoder sends them where log p(x|z) is -inf, so they are left out."""
+    x = torch.randn(60, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    index = torch.arange(6)
+    x[index] = (4.0 if far else 0.1) + 0.01 * index[:, None].double()
+
+    def log_likelihood(x, z):
+        value = torch.distributions.Normal(z, 0.5).log_prob(x).sum(-1)
+        return torch.where(z[..., 0].abs() > 9, -torch.inf, value)
+
+    def q(data):
+        lost = torch.isin(data, x[index])
+        return torch.distributions.Normal(torch.where(lost, 20.0, 0.8 * data), 0.45)
+
+    gaps = er.decompose(er.FunctionModel(log_likelihood, 1), q, x)
+    assert gaps.n_excluded == 6
+    first = " ".join(str(gaps).split("\n\n")[0].split())
+    words = "means below are of 54 of 60 data. Those left out are not like them: by a bound of log p(x) they lie -"
+    assert (words in first) == far
+    assert ("<strong>The means below" in gaps._repr_html_()) == far
+    if far:  # the exact difference, and a tenth of the data left out
+        marginal = torch.distributions.Normal(0.0, math.sqrt(1.25)).log_prob(x)[:, 0]
+        apart = (marginal[:6].mean() - marginal[6:].mean()).item()
+        told = re.search(r"lie (-[\d.]+) nats from the rest, which moves the means by about \+(\d+\.\d+)", first)
+        assert told is not None
+        assert float(told[1]) == pytest.approx(apart, abs=0.1)
+        assert float(told[2]) == pytest.approx(-0.1 * apart, abs=0.02)

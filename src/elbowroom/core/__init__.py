@@ -17,7 +17,7 @@ from .blocks import (
 )
 from .densities import LOG_2PI, log_standard_normal
 from .digest import digest_of
-from .errors import raised_here
+from .errors import kind_of, raised_here
 from .files import PARTIAL_SUFFIX, write_atomically
 from .plugins import adapter_for, installed_adapters
 from .rng import BLOCK, forked, normal, orthogonal, seed_of, seeded, uniform
@@ -37,6 +37,7 @@ __all__ = [
     "forked",
     "installed_adapters",
     "iterate_blocks",
+    "kind_of",
     "log_standard_normal",
     "move",
     "n_data",

@@ -78,6 +78,11 @@ def as_data(x: Data) -> Rows | MapStyle:
     data: object = _behind(x) if isinstance(x, DataLoader) else x
     if isinstance(data, np.ndarray):
         data = torch.from_numpy(data)
+    if isinstance(data, tuple):
+        raise TypeError(
+            f"data must be a tensor, a mapping of tensors or a map-style dataset; got a tuple of {len(data)}. If it is "
+            '(x, labels), pass x alone, or {"x": x, "label": labels} to a conditional model'
+        )
     if isinstance(data, IterableDataset) or not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
         raise TypeError(
             f"data must be a tensor, a mapping of tensors or a map-style dataset; got {type(data).__name__}. "

@@ -24,7 +24,7 @@ from ..core import (
     read_rows,
     seeded,
 )
-from ..models import LatentModel, latent_size, log_joint
+from ..models import DecoderModel, LatentModel, latent_size, log_joint
 from ..posteriors import Local, PosteriorLike
 from .preparation import prepared
 from .supports import fault_of_support, lies_on_a_sphere
@@ -69,6 +69,10 @@ def check_door(model: LatentModel, q: PosteriorLike | None, x: Data) -> None:
     with prepared(model, few, head, size=len(first)) as (posterior, blocks), forked(0), torch.no_grad():
         block = next(blocks)
         z = normal((SAMPLES, len(first), latent_size(model)), seeded(0, "door"), block.like)
+        if isinstance(model, DecoderModel) and isinstance(block.x, Mapping) and "x" not in block.x:
+            raise CheckError(f'x must hold the data under "x"; got a mapping of {", ".join(map(str, block.x))}')
+        with _explained("log_prior", block.x):
+            model.log_prior(z, block.x)
         with _explained("log_likelihood", block.x):
             first_call, second_call = (log_joint(model, block.x, z) for _ in range(2))
         check_repeats("log_likelihood", first_call, second_call)

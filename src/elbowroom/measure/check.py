@@ -31,7 +31,12 @@ BATCH_TOLERANCE = 0.01  # nats by which a datum's terms may depend on its batch,
 
 
 def check(
-    model: LatentModel, q: PosteriorLike | None, x: Data, seed: int = 0, own_elbo: OwnNumber | None = None
+    model: LatentModel,
+    q: PosteriorLike | None,
+    x: Data,
+    seed: int = 0,
+    own_elbo: OwnNumber | None = None,
+    missing: bool = False,
 ) -> list[str]:
     """Check a model, a posterior and data before anything is measured, and against the user's own ELBO.
 
@@ -45,6 +50,7 @@ def check(
         seed: seed of the draws.
         own_elbo: the ELBO of the user's own code on x, in nats: a mean over the N data, a value for each, or a function
             of x. Ours must lie within 4 combined Monte Carlo errors; if not, the explanations that fit are named.
+        missing: NaN in x stands for missing numbers, of which the likelihood and q take care.
     Returns:
         Notes on what is unusual but not an error, each also issued as a UserWarning; and how well the ELBOs agree.
     Raises:
@@ -62,7 +68,7 @@ def check(
     few = q.rows(first) if isinstance(q, Local) else q
     with prepared(model, few, head, size=len(first)) as (posterior, blocks), forked(seed):
         block = next(blocks)
-        _check_data(block.x)
+        _check_data(block.x, missing, getattr(model, "mask", None))
         noise = normal((CHECK_SAMPLES, len(block.index), latent_size(model)), seeded(seed, "check"), block.like)
         _check_model(model, block.x, noise)
         check_slope(model, block.x, noise, seed)
@@ -131,13 +137,19 @@ def _saturation(model: LatentModel, x: Rows, z: Tensor) -> str:
     )
 
 
-def _check_data(x: Rows) -> None:
+def _check_data(x: Rows, missing: bool, mask: str | None) -> None:
     data = x["x"] if isinstance(x, Mapping) and "x" in x else x
     if isinstance(data, Mapping):
         raise CheckError(f'a mapping must hold the data under "x"; got keys {sorted(data)}')
-    if data.is_floating_point() and not torch.isfinite(data).all():
+    bad = ~torch.isfinite(data) if data.is_floating_point() else torch.zeros_like(data, dtype=torch.bool)
+    if missing:
+        bad &= ~torch.isnan(data)
+    if mask is not None and isinstance(x, Mapping) and mask in x:
+        bad &= x[mask].bool()
+    if bad.any():
         raise CheckError(
-            f"x must be finite; got {int((~torch.isfinite(data)).sum())} NaN or infinite values in its first rows"
+            f"x must be finite; got {int(bad.sum())} NaN or infinite values in its first rows. Where NaN is a missing "
+            "number, name a mask in er.DecoderModel(mask=), or pass missing=True if your likelihood knows NaN"
         )
 
 

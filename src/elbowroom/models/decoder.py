@@ -9,7 +9,7 @@ from typing import Any, Protocol, overload
 import torch
 from torch import Tensor, nn
 
-from ..core import Rows, covariates, forked, log_standard_normal, normal, observed
+from ..core import Rows, covariates, forked, kind_of, log_standard_normal, normal, observed
 from .likelihoods import Likelihood, Output, as_likelihood, bernoulli
 from .modules import called, device_and_dtype, n_parameters
 from .protocols import as_shape, latent_size
@@ -35,6 +35,8 @@ class DecoderModel(nn.Module):
         latent_shape: D, or a tuple, which is flattened to D internally.
         prior: None for N(0, I), or any object with a normalized ``log_prob(z)``: (S, N, *latent_shape) -> (S, N).
         condition: the names of the tensors in x that the decoder needs; x is then a mapping with the data under "x".
+        mask: the name of a tensor in x, shaped as the data, that is 0 where a number is missing. What the data hold
+            there, NaN for instance, has no part in log p(x|z); the encoder gets it as it is.
     Raises:
         ValueError: an unknown likelihood, one that lacks its scale, or a `latent_shape` that is not positive.
         TypeError: a likelihood that is neither a name nor a `Likelihood` nor callable.
@@ -47,8 +49,10 @@ class DecoderModel(nn.Module):
         latent_shape: int | Sequence[int],
         prior: Prior | None = None,
         condition: Sequence[str] = (),
+        mask: str | None = None,
     ) -> None:
         super().__init__()
+        self.mask = mask
         self.decoder = decoder
         self.likelihood = as_likelihood(likelihood)
         self.latent_shape = as_shape(latent_shape)
@@ -82,6 +86,11 @@ class DecoderModel(nn.Module):
         rows = z.reshape(s * n, *self.latent_shape)
         given = {key: _tile(value, s) for key, value in covariates(x, self.condition).items()}
         output: Output = called(self.decoder, rows, **given)
+        if not isinstance(output, Tensor | tuple | list):
+            raise TypeError(
+                f"the decoder must return a tensor or a tuple of tensors; got {kind_of(output)}. Pass a function that "
+                "takes the tensor out of it"
+            )
         return output
 
     def log_likelihood(self, x: Rows, z: Tensor) -> Tensor:
@@ -89,12 +98,17 @@ class DecoderModel(nn.Module):
 
         Probabilities of bits are scored by the logits behind them, if a sigmoid is the decoder's last step.
         """
+        likelihood, output = self._scored(x, z)
+        if self.mask is None:
+            return likelihood.log_prob(observed(x), output)
+        return likelihood.masked_log_prob(observed(x), output, covariates(x, [self.mask])[self.mask].bool())
+
+    def _scored(self, x: Rows, z: Tensor) -> tuple[Likelihood, Output]:
+        """The likelihood with the output that it scores, which for probabilities of bits are the logits behind them."""
         if self.likelihood.name != "bernoulli_probs":
-            return self.likelihood.log_prob(observed(x), self.decode(z, x))
+            return self.likelihood, self.decode(z, x)
         probs, logits = self.probabilities(z, x)
-        if logits is None:
-            return self.likelihood.log_prob(observed(x), probs)
-        return bernoulli().log_prob(observed(x), logits)
+        return (self.likelihood, probs) if logits is None else (bernoulli(), logits)
 
     def probabilities(self, z: Tensor, x: Rows | None = None) -> tuple[Output, Tensor | None]:
         """The output of a decoder of probabilities, and the logits behind it, if a sigmoid is its last step."""
@@ -135,6 +149,8 @@ class DecoderModel(nn.Module):
         """
         with torch.no_grad():
             sample = self.likelihood.sample(self.decode(z[None], x), generator)[0]
+        if self.mask is not None and isinstance(x, Mapping):  # what is missing stays so
+            sample = torch.where(x[self.mask].bool(), sample, observed(x))
         return {**x, "x": sample} if isinstance(x, Mapping) else sample
 
 

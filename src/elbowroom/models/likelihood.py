@@ -32,6 +32,22 @@ class Likelihood(nn.Module, ABC):
         match_shapes(x, distribution.batch_shape + distribution.event_shape, self.name)
         return sum_events(distribution.log_prob(x))
 
+    def masked_log_prob(self, x: Tensor, output: Output, mask: Tensor) -> Tensor:
+        """The log density (S, N) in nats of the numbers of x (N, *event) where the mask (N, *event) is true.
+
+        Raises:
+            ValueError: a mask of another shape, or a distribution of numbers that are not independent given z.
+        """
+        if mask.shape != x.shape:
+            raise ValueError(f"mask must be shaped as the data, {tuple(x.shape)}; got {tuple(mask.shape)}")
+        terms = self.distribution(output).log_prob(torch.where(mask, x, torch.zeros_like(x)))
+        if terms.shape[1:] != x.shape:
+            raise ValueError(
+                f"a mask needs a likelihood with a term for each number of x, {tuple(x.shape)}; got terms of shape "
+                f"{tuple(terms.shape[1:])}"
+            )
+        return sum_events(torch.where(mask, terms, torch.zeros_like(terms)))
+
     def sample(self, output: Output, generator: torch.Generator) -> Tensor:
         """Draw one x for each row of the output: (S, N, *event).
 

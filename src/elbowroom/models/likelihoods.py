@@ -90,6 +90,15 @@ class _Categorical(Likelihood):
     name = "categorical"
     discrete = True
 
+    def __init__(self, ignore_index: int | None = None) -> None:
+        super().__init__()
+        self.ignore_index = ignore_index
+
+    def log_prob(self, x: Tensor, output: Output) -> Tensor:
+        if self.ignore_index is None:
+            return super().log_prob(x, output)
+        return self.masked_log_prob(x, output, x != self.ignore_index)
+
     def distribution(self, output: Output) -> distributions.Distribution:
         return distributions.Categorical(logits=single_output(output, self.name), validate_args=False)
 
@@ -213,9 +222,12 @@ def continuous_bernoulli() -> Likelihood:
     return _ContinuousBernoulli()
 
 
-def categorical() -> Likelihood:
-    """x an integer in 0..C-1, given logits whose last dimension is C."""
-    return _Categorical()
+def categorical(ignore_index: int | None = None) -> Likelihood:
+    """x an integer in 0..C-1, given logits whose last dimension is C.
+
+    Where x is `ignore_index`, as where texts of several lengths are padded, it has no part in log p(x|z).
+    """
+    return _Categorical(ignore_index)
 
 
 def gaussian(scale: float | str | Tensor | Callable[[], Tensor]) -> Likelihood:

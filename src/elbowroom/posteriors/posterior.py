@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..core import Rows, covariates, observed, seeded
+from ..core import Rows, covariates, kind_of, observed, seeded
 from ..models import called, n_parameters
 from .family import WEIGHTS_KEY, Family
 from .small_networks import Params, copy_per_datum
@@ -154,9 +154,15 @@ def encoder_context(net: Callable[..., Any], x: Rows, condition: Sequence[str], 
 
     Raises:
         ValueError: C is not the `context_size` of `reader`, or x lacks a tensor that `condition` names.
-        TypeError: there is a `condition`, and x is not a mapping.
+        TypeError: there is a `condition`, and x is not a mapping; or the encoder returns no tensors.
     """
     output = called(net, observed(x), **covariates(x, condition))
+    parts = (output,) if isinstance(output, Tensor) else output
+    if not isinstance(parts, tuple | list) or not all(isinstance(part, Tensor) for part in parts):
+        raise TypeError(
+            f"the encoder of a {reader.name} posterior must return a tensor or a tuple of tensors, such as (mean, "
+            f"log_var); got {kind_of(output)}"
+        )
     context = output.flatten(1) if isinstance(output, Tensor) else torch.cat([part.flatten(1) for part in output], -1)
     if context.shape[-1] != reader.context_size:
         raise ValueError(

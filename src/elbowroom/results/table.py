@@ -1,7 +1,9 @@
 """The ladder as a table, in text and in HTML: rows with side and error, and footnotes below them."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from html import escape
 from textwrap import wrap
 
 import numpy as np
@@ -14,13 +16,17 @@ from .outcomes import FLAG_WORDS, SECOND_OPINION, Flag
 
 __all__ = ["LadderRow", "flag_counts", "group_table", "ladder_html", "ladder_rows", "ladder_table", "rungs_beside"]
 
+SELECTED = 2.0  # standard errors from the rest, beyond which data that are left out move the means
+WIDTH = 90  # columns of the warning about them
 LABEL = 27  # columns of a label; a longer one goes on in the next line
 HEADER = ("", "nats", "se", "mc", "share")
 
 
 def ladder_table(ladder: Ladder) -> str:
     """The rungs and steps from L[q] up to log p(x), in nats per datum, with notes on what to doubt or was left out."""
-    lines = [_line(HEADER), *(line for row in _rungs(ladder) for line in _lines(row))]
+    warning = _selected(ladder)
+    first = [] if warning is None else [*wrap(warning, WIDTH), ""]
+    lines = [*first, _line(HEADER), *(line for row in _rungs(ladder) for line in _lines(row))]
     beside = _beside(ladder)
     if beside:
         lines += ["beside the ladder:", *map(_line, beside)]
@@ -35,7 +41,9 @@ def ladder_html(ladder: Ladder) -> str:
     beside = _beside(ladder)
     divider: list[Row] = [("beside the ladder:", "", "", "", "")] if beside else []
     groups = "" if ladder.groups is None else html_table(_groups(ladder, ladder.groups))
-    return html_table([HEADER, *_rungs(ladder), *divider, *beside], _footnotes(ladder)) + groups
+    warning = _selected(ladder)
+    first = "" if warning is None else f"<p><strong>{escape(warning)}</strong></p>"
+    return first + html_table([HEADER, *_rungs(ladder), *divider, *beside], _footnotes(ladder)) + groups
 
 
 def group_table(ladder: Ladder, groups: NDArray[np.generic]) -> str:
@@ -183,12 +191,33 @@ def _second_opinion(ladder: Ladder) -> Iterator[str]:
 
 def _excluded_look(ladder: Ladder) -> str:
     """Whether the data left out look worse on what they do have: the bounds that were computed before any exclusion."""
-    out = ~ladder.log_evidence.finite
-    values = next(iter(ladder.candidates.values())).values
-    known = out & np.isfinite(values)
-    if not known.any():
+    n, difference, _ = _left_out(ladder)
+    if n == 0:
         return "the data left out have no finite bound at all: whether they are worse cannot be told"
-    difference = values[known].mean() - values[~out].mean()
+    return f"{n} of those left out have a bound of log p(x); it lies {difference:+.2f} nats from the rest"
+
+
+def _selected(ladder: Ladder) -> str | None:
+    """The warning that belongs before all means: the data left out are others than those that are not."""
+    n, difference, error = _left_out(ladder)
+    if n == 0 or abs(difference) <= SELECTED * error:
+        return None
+    moved = -difference * ladder.n_excluded / len(ladder)
     return (
-        f"{int(known.sum())} of those left out have a bound of log p(x); it lies {difference:+.2f} nats from the rest"
+        f"The means below are of {len(ladder) - ladder.n_excluded} of {len(ladder)} data. Those left out are not like "
+        f"them: by a bound of log p(x) they lie {difference:+.1f} nats from the rest, which moves the means by about "
+        f"{moved:+.2f}. Run er.check(model, q, x) to find why they have no finite value."
     )
+
+
+def _left_out(ladder: Ladder) -> tuple[int, float, float]:
+    """How many of the data left out have a bound of log p(x), how far its mean lies from that of the rest, and the
+    standard error of that, in nats.
+    """
+    out = ~ladder.log_evidence.finite
+    values = next(iter(ladder.candidates.values())).values if ladder.candidates else np.full(len(ladder), np.nan)
+    known, rest = values[out & np.isfinite(values)], values[~out & np.isfinite(values)]
+    if len(known) == 0 or len(rest) < 2:
+        return 0, math.nan, math.nan
+    spread = float(rest.std(ddof=1))  # of the few left out it is not known
+    return len(known), float(known.mean() - rest.mean()), spread * math.sqrt(1 / len(known) + 1 / len(rest))

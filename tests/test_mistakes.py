@@ -240,7 +240,7 @@ MISTAKES: dict[str, Mistake] = {
     # the factory
     "a model without its posterior": (None, named("alone"), "the factory must return (model, q)"),
     "a factory that is not there": (None, named("wright"), "mine.py has no function wright; it has"),
-    "no factory": (None, gaps("mine.py"), "expected package.module:factory, file.py:factory or the folder of"),
+    "no factory": (None, gaps("mine.py"), "expected package.module:factory, file.py:factory, the folder of"),
     # folders
     "an unfinished training": (lambda: load_model("unfinished"), gaps("unfinished"), "unfinished: epoch 4 of 50"),
     "a folder that is no model": (lambda: load_model("busy"), gaps("busy"), "busy: expected a model's folder with"),

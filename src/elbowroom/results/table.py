@@ -17,7 +17,7 @@ from .outcomes import FLAG_WORDS, SECOND_OPINION, Flag
 __all__ = ["LadderRow", "flag_counts", "group_table", "ladder_html", "ladder_rows", "ladder_table", "rungs_beside"]
 
 SELECTED = 2.0  # standard errors from the rest, beyond which data that are left out move the means
-WIDTH = 90  # columns of the warning about them
+WARNING_COLUMNS = 90  # columns of the warning about them
 LABEL = 27  # columns of a label; a longer one goes on in the next line
 HEADER = ("", "nats", "se", "mc", "share")
 
@@ -25,7 +25,7 @@ HEADER = ("", "nats", "se", "mc", "share")
 def ladder_table(ladder: Ladder) -> str:
     """The rungs and steps from L[q] up to log p(x), in nats per datum, with notes on what to doubt or was left out."""
     warning = _selected(ladder)
-    first = [] if warning is None else [*wrap(warning, WIDTH), ""]
+    first = [] if warning is None else [*wrap(warning, WARNING_COLUMNS), ""]
     lines = [*first, _line(HEADER), *(line for row in _rungs(ladder) for line in _lines(row))]
     beside = _beside(ladder)
     if beside:

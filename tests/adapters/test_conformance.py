@@ -116,12 +116,12 @@ def pythae() -> Adapted:
     return Adapted(net, lambda: (*er.pythae(net, x), x), own)
 
 
-def scvi(**config: Any) -> Adapted:
+def scvi(epochs: int = 20, **config: Any) -> Adapted:
     module, data = library("scvi"), library("anndata").AnnData(counts().numpy())
     data.obs["lane"] = [str(i % 2) for i in range(N)]
     module.model.SCVI.setup_anndata(data, batch_key="lane")
     source = module.model.SCVI(data, n_latent=3, n_hidden=16, **config)
-    source.train(max_epochs=20, accelerator="cpu", enable_progress_bar=False)
+    source.train(max_epochs=epochs, accelerator="cpu", enable_progress_bar=False)
     source.module.train()
 
     def own() -> tuple[float, float]:
@@ -182,7 +182,7 @@ SOURCES: dict[str, Callable[[], Adapted]] = {
     "scvi, zero-inflated": scvi,
     "scvi, negative binomial": lambda: scvi(gene_likelihood="nb", dispersion="gene-batch"),
     "scvi, library size is latent": lambda: scvi(use_observed_lib_size=False),
-    "scvi, logistic normal": lambda: scvi(latent_distribution="ln", gene_likelihood="poisson"),
+    "scvi, logistic normal": lambda: scvi(400, latent_distribution="ln", gene_likelihood="poisson"),
     "pyro": pyro,
     "pyro, a positive site": lambda: pyro(positive=True),
     "pyro, a guide that is a chain": lambda: pyro(positive=True, chained=True),

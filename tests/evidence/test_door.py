@@ -80,7 +80,7 @@ MISTAKES: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
     ),
     "a mapping without x": (
         lambda p: {"x": {"images": p["x"]}},
-        r'A mapping holds the data under "x"; got \[\'images\'\]',
+        r'x must hold the data under "x"; got a mapping of images',
     ),
     "a decoder that fails": (
         lambda p: {"model": er.DecoderModel(nn.Linear(D + 1, P), "bernoulli", D)},

@@ -185,7 +185,7 @@ def test_data_that_are_not_finite_are_refused(bad: float) -> None:
 
 def test_a_mapping_without_data_is_refused() -> None:
     model, q, x = good()
-    with pytest.raises(CheckError, match=r"A mapping holds the data under \"x\"; got \['pixels'\]"):
+    with pytest.raises(CheckError, match='x must hold the data under "x"; got a mapping of pixels'):
         check(model, q, {"pixels": x})
 
 

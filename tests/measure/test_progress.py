@@ -43,6 +43,7 @@ def test_a_notebook_has_a_line_that_is_cleared(
 ) -> None:
     shell = type("ZMQInteractiveShell", (), {})()
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setattr(module, "LINE_AFTER", 0.0)
     monkeypatch.setattr(module, "LINE_EVERY", 0.0)
     er.decompose(MODEL, Q, X[:5], plan="quick")
     written = capsys.readouterr().err

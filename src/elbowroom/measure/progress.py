@@ -16,7 +16,7 @@ __all__ = ["ProgressLike", "reporting"]
 ProgressLike: TypeAlias = Callable[[int, int], None] | Literal[False] | None
 TOO_LONG = 600.0  # seconds of which the user is warned
 FIRST_FORECAST = 10.0  # seconds after which the time is foretold
-LINE_EVERY = 1.0  # seconds between two lines of a notebook
+LINE_AFTER, LINE_EVERY = 4.0, 1.0  # seconds before the first line in a notebook, and between two
 
 
 @contextmanager
@@ -81,20 +81,21 @@ def _bar(total: int) -> Iterator[Callable[[float], None]]:
 
 @contextmanager
 def _line(total: int) -> Iterator[Callable[[float], None]]:
-    """Yield what writes a line over itself, at most once a second, and clears it in the end."""
-    start = last = time.perf_counter()
+    """Yield what writes a line over itself, at most once a second, and clears it in the end. Short work has none."""
+    start = time.perf_counter()
+    last: float | None = None
 
     def show(done: float) -> None:
         nonlocal last
         now = time.perf_counter()
-        if now - last < LINE_EVERY:
+        if now < (start + LINE_AFTER if last is None else last + LINE_EVERY):
             return
         last = now
         left = f", about {duration((now - start) * (total - done) / done)} left" if done > 0 else ""
         print(f"\r{int(done):,} of {total:,} data{left}      ", end="", file=sys.stderr, flush=True)
 
     yield show
-    if last > start:
+    if last is not None:
         print("\r" + " " * 60 + "\r", end="", file=sys.stderr, flush=True)
 
 

@@ -216,7 +216,9 @@ def test_every_adapter_keeps_its_promises(name: str) -> None:
     assert abs(width.mean) < 0.5
     one = {key: value[:1] for key, value in x.items()} if isinstance(x, dict) else x[:1]
     alone, together = (er.elbo(model, q, rows, n_samples=64) for rows in (one, head))
-    assert alone.values[0] == pytest.approx(together.values[0], abs=0.01)
+    known = "chain" not in name  # a q of unknown family has other draws in a block of other size
+    allowed = 0.01 if known else 4 * math.hypot(alone.mc_errors[0], together.mc_errors[0])
+    assert alone.values[0] == pytest.approx(together.values[0], abs=allowed)
 
 
 # ---- what is refused

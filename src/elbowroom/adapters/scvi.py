@@ -41,6 +41,7 @@ HARMLESS = frozenset(  # what a saved model may ask to be built when it is read:
         "numpy.core.multiarray.scalar", "numpy.dtype", "numpy.ndarray", "pandas._libs.internals._unpickle_block",
         "pandas.core.frame.DataFrame", "pandas.core.indexes.base.Index", "pandas.core.indexes.base._new_Index",
         "pandas.core.indexes.range.RangeIndex", "pandas.core.internals.managers.BlockManager",
+        "torch.distributions.constraints._Real",
     }
 )  # fmt: skip
 

@@ -89,7 +89,7 @@ def test_the_mixture_covers_every_mode(size: int) -> None:
     (block,) = iterate_blocks(x, 50)
     mean = x.clamp(min=0.01).sqrt()
     local = StudentT({"mean": mean, "log_scale": torch.full_like(mean, math.log(0.02))})
-    mixture, work = adapted_mixture(model, block, local, 0)
+    mixture, _, work = adapted_mixture(model, block, local, 0)
     corner = sum((mixture.centers[..., i] > 0).long() * 2**i for i in range(size))
     missed = 0
     for number in range(2**size):
@@ -97,6 +97,40 @@ def test_the_mixture_covers_every_mode(size: int) -> None:
         missed += int((mass < 0.1 / 2**size).sum())
     assert_rate_at_most(missed, 50 * 2**size, 0.01)
     assert 500 < work < 3000
+
+
+def funnel_and_exact_draws(n: int, n_draws: int) -> tuple[er.DecoderModel, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A funnel, data of it (N, 1), exact draws of their posteriors (S, N, 2) and their log p(x) (N,)."""
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(n, 2, generator=generator)
+    x = (1.5 * z[:, :1]).exp() * z[:, 1:] + 0.1 * torch.randn(n, 1, generator=generator)
+    first = torch.linspace(-8, 8, 8001, dtype=torch.float64)
+    variance = (3 * first).exp() + 0.01
+    log_p = -0.5 * (x.double().square() / variance + variance.log() + first.square()) - math.log(2 * math.pi)
+    picked = first[torch.multinomial(torch.softmax(log_p, 1), n_draws, replacement=True, generator=generator)]
+    slope = (1.5 * picked).exp()
+    narrow = 1 / (1 + slope.square() / 0.01)
+    noise = torch.randn(slope.shape, generator=generator, dtype=torch.float64)
+    second = narrow * slope * x.double() / 0.01 + narrow.sqrt() * noise
+    model = er.DecoderModel(lambda z: (1.5 * z[..., :1]).exp() * z[..., 1:], er.likelihoods.gaussian(0.1), 2)
+    return model, x, torch.stack([picked, second], -1).transpose(0, 1), torch.logsumexp(log_p, 1) + math.log(16 / 8000)
+
+
+def test_the_mixture_reaches_the_bent_neck_of_a_funnel() -> None:
+    """Where more than a twentieth of a posterior's mass has weights above 20, few draws carry it and the error is
+    believed too small. That was so for 8% of the data, and the means of a fourth of the seeds were then not covered.
+    """
+    model, x, exact, truth = funnel_and_exact_draws(300, 400)
+    missed = 0
+    for block in iterate_blocks(x, 50):
+        mean = torch.cat([torch.zeros_like(block.x), block.x.clamp(-2, 2)], -1)
+        local = StudentT({"mean": mean, "log_scale": torch.full_like(mean, -1.0)})
+        mixture, _, _ = adapted_mixture(model, block, local, 0)
+        z = exact[:, block.index]
+        log_joint = model.log_prior(z, block.x) + model.log_likelihood(block.x, z)
+        heavy = log_joint - mixture.log_prob(z) - truth[block.index] > math.log(20)
+        missed += int((heavy.double().mean(0) > 0.05).sum())
+    assert_rate_at_most(missed, 300, 0.03)
 
 
 @pytest.mark.parametrize("sigma", [0.3, 0.03, 0.003])

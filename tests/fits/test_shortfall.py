@@ -10,6 +10,7 @@ from elbowroom.core import iterate_blocks, seeded
 from elbowroom.evidence import elbo
 from elbowroom.fits import assess, squared_norm
 from elbowroom.fits.rounds import _has_ended
+from elbowroom.fits.shortfall import FAR
 from elbowroom.measure import PLANS, fit_rungs
 from elbowroom.models import LinearGaussian
 from elbowroom.posteriors import AffineMap, Budget, DiagonalGaussian, FullGaussian, Params
@@ -54,6 +55,22 @@ def test_the_shortfall_is_that_of_the_closed_form(full: bool, known_metric: bool
     assert abs(found.shortfall.mean().item() - lacks) < 0.1 * lacks + 5 * error + 1e-9
     if off:
         assert lacks > 5 * error  # it would have been seen if it were zero
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_the_shortfall_of_a_far_fit_is_that_of_a_gaussian(full: bool) -> None:
+    """Scales off by a factor of e: half a squared natural gradient would say half or twice of what is lacking."""
+    model, x = correlated(50)
+    params = best(model, x, full)
+    e = torch.randn(50, 3, generator=seeded(0, "far"), dtype=torch.float64)
+    params["mean"] = params["mean"] + 0.5 * params["log_scale"].exp() * e
+    params["log_scale"] = params["log_scale"] + e.flip(1)
+    (block,) = iterate_blocks(x)
+    found = assess(model, block, FullGaussian(3) if full else DiagonalGaussian(3), params, 512, 0, "test")
+    lacks = model.best_elbo(x, full=full) - exact(model, x, params)
+    far = found.shortfall > FAR
+    assert far.sum() > 10
+    torch.testing.assert_close(found.shortfall[far], lacks[far], rtol=1e-6, atol=0.0)
 
 
 def test_products_of_independent_groups_have_no_bias() -> None:

@@ -132,8 +132,8 @@ def block_evidence(
     size = latent_size(model)
     own_prior = size <= MAX_PRIOR_SIZE and not is_standard_normal(model, block.x, base["mean"])
     if can_sample_prior(model) and (size <= MAX_MIXTURE_SIZE or own_prior):
-        mixture, work["modes"] = adapted_mixture(model, block, student, seed)
-        proposals[Estimator.IWAE] = DefensiveMixture(mixture, model, block.x, MIXTURE_PERIOD)
+        wide, mixture, work["modes"] = adapted_mixture(model, block, student, seed)
+        proposals[Estimator.IWAE] = DefensiveMixture(wide, model, block.x, MIXTURE_PERIOD)
     elif can_sample_prior(model) and size <= MAX_PRIOR_SIZE:
         proposals[Estimator.IWAE] = DefensiveMixture(student, model, block.x)
     proposals |= {name: dist for name, dist in (others or {}).items() if dist.has_density}

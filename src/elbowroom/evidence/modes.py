@@ -7,6 +7,10 @@ Cappe, Douc, Guillin, Marin and Robert 2008). All draws so far are weighted by t
 
     w = p(x, z) / sum_j (n_j / n) q_j(z),   w^b with the largest b <= 1 at which MIN_SHARED draws share the sum
 
+A component is straight and a posterior can be bent, so a mixture holds each component twice, the second time with
+scales that are three times as wide. Without these the draws of a stage do not leave the part of a bent posterior where
+those before them lie: in the narrow neck of a funnel they missed up to a tenth of the mass, and nothing told of it.
+
 In 4 to 20 latents weighted draws of the prior tell too little. Under N(0, I) most posteriors have one mode there, and
 no mixture is made. A prior of another kind may have modes of its own; the mixture is then that of the modes to which
 draws of it climb, with the curvature there.
@@ -32,7 +36,7 @@ __all__ = ["MAX_MIXTURE_SIZE", "adapted_mixture"]
 
 MAX_MIXTURE_SIZE = 3  # latents up to which draws of the prior come near all modes
 N_PRIOR, N_STAGE = 512, 512  # draws of the prior, and of each stage
-MAX_STAGES = 6
+MAX_STAGES = 10
 WIDENED = 2.0  # half of the draws of the prior lie this much farther from its center, for data that are rare
 N_STARTS = 4  # starts, times 2^D, from each of which a component climbs to a mode
 N_STARTS_OF_MANY = 8  # starts where there are more latents
@@ -43,8 +47,10 @@ MOST_GROWTH = 4.0  # the factor by which a variance grows in a step, at most
 MOST_SHRINKING = 1e8  # the factor by which it shrinks
 DIFFERENCE = 0.2  # the distance of two gradients, in units of the last curvature's scale
 MIN_SHARED = 96.0  # effective draws that a tempered stage keeps
-SUFFICES = 512.0  # effective draws, untempered, at which there is no need of another stage
+SUFFICES = 1024.0  # effective draws, untempered, at which there is no need of another stage
 N_COMPONENTS = 12
+WIDER = 3.0  # the factor of the scales of a second copy of the components
+WIDE_SHARE = 0.4  # the share of that copy
 N_EVEN = 512  # draws of equal weight to which the components are fitted
 LOCAL_SHARE = 0.2  # the share of the local Gaussian
 
@@ -91,8 +97,14 @@ class _Population:
         return torch.cat(self.joints) - torch.cat(self.proposed)
 
 
-def adapted_mixture(model: SamplesPrior, block: Block, local: StudentT, seed: int) -> tuple[ComponentMixture, float]:
-    """A mixture that covers the posteriors of a block of B data, and its cost in units of work per datum."""
+def adapted_mixture(
+    model: SamplesPrior, block: Block, local: StudentT, seed: int
+) -> tuple[ComponentMixture, ComponentMixture, float]:
+    """Mixtures that cover the posteriors of a block of B data, and their cost in units of work per datum.
+
+    The first is for importance sampling and holds the wider copy; the second, without it, is where annealing starts,
+    whose chains find their way into the tails by themselves.
+    """
     coordinates = local.coordinates
     population, generator = _Population(model=model, block=block), seeded(seed, "mixture", "prior", block.number)
     with torch.no_grad():
@@ -106,14 +118,17 @@ def adapted_mixture(model: SamplesPrior, block: Block, local: StudentT, seed: in
         for stage in range(MAX_STAGES if is_small else 0):
             generator = seeded(seed, "mixture", stage, block.number)
             noise = normal((N_STAGE, len(block.index), mixture.noise_size), generator, coordinates.center, data_axis=1)
-            population.add(mixture.rsample_and_log_q(noise)[0], mixture.log_prob)
+            proposal = _widened(mixture)
+            population.add(proposal.rsample_and_log_q(noise)[0], proposal.log_prob)
             mixture = _chosen(done, mixture, fitted_mixture(population.even(generator), N_COMPONENTS, generator))
             done |= effective_sample_size(population.log_w) >= SUFFICES
             if bool(done.all()):
                 break
     whole = torch.zeros_like(mixture.log_shares[:1])
     single = ComponentMixture(whole, coordinates.center[None].double(), coordinates.scale[None].double())
-    return joined(mixture, single, LOCAL_SHARE), cost + 0.5 * sum(len(z) for z in population.draws)
+    mixture = joined(mixture, single, LOCAL_SHARE)
+    cost += 0.5 * sum(len(z) for z in population.draws)
+    return _widened(mixture) if is_small else mixture, mixture, cost
 
 
 def _prior_draws(
@@ -175,6 +190,14 @@ def _curvature(population: _Population, z: Tensor, grad: Tensor, scales: Tensor)
         columns.append((scales.mT @ ((grad - beside) / DIFFERENCE)[..., None])[..., 0])
     joined = torch.stack(columns, -1)
     return 0.5 * (joined + joined.mT)
+
+
+def _widened(mixture: ComponentMixture) -> ComponentMixture:
+    """The mixture and a wider copy of itself; one latent leaves no room to bend, and needs none."""
+    if mixture.size == 1:
+        return mixture
+    wide = ComponentMixture(mixture.log_shares, mixture.centers, WIDER * mixture.scales)
+    return joined(mixture, wide, WIDE_SHARE)
 
 
 def _chosen(done: Tensor, mixture: ComponentMixture, refitted: ComponentMixture) -> ComponentMixture:

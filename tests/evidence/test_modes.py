@@ -123,7 +123,7 @@ def test_the_mixture_reaches_the_bent_neck_of_a_funnel() -> None:
     model, x, exact, truth = funnel_and_exact_draws(300, 400)
     missed = 0
     for block in iterate_blocks(x, 50):
-        mean = torch.cat([torch.zeros_like(block.x), block.x.clamp(-2, 2)], -1)
+        mean = torch.cat([torch.zeros_like(x), x.clamp(-2, 2)], -1)[block.index]
         local = StudentT({"mean": mean, "log_scale": torch.full_like(mean, -1.0)})
         mixture, _, _ = adapted_mixture(model, block, local, 0)
         z = exact[:, block.index]

@@ -10,7 +10,7 @@ Where the posterior is a Gaussian, every single draw then gives the ELBO exactly
 The shortfall is half a squared natural gradient, which is right near the optimum. A nat away and more it is not, since
 the ELBO is no quadratic in the scales of q. There it is that of a Gaussian posterior with this b and this H:
 
-    full: 1/2 (tr S - D - log |S|) + 1/2 b'S^-1 b,    diagonal: the same with the diagonal of S in the first,    S = I - H
+    1/2 (tr S - D - log |S|) + 1/2 b'S^-1 b,    S = I - H, of a diagonal q only the diagonal in the first part
 """
 
 from dataclasses import dataclass

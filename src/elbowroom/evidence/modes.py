@@ -8,8 +8,9 @@ Cappe, Douc, Guillin, Marin and Robert 2008). All draws so far are weighted by t
     w = p(x, z) / sum_j (n_j / n) q_j(z),   w^b with the largest b <= 1 at which MIN_SHARED draws share the sum
 
 A component is straight and a posterior of two or three latents can be bent, so a mixture holds each component twice,
-the second time with scales that are three times as wide. Without these the draws of a stage do not leave the part of a bent posterior where
-those before them lie: in the narrow neck of a funnel they missed up to a tenth of the mass, and nothing told of it.
+the second time with scales that are three times as wide. Without these the draws of a stage do not leave the part of a
+bent posterior where those before them lie: in the narrow neck of a funnel they missed up to a tenth of the mass, and
+nothing told of it.
 
 In 4 to 20 latents weighted draws of the prior tell too little. Under N(0, I) most posteriors have one mode there, and
 no mixture is made. A prior of another kind may have modes of its own; the mixture is then that of the modes to which

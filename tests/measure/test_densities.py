@@ -11,8 +11,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from elbowroom.core import normal, seeded, uniform
 from elbowroom.evidence import CheckError
-from elbowroom.measure import check
+from elbowroom.measure import check, decompose
 from elbowroom.models import DecoderModel, FunctionModel, LinearGaussian
+from elbowroom.posteriors import Amortized, DiagonalGaussian
 
 P, D, N = 20, 3, 40
 DOUBLE = torch.empty(0, dtype=torch.float64)
@@ -128,6 +129,21 @@ def test_what_cannot_be_verified_is_said() -> None:
     assert "was not verified to be a density" in check(model, None, REAL)[0]
     wide = DecoderModel(network(D, 2000), lambda m: distributions.Normal(m, 1.0), D)
     assert "2000 numbers" in check(wide, None, normal((8, 2000), seeded(0, "wide"), DOUBLE))[0]
+
+
+def test_decompose_says_in_its_table_what_was_not_verified_and_refuses_what_is_no_density() -> None:
+    scale = torch.eye(P, dtype=torch.float64) + 0.3
+    net, q = network(D, P), Amortized(network(P, 2 * D), DiagonalGaussian(D))
+    whole = DecoderModel(net, lambda m: distributions.MultivariateNormal(m, scale), D)
+    gaps = decompose(whole, q, REAL, plan="quick")
+    assert any("was not verified to be a density" in note for note in gaps.notes)
+    assert "was not verified to be a density" in str(gaps)
+    verified = decompose(DecoderModel(net, lambda m: distributions.Normal(m, 0.3), D), q, REAL, plan="quick")
+    assert "verified" not in str(verified)
+    bare = FunctionModel(lambda x, z: -(x - net(z)).square().sum(-1), D)
+    with pytest.raises(CheckError, match="normalized"):
+        decompose(bare, q, REAL, plan="quick")
+    assert len(decompose(bare, q, REAL, plan="quick", check=False)) == len(REAL)
 
 
 BOOK = normal((16, D), seeded(0, "density", "book"), DOUBLE)

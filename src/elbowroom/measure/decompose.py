@@ -42,6 +42,7 @@ from ..posteriors import (
 )
 from ..results import TEMPERED, Array, Estimate, FitReport, Flag, Gaps, Outcome, concatenate
 from .check import data_notes
+from .densities import density_notes
 from .double_sampling import combine, refined_rows, second_phase_seed
 from .plan import Plan, PlanLike, as_plan
 from .progress import ProgressLike, reporting
@@ -87,7 +88,8 @@ def decompose(
         refine_on: how many data, drawn at random, `refine_plan` measures too. The others are measured by `plan` alone
             and corrected by the mean difference: means are those of `refine_plan`, single values are predictions.
         refine_plan: the plan for the refined data, as `plan`; used with `refine_on` only.
-        check: look at the first rows before anything is measured, and refuse what cannot be right.
+        check: look at the first rows before anything is measured, and refuse what cannot be right. A likelihood that is
+            not the library's own is then tested to be a density; where it cannot be, a note in the table says so.
     Returns:
         The `Gaps` of the N data.
     Raises:
@@ -108,8 +110,10 @@ def decompose(
         raise ValueError(f"refine_on must be between 2 and {n}, the number of data; got {refine_on}")
     if refine_on == n:
         first_plan, refine_on = second_plan, None
+    unverified: list[str] = []
     if check:
         check_door(model, q, data)
+        unverified = density_notes(model, data, seed)
     total = n + (refine_on or 0)
 
     provenance = described(model, q, data) | {
@@ -125,7 +129,7 @@ def decompose(
             draws, chosen = second_phase_seed(seed), read_rows(data, rows)
             second = measured(model, own, chosen, second_plan, draws, kl_weight, lambda done: report(n + done))
             gaps = combine(gaps, second, rows.numpy())
-    notes = gaps.notes + _notes(model, data, kl_weight, objective, gaps, first_plan)
+    notes = (*gaps.notes, *unverified, *_notes(model, data, kl_weight, objective, gaps, first_plan))
     provenance["seconds"] = round(time.perf_counter() - start, 3)
     labels = None if groups is None else np.asarray(groups)
     return replace(gaps, groups=labels, notes=notes, provenance=provenance)

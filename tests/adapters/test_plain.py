@@ -1,5 +1,6 @@
 """A VAE that is one module: every way to say what it returns gives the model and the posterior of the plain parts."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,8 @@ from torch import Tensor, distributions, nn
 from torch.distributions import Independent, Normal
 
 import elbowroom as er
+
+from ..statistics import assert_mean_is
 
 P, D, N, S = 12, 3, 60, 400
 
@@ -132,3 +135,98 @@ def test_an_answer_that_the_module_contradicts_is_refused() -> None:
         er.elbo(*er.plain(Net(lambda m, v: (m, m, v), lambda h: h), None, "mean_logvar", "logits"), x)
     with pytest.raises(TypeError, match="got Tensor"):
         er.elbo(*er.plain(Net(lambda m, v: (m, v), lambda h: h), None, "mean_logvar", "distribution"), x)
+
+
+PSEUDO = torch.randn(5, P, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
+def with_layer(net: Net) -> None:
+    """A layer without a bias whose answers to the rows of the identity are the pseudo-inputs."""
+    layer = nn.Linear(5, P, bias=False, dtype=torch.float64)
+    layer.weight.data.copy_(PSEUDO.T)
+    net.register_module("means", layer)
+    net.register_buffer("idle_input", torch.eye(5, dtype=torch.float64))
+
+
+VAMPS: dict[str, Callable[[Net], None]] = {
+    "a parameter": lambda net: net.register_parameter("pseudo_inputs", nn.Parameter(PSEUDO)),
+    "a method": lambda net: setattr(net, "pseudoinputs", lambda: PSEUDO),
+    "a layer and its idle input": with_layer,
+}
+
+
+@pytest.mark.parametrize("form", VAMPS)
+def test_a_vamp_prior_is_found_by_name(form: str) -> None:
+    """Its density is the mean of those of the encoder's answers; its draws have that mixture's mean and variance."""
+    net = Net(ENCODE["mean_std"][0], lambda h: h).double().eval()
+    VAMPS[form](net)
+    model, q = er.plain(net, None, "mean_std", "logits", prior="vamp")
+    z = torch.randn(3, 4, D, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    with torch.no_grad():
+        mean, scale = net.encode(PSEUDO)
+        each = Normal(mean, scale).log_prob(z[..., None, :]).sum(-1)
+    torch.testing.assert_close(model.log_prior(z), torch.logsumexp(each, -1) - math.log(5))
+    drawn = model.sample_prior(4000, None, torch.Generator().manual_seed(5))[:, 0]
+    for moment in (1, 2):
+        powers = drawn**moment
+        exact = mean.mean(0) if moment == 1 else (mean.square() + scale.square()).mean(0)
+        for i in range(D):
+            assert_mean_is(powers[:, i].numpy(), float(exact[i]))
+    assert er.decompose(model, q, X[:20], plan="quick").amortization.mean > 0
+
+
+class TwoLayers(nn.Module):
+    """Latents z_1 (2) given z_2 (1), as one vector; the encoder gives a pair for each layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.low, self.high, self.out = nn.Linear(P, 4), nn.Linear(P, 2), nn.Linear(2, P)
+
+    def encode(self, x: Tensor) -> Any:
+        return [self.low(x).chunk(2, -1), self.high(x).chunk(2, -1)]
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.out(z[:, :2])
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        low, high = z.split([2, 1], -1)
+        return Normal(0.0, 1.0).log_prob(high).sum(-1) + Normal(high.expand_as(low), 0.5).log_prob(low).sum(-1)
+
+
+def test_layers_of_latents_are_one_vector() -> None:
+    """The ELBO is that of the two layers, within five errors (false alarms: 6e-7), and amortization is a step."""
+    net = TwoLayers().double()
+    model, q = er.plain(net, None, "mean_logvar", "logits", latent_shape=3, prior=net.log_prior)
+    ours = er.elbo(model, q, X, n_samples=S)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        total = torch.zeros(S, N, dtype=torch.float64)
+        layers = []
+        for mean, log_var in net.encode(X):
+            e = torch.randn(S, *mean.shape, generator=generator, dtype=torch.float64)
+            layers.append(mean + (0.5 * log_var).exp() * e)
+            total -= Normal(mean, (0.5 * log_var).exp()).log_prob(layers[-1]).sum(-1)
+        low, high = layers
+        total += Normal(high, 0.5).log_prob(low).sum(-1) + Normal(0.0, 1.0).log_prob(high).sum(-1)
+        total += distributions.Bernoulli(logits=net.out(low)).log_prob(X).sum(-1)
+    assert abs(ours.mean - total.mean().item()) < 5 * 1.5 * ours.mc_se
+    gaps = er.decompose(model, q, X[:20], plan="quick")
+    assert gaps.family == "diagonal"
+    assert gaps.amortization.mean > 0
+
+
+@pytest.mark.parametrize(
+    ("prior", "encode", "kind", "words"),
+    [
+        ("vamp", "mean_std", ValueError, "pseudo-inputs, and Net has none of"),
+        ("vamp", "distribution", ValueError, "needs encode="),
+        ("vampire", "mean_std", ValueError, '"vamp", an object with log_prob'),
+        (3.0, "mean_std", TypeError, r"a function z -> log p\(z\); got a float|a function"),
+    ],
+)
+def test_mistakes_about_the_prior_are_named(prior: Any, encode: Any, kind: type[Exception], words: str) -> None:
+    net = Net(ENCODE[encode][0], lambda h: h).double()
+    with pytest.raises(kind, match=words):
+        er.plain(net, None, encode, "logits", prior=prior)

@@ -87,7 +87,23 @@ def test_a_vamp_prior_is_normalized_and_sampled(models: Any) -> None:
     assert er.sandwich(model, 20, q).width.mean < 0.5
 
 
-@pytest.mark.parametrize("name", ["AE", "WAE_MMD", "VQVAE", "RAE_L2", "Adversarial_AE", "VAEGAN", "SVAE", "VAE_IAF"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_q_of_a_vae_iaf_is_a_flow(models: Any, loss: str) -> None:
+    """Its ELBO is that of its own loss, log q(z) at its draws is what they came with, and only inference is a step."""
+    source = trained(models, "VAE_IAF", reconstruction_loss=loss)
+    model, q = er.pythae(source, data())
+    with torch.no_grad():
+        distribution = q(data()[:7])
+        z, log_q = distribution.rsample_and_log_q(torch.randn(4, 7, D, generator=torch.Generator().manual_seed(4)))
+        torch.testing.assert_close(distribution.log_prob(z), log_q, rtol=1e-4, atol=1e-4)
+    gaps = er.decompose(model, q, data()[:20], plan="quick")
+    assert gaps.family is None
+    assert list(gaps.steps) == ["inference"]
+    assert gaps.inference.mean > 0
+    assert source.training
+
+
+@pytest.mark.parametrize("name", ["AE", "WAE_MMD", "VQVAE", "RAE_L2", "Adversarial_AE", "VAEGAN", "SVAE", "VAE_LinNF"])
 def test_what_has_no_density_is_refused_by_name(models: Any, name: str) -> None:
     kind = getattr(models, name)
     with pytest.raises(TypeError, match=f"{name} of pythae cannot be measured: "):

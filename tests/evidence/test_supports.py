@@ -178,6 +178,21 @@ def test_saturation_without_a_sigmoid_is_the_named_cause() -> None:
     assert er.check(DecoderModel(lambda z: 0.01 + 0.98 * probs(z), "bernoulli_probs", D), None, X) == []
 
 
+def test_double_precision_undoes_saturation_as_the_message_says() -> None:
+    class Tanh(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = linear(D, P)
+
+        def forward(self, z: Tensor) -> Tensor:
+            logits = 25 * (10 * self.net(z)).tanh()
+            return 0.5 + 0.5 * (0.5 * logits).tanh()
+
+    with pytest.raises(CheckError, match="or make it double precision"):
+        er.check(DecoderModel(Tanh(), "bernoulli_probs", D), None, X)
+    assert er.check(DecoderModel(Tanh().double(), "bernoulli_probs", D), None, X) == []
+
+
 def test_a_decoder_that_reads_x_is_not_simulated() -> None:
     """Teacher forcing: data that are drawn given the old tokens are not the model's."""
     embed, read, out = nn.Embedding(9, 8), linear(3, 8), linear(8, 8)

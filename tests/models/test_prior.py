@@ -135,3 +135,19 @@ def test_the_ladder_refuses_them_too(shape: tuple[int, ...]) -> None:
     q = er.Amortized(torch.nn.Linear(2, 4), er.DiagonalGaussian(2))
     with pytest.raises(ValueError, match="sample_prior must return"):
         er.decompose(Careless(*shape), q, X, plan="quick")
+
+
+def test_a_function_is_a_prior() -> None:
+    """The same numbers as the distribution that it stands for; what it returns must be a number for each row."""
+    wide = torch.distributions.Independent(torch.distributions.Normal(torch.zeros(3), 2.0), 1)
+    z, x = torch.randn(4, 5, 3), torch.randn(5, 3)
+    function = er.DecoderModel(torch.nn.Identity(), er.likelihoods.gaussian(1.0), 3, prior=wide.log_prob)
+    exact = er.DecoderModel(torch.nn.Identity(), er.likelihoods.gaussian(1.0), 3, prior=wide)
+    torch.testing.assert_close(function.log_prior(z, x), exact.log_prior(z, x), rtol=0, atol=0)
+    images = er.DecoderModel(torch.nn.Flatten(), er.likelihoods.gaussian(1.0), (3, 1), prior=lambda z: z.sum((1, 2)))
+    torch.testing.assert_close(images.log_prior(z, x), z.sum(-1))
+    summed = er.DecoderModel(torch.nn.Identity(), er.likelihoods.gaussian(1.0), 3, prior=lambda z: -z.square().sum())
+    with pytest.raises(ValueError, match=r"log p\(z\) of shape \(20,\) for z \(20, 3\); got \(\)"):
+        summed.log_prior(z, x)
+    with pytest.raises(TypeError, match=r"a function z -> log p\(z\); got a number|got float"):
+        er.DecoderModel(torch.nn.Identity(), er.likelihoods.gaussian(1.0), 3, prior=2.0)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, distributions, nn
 
 from ..core import Rows, forked, observed
-from ..models import DecoderModel, Prior, likelihoods
+from ..models import DecoderModel, Prior, VampPrior, likelihoods
 from ..posteriors import Amortized, CallablePosterior, DiagonalGaussian
 
 __all__ = ["plain"]
@@ -21,7 +21,9 @@ __all__ = ["plain"]
 Encode: TypeAlias = Literal["mean_logvar", "mean_std", "distribution"]
 Decode: TypeAlias = Literal["logits", "probs", "mean", "mean_logvar", "distribution"]
 LikelihoodLike: TypeAlias = str | likelihoods.Likelihood | Callable[..., Any]
+PriorLike: TypeAlias = Prior | Callable[[Tensor], Tensor] | Literal["vamp"] | None
 ENCODERS, DECODERS = ("encode", "encoder"), ("decode", "decoder")  # methods or modules, by the names that people use
+PSEUDO_INPUTS = ("pseudo_inputs", "pseudoinputs", "pseudos", "means")  # of a VampPrior, by the names that people use
 LATENT_SIZES = ("latent_dim", "latent_size", "latent_dims", "n_latent", "n_latents", "z_dim", "zdim", "dim_z", "z_size")
 
 
@@ -31,7 +33,7 @@ def plain(
     encode: Encode | None = None,
     decode: Decode | None = None,
     latent_shape: int | Sequence[int] | None = None,
-    prior: Prior | None = None,
+    prior: PriorLike = None,
 ) -> tuple[DecoderModel, Amortized | CallablePosterior]:
     """The model and the posterior of a VAE that is one module.
 
@@ -41,14 +43,18 @@ def plain(
         likelihood: as in `DecoderModel`. It may be left out where `decode` implies it: "logits" is a Bernoulli's,
             "probs" a Bernoulli's too, "mean_logvar" a Gaussian's, and "distribution" its own.
         encode: what the encoder returns: "mean_logvar" or "mean_std", two tensors (N, *latent_shape) or one with both
-            side by side; or "distribution", a torch Distribution.
+            side by side, or such a pair for each layer of latents, which are joined to one vector; or "distribution", a
+            torch Distribution.
         decode: what the decoder returns: "logits", "probs", "mean", "mean_logvar" (two tensors, or one with twice the
             channels), or "distribution".
         latent_shape: D, or a tuple; None for the module's attribute of a usual name, such as `latent_dim`.
-        prior: as in `DecoderModel`; None for N(0, I).
+        prior: as in `DecoderModel`, None for N(0, I); or "vamp" for the mixture of the encoder's answers to the
+            module's pseudo-inputs, which is its tensor `pseudo_inputs`, or what its method or submodule of that name or
+            `means` returns, called with the module's `idle_input` if there is one.
     Raises:
-        TypeError: `net` is no module, or a likelihood of another kind.
-        ValueError: an answer that is missing or unknown, a module without such methods, or no latent_shape.
+        TypeError: `net` is no module, or a likelihood or a prior of another kind.
+        ValueError: an answer that is missing or unknown, a module without such methods or pseudo-inputs, or no
+            latent_shape.
     """
     if not isinstance(net, nn.Module):
         raise TypeError(f"net must be a torch module with encode and decode; got {type(net).__name__}")
@@ -59,10 +65,14 @@ def plain(
     encoder, decoder = _Part(net, _name_of(net, ENCODERS)), _Part(net, _name_of(net, DECODERS))
     shape = latent_shape if latent_shape is not None else _latent_size(net)
     kind = _DistributionModel if decode == "distribution" else DecoderModel
-    model = kind(decoder, _likelihood(likelihood, str(decode)), shape, prior)
+    gaussian = _Gaussian(encoder, encode == "mean_std")
+    own_prior: Any = prior
+    if isinstance(prior, str):
+        own_prior = _vamp_prior(net, gaussian, prior, str(encode))
+    model = kind(decoder, _likelihood(likelihood, str(decode)), shape, own_prior)
     if encode == "distribution":
         return model, CallablePosterior(encoder)
-    return model, Amortized(_Gaussian(encoder, encode == "mean_std"), DiagonalGaussian(shape))
+    return model, Amortized(gaussian, DiagonalGaussian(shape))
 
 
 class _Part(nn.Module):
@@ -106,6 +116,8 @@ class _Gaussian(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         output = self.encoder(x)
         parts = output.chunk(2, dim=1) if isinstance(output, Tensor) else output
+        if _are_pairs(parts):
+            parts = [torch.cat([part.flatten(1) for part in layer], dim=1) for layer in zip(*parts, strict=True)]
         if not isinstance(parts, tuple | list) or len(parts) != 2:
             got = f"{len(parts)} parts" if isinstance(parts, tuple | list) else type(parts).__name__
             scale = "standard deviation" if self.gives_std else "log variance"
@@ -122,6 +134,35 @@ class _Gaussian(nn.Module):
                 'positive. It may be a log variance: encode="mean_logvar"'
             )
         return mean, 2 * second.log()
+
+
+def _are_pairs(parts: object) -> bool:
+    """Whether they are a pair of tensors for each of several layers."""
+    return isinstance(parts, tuple | list) and all(isinstance(part, tuple | list) and len(part) == 2 for part in parts)
+
+
+def _vamp_prior(net: nn.Module, encoder: _Gaussian, name: str, encode: str) -> VampPrior:
+    """The prior that is the mixture of the encoder's answers to the pseudo-inputs of the module."""
+    if name != "vamp":
+        raise ValueError(f'prior must be "vamp", an object with log_prob, a function or None; got {name!r}')
+    if encode == "distribution":
+        raise ValueError('prior="vamp" needs encode="mean_logvar" or "mean_std"; got "distribution"')
+    found = next((name for name in PSEUDO_INPUTS if getattr(net, name, None) is not None), None)
+    if found is None:
+        raise ValueError(
+            f'prior="vamp" needs pseudo-inputs, and {type(net).__name__} has none of {", ".join(PSEUDO_INPUTS)}. Add a '
+            "method pseudo_inputs that returns them"
+        )
+    idle = getattr(net, "idle_input", None)
+
+    def pseudo_inputs() -> Tensor:
+        source = getattr(net, found)
+        if not callable(source):
+            return torch.as_tensor(source)
+        inputs: Tensor = source() if idle is None else source(idle)
+        return inputs
+
+    return VampPrior(encoder, pseudo_inputs)
 
 
 def _require(name: str, given: object, known: tuple[str, ...], reason: str) -> None:

@@ -132,7 +132,7 @@ def _saturation(model: LatentModel, x: Rows, z: Tensor) -> str:
         if share == 0
         else (
             f". {share:.2%} of the decoder's probabilities are exactly 0 or 1, which removes data from all bounds: "
-            'return logits, with likelihood "bernoulli", or end the decoder in a sigmoid'
+            'return logits, with likelihood "bernoulli", or end the decoder in a sigmoid, or make it double precision'
         )
     )
 

@@ -23,7 +23,7 @@ from ..models import DecoderModel, LatentModel, latent_size
 
 __all__ = ["check_density", "check_slope", "density_notes"]
 
-ROWS = 8  # data that suggest which values a number may take
+SUGGESTING = 8  # data that suggest which values a number may take
 SLOPE_STEP = 1e-2  # of the finite difference, in units of the prior's scale
 MOST_MISMATCH = 0.25  # of slopes, in the median over draws
 LEAST_RAY, MOST_RAY = 1e3, 1e5  # lengths between which the tail is measured, in units of the data's scale
@@ -110,7 +110,7 @@ def check_density(model: LatentModel, x: Rows, seed: int) -> list[str]:
 
 def density_notes(model: LatentModel, x: Rows | MapStyle, seed: int) -> list[str]:
     """`check_density` on the first rows of any data, with the model prepared as an estimator does it."""
-    head = read_rows(x, torch.arange(min(n_data(x), ROWS)))
+    head = read_rows(x, torch.arange(min(n_data(x), SUGGESTING)))
     with prepared(model, None, head, size=n_data(head)) as (_, blocks), forked(seed):
         return check_density(model, next(blocks).x, seed)
 

@@ -2,11 +2,12 @@
 
 from . import likelihoods
 from .compiled import CompiledModel
-from .decoder import DecoderModel, Prior
+from .decoder import DecoderModel
 from .function import FunctionModel
 from .joint import log_joint, log_joint_and_grad, samples_in_a_call, value_and_grad
 from .linear_gaussian import LinearGaussian
 from .modules import called, device_and_dtype, evaluating, modules_of, n_parameters
+from .own_priors import Prior, VampPrior
 from .prior import is_standard_normal, prior_draws
 from .protocols import LatentModel, SamplesData, SamplesPrior, as_shape, can_sample_prior, latent_size, samples_prior
 from .tempered import Tempered
@@ -21,6 +22,7 @@ __all__ = [
     "SamplesData",
     "SamplesPrior",
     "Tempered",
+    "VampPrior",
     "as_shape",
     "called",
     "can_sample_prior",

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -12,17 +12,11 @@ from torch import Tensor, nn
 from ..core import Rows, covariates, forked, kind_of, log_standard_normal, normal, observed
 from .likelihoods import Likelihood, Output, as_likelihood, bernoulli
 from .modules import called, device_and_dtype, n_parameters
+from .own_priors import Prior, as_prior
 from .protocols import as_shape, latent_size
 from .sigmoids import RecordedSigmoids
 
-__all__ = ["DecoderModel", "Prior"]
-
-
-class Prior(Protocol):
-    """A normalized density of z. A prior that also has `sample(shape)` can start annealing and simulate data."""
-
-    def log_prob(self, z: Tensor, /) -> Tensor:
-        """log p(z) in nats: (S, N, *latent_shape) -> (S, N). For vector latents, (S, N, D) is summed over D."""
+__all__ = ["DecoderModel"]
 
 
 class DecoderModel(nn.Module):
@@ -33,13 +27,14 @@ class DecoderModel(nn.Module):
         likelihood: a name such as "bernoulli" (which takes logits), a `Likelihood` such as
             ``likelihoods.gaussian(0.1)``, or a callable output -> torch Distribution or (x, output) -> (S, N) in nats.
         latent_shape: D, or a tuple, which is flattened to D internally.
-        prior: None for N(0, I), or any object with a normalized ``log_prob(z)``: (S, N, *latent_shape) -> (S, N).
+        prior: None for N(0, I); any object with a normalized ``log_prob(z)``: (S, N, *latent_shape) -> (S, N); or a
+            function of rows z (R, *latent_shape) -> log p(z) (R,), from which nothing can be simulated.
         condition: the names of the tensors in x that the decoder needs; x is then a mapping with the data under "x".
         mask: the name of a tensor in x, shaped as the data, that is 0 where a number is missing. What the data hold
             there, NaN for instance, has no part in log p(x|z); the encoder gets it as it is.
     Raises:
         ValueError: an unknown likelihood, one that lacks its scale, or a `latent_shape` that is not positive.
-        TypeError: a likelihood that is neither a name nor a `Likelihood` nor callable.
+        TypeError: a likelihood that is neither a name nor a `Likelihood` nor callable, or a prior of another kind.
     """
 
     def __init__(
@@ -47,7 +42,7 @@ class DecoderModel(nn.Module):
         decoder: nn.Module | Callable[..., Any],
         likelihood: str | Likelihood | Callable[..., Any],
         latent_shape: int | Sequence[int],
-        prior: Prior | None = None,
+        prior: Prior | Callable[[Tensor], Tensor] | None = None,
         condition: Sequence[str] = (),
         mask: str | None = None,
     ) -> None:
@@ -56,7 +51,7 @@ class DecoderModel(nn.Module):
         self.decoder = decoder
         self.likelihood = as_likelihood(likelihood)
         self.latent_shape = as_shape(latent_shape)
-        self.prior = prior
+        self.prior = as_prior(prior)
         self.condition = tuple(condition)
 
     def extra_repr(self) -> str:

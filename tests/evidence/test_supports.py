@@ -189,7 +189,7 @@ def test_double_precision_undoes_saturation_as_the_message_says() -> None:
             return 0.5 + 0.5 * (0.5 * logits).tanh()
 
     with pytest.raises(CheckError, match="or make it double precision"):
-        er.check(DecoderModel(Tanh(), "bernoulli_probs", D), None, X)
+        er.check(DecoderModel(Tanh().float(), "bernoulli_probs", D), None, X)
     assert er.check(DecoderModel(Tanh().double(), "bernoulli_probs", D), None, X) == []
 
 

@@ -13,6 +13,8 @@ from __future__ import annotations  # signatures in help() then show types by th
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -40,10 +42,11 @@ from ..posteriors import (
     VariationalDistribution,
     ladder_rungs,
 )
-from ..results import TEMPERED, Array, Estimate, FitReport, Flag, Gaps, Outcome, concatenate
+from ..results import TEMPERED, Array, Estimate, FitReport, Flag, Gaps, Outcome, Parts, concatenate
 from .check import data_notes
 from .densities import density_notes
 from .double_sampling import combine, refined_rows, second_phase_seed
+from .kept import kept_parts, save_finished
 from .plan import Plan, PlanLike, as_plan
 from .progress import ProgressLike, reporting
 from .provenance import described
@@ -66,6 +69,7 @@ def decompose(
     refine_on: int | None = None,
     refine_plan: PlanLike = "standard",
     check: bool = True,
+    out: str | Path | None = None,
 ) -> Gaps:
     """Measure the ladder of each datum, from L[q] up to log p(x).
 
@@ -90,10 +94,15 @@ def decompose(
         refine_plan: the plan for the refined data, as `plan`; used with `refine_on` only.
         check: look at the first rows before anything is measured, and refuse what cannot be right. A likelihood that is
             not the library's own is then tested to be a density; where it cannot be, a note in the table says so.
+        out: a run folder, in which each block of data is kept as soon as it is measured. A measurement that was
+            interrupted, even killed, goes on where it was when it is called again with the same arguments, and ends in
+            the same numbers; more rows of x may then be added at the end. `load_gaps` reads the finished run.
     Returns:
         The `Gaps` of the N data.
     Raises:
         CheckError: a model, posterior or data that cannot be right; it is a ValueError.
+        RunError: `out` holds a run of another model, posterior, plan, seed or data, or other files, or cannot be
+            written to; it is a ValueError.
         TypeError: data that can only be iterated.
         ValueError: no data, an unknown plan, a kl_weight that is not positive, groups or ids of another number than N,
             ids that are not unique, a `refine_on` that is not between 2 and N, or no datum with finite values.
@@ -121,18 +130,26 @@ def decompose(
         "plans": [asdict(one) for one in ([first_plan] if refine_on is None else [first_plan, second_plan])],
     }
     start = time.perf_counter()
+    keep = partial(kept_parts, out, model, q, data, kl_weight, provenance)
     with reporting(progress, total) as report:
-        gaps = _with_ids(measured(model, q, data, first_plan, seed, kl_weight, report), ids)
+        parts = keep("first", first_plan, seed)
+        gaps = _with_ids(measured(model, q, data, first_plan, seed, kl_weight, report, parts=parts), ids)
         if refine_on is not None:
             rows, first_plan = refined_rows(n, refine_on, seed), second_plan
             own = q.rows(rows) if isinstance(q, Local) else q
             draws, chosen = second_phase_seed(seed), read_rows(data, rows)
-            second = measured(model, own, chosen, second_plan, draws, kl_weight, lambda done: report(n + done))
+            parts = keep("second", second_plan, draws, {"number of refined data and of all": [refine_on, n]})
+            second = measured(
+                model, own, chosen, second_plan, draws, kl_weight, lambda done: report(n + done), parts=parts
+            )
             gaps = combine(gaps, second, rows.numpy())
     notes = (*gaps.notes, *unverified, *_notes(model, data, kl_weight, objective, gaps, first_plan))
     provenance["seconds"] = round(time.perf_counter() - start, 3)
     labels = None if groups is None else np.asarray(groups)
-    return replace(gaps, groups=labels, notes=notes, provenance=provenance)
+    gaps = replace(gaps, groups=labels, notes=notes, provenance=provenance)
+    if out is not None:
+        save_finished(gaps, out)
+    return gaps
 
 
 def measured(
@@ -144,16 +161,19 @@ def measured(
     kl_weight: float,
     report: Callable[[float], None],
     size: int = BLOCK,
+    parts: Parts | None = None,
 ) -> Gaps:
     """Measure all of x by one plan, without notes and provenance.
 
     Args:
         report: called with the number of data done.
         size: rows of a block.
+        parts: where blocks are kept as soon as they are measured, and taken from if they are there.
     Raises:
+        RunError: `parts` has blocks of other data.
         ValueError: no datum has a finite value on every rung.
     """
-    parts = []
+    measured_blocks = []
     with prepared_pair(model, q, x, size) as (posterior, blocks):
         for block in blocks:
             before = int(block.index[0])
@@ -161,9 +181,14 @@ def measured(
             def fitted(done: int, total: int, before: int = before, rows: int = block.rows) -> None:
                 report(before + rows * (1 + done) / (total + 2))  # L[q] is done, and log p(x) is still to come
 
-            parts.append(_measure_block(model, posterior, block, plan, seed, kl_weight, fitted))
+            gaps = None if parts is None else parts.load(block.number, _fingerprint(block)[: block.rows])
+            if gaps is None:
+                gaps = _measure_block(model, posterior, block, plan, seed, kl_weight, fitted)
+                if parts is not None:
+                    parts.save(block.number, gaps)
+            measured_blocks.append(gaps)
             report(before + block.rows)
-    return _masked(_joined(parts))
+    return _masked(_joined(measured_blocks))
 
 
 def _measure_block(

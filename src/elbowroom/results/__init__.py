@@ -9,13 +9,15 @@ from .estimate import SIDES, Array, Correction, Estimate, concatenate
 from .gaps import Gaps, load_gaps
 from .ladder import REMAINDER, TEMPERED, Ladder, Rung, suggestion
 from .outcomes import FLAG_WORDS, OUTCOME_WORDS, SECOND_OPINION, FitReport, Flag, Outcome
-from .store import RESERVED, SCHEMA, RunError, read_run, write_run
+from .parts import Parts
+from .store import BLOCKS, RESERVED, SCHEMA, RunError, read_run, refuse_occupied, write_run
 from .summary import ladder_summary
 from .table import LadderRow, flag_counts, group_table, ladder_html, ladder_rows, ladder_table, rungs_beside
 from .verdict import Finding, Verdict, judge
 
 __all__ = [
     "Array",
+    "BLOCKS",
     "ByValue",
     "Comparison",
     "Correction",
@@ -31,6 +33,7 @@ __all__ = [
     "Listing",
     "OUTCOME_WORDS",
     "Outcome",
+    "Parts",
     "REMAINDER",
     "RESERVED",
     "Row",
@@ -56,6 +59,7 @@ __all__ = [
     "ladder_table",
     "load_gaps",
     "read_run",
+    "refuse_occupied",
     "rungs_beside",
     "suggestion",
     "write_run",

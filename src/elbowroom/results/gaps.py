@@ -58,6 +58,11 @@ class Gaps(Ladder):
         Raises:
             RunError: the folder holds a run and `overwrite` is False, or it holds other files, or is a file.
         """
+        meta, columns = self.to_columns()
+        store.write_run(folder, meta, columns, overwrite)
+
+    def to_columns(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """The metadata, ready for JSON, and the columns, (N,) or (N, G) each: `from_columns` makes the gaps of them."""
         columns: dict[str, NDArray[Any]] = {
             "id": self.ids,
             "flags": self.flags,
@@ -75,7 +80,7 @@ class Gaps(Ladder):
         for name, fit in self.fits.items():
             columns[f"outcome.{name}"], columns[f"steps.{name}"] = fit.outcome, fit.steps
             columns[f"work.{name}"] = fit.work
-        store.write_run(folder, self._meta(), columns, overwrite)
+        return self._meta(), columns
 
     def _meta(self) -> dict[str, Any]:
         """All but the columns, as JSON can hold it."""
@@ -91,6 +96,38 @@ class Gaps(Ladder):
             "provenance": dict(self.provenance),
         }  # fmt: skip
 
+    @staticmethod
+    def from_columns(meta: Mapping[str, Any], columns: Mapping[str, NDArray[Any]]) -> "Gaps":
+        """The gaps of which `to_columns` made these."""
+        estimates = {name: _estimate(name, meta, columns) for name in meta["estimates"]}
+        fits = {
+            name: FitReport(columns[f"outcome.{name}"], columns[f"steps.{name}"], columns[f"work.{name}"])
+            for name in meta["fits"]
+        }
+        return Gaps(
+            elbo=estimates["elbo"],
+            local=_under("local.", estimates),
+            log_evidence=estimates["log_evidence"],
+            shortfall=_under("shortfall.", estimates),
+            fits=fits,
+            flags=columns["flags"],
+            chosen=columns["chosen"].astype(str),
+            estimators=meta["estimators"],
+            candidates=_under("candidate.", estimates),
+            k_hat=columns["k_hat"],
+            rungs=tuple(Rung(**rung) for rung in meta["rungs"]),
+            family=meta["family"],
+            work=meta["work"],
+            plan=meta["plan"],
+            seed=meta["seed"],
+            kl_weight=meta["kl_weight"],
+            groups=columns.get("group"),
+            notes=tuple(meta["notes"]),
+            fingerprint=columns.get("fingerprint"),
+            refined=columns.get("refined"),
+            provenance=meta.get("provenance", {}),
+        )
+
     def _by_column(self) -> dict[str, Estimate]:
         """Every measured estimate under the name of its column."""
         rungs = {f"local.{name}": estimate for name, estimate in self.local.items()}
@@ -105,35 +142,7 @@ def load_gaps(folder: str | Path) -> Gaps:
     Raises:
         RunError: the folder holds no whole run, or one that another version of the package wrote.
     """
-    meta, columns = store.read_run(folder)
-    estimates = {name: _estimate(name, meta, columns) for name in meta["estimates"]}
-    fits = {
-        name: FitReport(columns[f"outcome.{name}"], columns[f"steps.{name}"], columns[f"work.{name}"])
-        for name in meta["fits"]
-    }
-    return Gaps(
-        elbo=estimates["elbo"],
-        local=_under("local.", estimates),
-        log_evidence=estimates["log_evidence"],
-        shortfall=_under("shortfall.", estimates),
-        fits=fits,
-        flags=columns["flags"],
-        chosen=columns["chosen"].astype(str),
-        estimators=meta["estimators"],
-        candidates=_under("candidate.", estimates),
-        k_hat=columns["k_hat"],
-        rungs=tuple(Rung(**rung) for rung in meta["rungs"]),
-        family=meta["family"],
-        work=meta["work"],
-        plan=meta["plan"],
-        seed=meta["seed"],
-        kl_weight=meta["kl_weight"],
-        groups=columns.get("group"),
-        notes=tuple(meta["notes"]),
-        fingerprint=columns.get("fingerprint"),
-        refined=columns.get("refined"),
-        provenance=meta.get("provenance", {}),
-    )
+    return Gaps.from_columns(*store.read_run(folder))
 
 
 def _estimate(name: str, meta: Mapping[str, Any], columns: Mapping[str, NDArray[Any]]) -> Estimate:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,12 @@ from numpy.typing import NDArray
 
 from ..core import PARTIAL_SUFFIX, write_atomically
 
-__all__ = ["RESERVED", "SCHEMA", "RunError", "read_run", "write_run"]
+__all__ = [
+    "BLOCKS", "RESERVED", "SCHEMA", "RunError", "as_table", "columns_of", "plain_json", "read_run", "refuse_occupied",
+    "write_run",
+]  # fmt: skip
 
+BLOCKS = "blocks"  # the folder of the blocks that were measured
 RESERVED = ".reserved"  # a file in a folder for which a run is being measured
 PACKAGES = ("elbowroom", "torch", "numpy", "pyarrow")  # packages whose versions a run records
 SCHEMA = 3  # 1 did not hold the rungs of the ladder, 2 not the shortfall of fits
@@ -32,7 +37,11 @@ class RunError(ValueError):
 
 
 def write_run(
-    folder: str | Path, meta: Mapping[str, Any], columns: Mapping[str, NDArray[Any]], overwrite: bool = False
+    folder: str | Path,
+    meta: Mapping[str, Any],
+    columns: Mapping[str, NDArray[Any]],
+    overwrite: bool = False,
+    keep_blocks: bool = False,
 ) -> None:
     """Write a run folder.
 
@@ -41,26 +50,18 @@ def write_run(
         meta: the metadata, ready for JSON.
         columns: per-datum arrays by name, (N,) or (N, G) each.
         overwrite: replace the run that the folder holds.
+        keep_blocks: leave the blocks that were kept while it was measured, as they are those of this run.
     Raises:
         RunError: the folder holds a run and `overwrite` is False, or it holds other files, or is a file.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise RunError(f"a run is a folder; {folder} is a file. Name another place.")
-    if (folder / "run.json").exists() and not overwrite:
-        raise RunError(
-            f"{folder} already holds a run; nothing was written. Name another folder, or ask to overwrite it."
-        )
-    if _holds_other_files(folder):
-        raise RunError(f"{folder} is not empty and holds no run; nothing was written. Name an empty or new folder.")
+    refuse_occupied(folder, overwrite)
     (folder / "data").mkdir(parents=True, exist_ok=True)
-    arrays = {name: _arrow(pa, np.asarray(values)) for name, values in columns.items()}
     part = folder / "data" / f"part-{_free_number(folder):05d}.parquet"
     table = io.BytesIO()
-    pq.write_table(pa.table(arrays), table)
+    pq.write_table(as_table(columns), table)
     write_atomically(part, table.getvalue())
     record = {
         "schema": SCHEMA,
@@ -70,11 +71,25 @@ def write_run(
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
     }
-    write_atomically(folder / "run.json", json.dumps(record, indent=1, default=_plain).encode())
+    write_atomically(folder / "run.json", json.dumps(record, indent=1, default=plain_json).encode())
     cut = folder.rglob(f".*{PARTIAL_SUFFIX}")  # left by a kill in the middle of a write
     for stale in (*(folder / "data").glob("part-*.parquet"), *cut):
         if stale != part:
             stale.unlink()
+    if not keep_blocks:
+        rmtree(folder / BLOCKS, ignore_errors=True)
+
+
+def refuse_occupied(folder: Path, overwrite: bool) -> None:
+    """Raise RunError if a run cannot be written to a folder: it holds one (unless `overwrite`) or other files."""
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"a run is a folder; {folder} is a file. Name another place.")
+    if (folder / "run.json").exists() and not overwrite:
+        raise RunError(
+            f"{folder} already holds a run; nothing was written. Name another folder, or ask to overwrite it."
+        )
+    if _holds_other_files(folder):
+        raise RunError(f"{folder} is not empty and holds no run; nothing was written. Name an empty or new folder.")
 
 
 def read_run(folder: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -90,6 +105,10 @@ def read_run(folder: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]
     try:
         meta = json.loads((folder / "run.json").read_text())
     except FileNotFoundError:
+        if (folder / BLOCKS).is_dir():
+            raise RunError(
+                f"{folder} holds a run that is not finished; measure again with the same arguments and it goes on"
+            ) from None
         if (folder / RESERVED).exists():
             raise RunError(
                 f"{folder} holds a run that was interrupted before it was saved, or is being measured now; if nothing "
@@ -114,8 +133,19 @@ def read_run(folder: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]
         if not path.exists() or _sha256(path) != checksum:
             raise RunError(f"{path} is missing or was changed since it was written; the run must be made again")
         tables.append(pq.read_table(path))
-    table = pa.concat_tables(tables)
-    return meta, {name: _numpy(table.column(name)) for name in table.column_names}
+    return meta, columns_of(pa.concat_tables(tables))
+
+
+def as_table(columns: Mapping[str, NDArray[Any]]) -> Any:
+    """An Arrow table of columns (N,) or (N, G)."""
+    import pyarrow as pa
+
+    return pa.table({name: _arrow(pa, np.asarray(values)) for name, values in columns.items()})
+
+
+def columns_of(table: Any) -> dict[str, NDArray[Any]]:
+    """The columns of an Arrow table, (N,) or (N, G) each."""
+    return {name: _numpy(table.column(name)) for name in table.column_names}
 
 
 def _what_is_there(folder: Path) -> str:
@@ -136,7 +166,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _plain(value: object) -> object:
+def plain_json(value: object) -> object:
     """Numbers of numpy and torch as Python's."""
     if isinstance(value, np.ndarray | np.generic | torch.Tensor):
         return value.tolist()
@@ -147,7 +177,7 @@ def _holds_other_files(folder: Path) -> bool:
     """Whether there is something that is no run's, nor what one left that was interrupted before its record came."""
     if not folder.exists() or (folder / "run.json").exists():
         return False
-    own = (RESERVED, "data")
+    own = (RESERVED, BLOCKS, "data")
     if any(path.name not in own and not path.name.endswith(PARTIAL_SUFFIX) for path in folder.iterdir()):
         return True
     return (folder / "data").exists() and any("part" not in path.name for path in (folder / "data").iterdir())

@@ -1,0 +1,163 @@
+"""The blocks of a run as they are measured: one file each, whole or absent, from which an interrupted run goes on.
+
+A folder of parts holds `identity.json`, which says what is measured, and `block-NUMBER-CHECKSUM.parquet` files. The
+checksum of its content in a file's name makes a part that was damaged, cut or exchanged known at once; it is set aside
+under a name that ends in `.damaged`, and its block is measured again. A part appears under its name by a rename, so a
+kill at any moment leaves it whole or absent.
+"""
+
+import hashlib
+import io
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core import PARTIAL_SUFFIX, write_atomically
+from .gaps import Gaps
+from .store import RunError, as_table, columns_of, plain_json
+
+__all__ = ["Parts"]
+
+IDENTITY = "identity.json"
+ASIDE = ".damaged"
+META = b"elbowroom"  # the key of the metadata in a part
+CLOSE = 1e-5  # relative difference of two numbers that stand for the same in an identity, as threads may round them
+
+
+class Parts:
+    """The measured blocks of one run in a folder.
+
+    Args:
+        folder: the folder of the parts; it is made if there is none.
+        identity: what is measured, ready for JSON. If the folder has one already, it must be the same.
+    Raises:
+        RunError: the folder belongs to another run, or cannot be written to.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self._is_lost = False
+        wanted = json.loads(json.dumps(identity, default=plain_json))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for cut in folder.glob(f".*{PARTIAL_SUFFIX}"):
+                cut.unlink(missing_ok=True)
+            found = _identity_in(folder)
+            if found is None:
+                write_atomically(folder / IDENTITY, json.dumps(wanted, indent=1).encode())
+        except OSError as error:
+            raise RunError(
+                f"{folder} cannot be written to ({error.strerror or error}); nothing was measured. Name another folder."
+            ) from None
+        if found is not None:
+            _refuse_another(folder, found, wanted)
+
+    def load(self, number: int, fingerprint: NDArray[np.int64]) -> Gaps | None:
+        """The block of this number, or None if it must be measured.
+
+        Args:
+            fingerprint: (B,) that of the block's data, by which rows are known.
+        Raises:
+            RunError: the block was measured on other data.
+        """
+        for path in sorted(self.folder.glob(f"block-{number:06d}-*.parquet")):
+            gaps = _read(path)
+            if gaps is None:
+                continue
+            known = gaps.fingerprint
+            shorter = min(len(gaps), len(fingerprint))
+            if known is None or (known[:shorter] != fingerprint[:shorter]).any():
+                raise RunError(
+                    f"{self.folder} holds block {number} of other data; nothing was changed. Name another folder, or "
+                    "pass the data in the order in which they were measured."
+                )
+            if len(gaps) == len(fingerprint):
+                return gaps
+        return None
+
+    def save(self, number: int, gaps: Gaps) -> None:
+        """Write a block. If that fails, a UserWarning says so once, and the run goes on without being kept."""
+        if self._is_lost:
+            return
+        try:
+            earlier = list(self.folder.glob(f"block-{number:06d}-*.parquet"))
+            content = _content(gaps)
+            path = self.folder / f"block-{number:06d}-{_checksum(content)}.parquet"
+            write_atomically(path, content)
+            for other in earlier:  # a shorter block, before there were more data
+                if other != path:
+                    other.unlink(missing_ok=True)
+        except OSError as error:
+            self._is_lost = True
+            warnings.warn(
+                f"block {number} could not be written to {self.folder} ({error.strerror or error}): the measurement "
+                "goes on, but what follows is not kept",
+                stacklevel=2,
+            )
+
+
+def _content(gaps: Gaps) -> bytes:
+    import pyarrow.parquet as pq
+
+    meta, columns = gaps.to_columns()
+    table = as_table(columns).replace_schema_metadata({META: json.dumps(meta, default=plain_json).encode()})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+def _read(path: Path) -> Gaps | None:
+    """The block in a file; one that is damaged is set aside, and None."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    content = path.read_bytes()
+    if path.stem.rsplit("-", 1)[-1] != _checksum(content):
+        aside = path.with_name(path.name + ASIDE)
+        path.rename(aside)
+        warnings.warn(f"{path} was damaged and is measured again; it is kept as {aside.name}", stacklevel=4)
+        return None
+    table = pq.read_table(pa.BufferReader(content))
+    return Gaps.from_columns(json.loads(table.schema.metadata[META]), columns_of(table))
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def _identity_in(folder: Path) -> dict[str, Any] | None:
+    """The identity that the folder has; None if it has none that can be read."""
+    try:
+        found = json.loads((folder / IDENTITY).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _refuse_another(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise RunError if two identities differ, and say in what."""
+    for key in sorted({*found, *wanted}):
+        if not _agree(found.get(key), wanted.get(key)):
+            raise RunError(
+                f"{folder} holds a run with another {key}: {_shown(found.get(key))} there, {_shown(wanted.get(key))} "
+                "now; nothing was changed. Name another folder, or measure what is there."
+            )
+
+
+def _agree(found: object, wanted: object) -> bool:
+    """Whether two entries are the same, numbers but for rounding."""
+    if isinstance(found, list) and isinstance(wanted, list):
+        return len(found) == len(wanted) and all(map(_agree, found, wanted))
+    if isinstance(found, float) and isinstance(wanted, float):
+        return found == wanted or abs(found - wanted) <= CLOSE * max(abs(found), abs(wanted), 1.0)
+    return found == wanted
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

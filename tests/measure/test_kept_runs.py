@@ -1,0 +1,263 @@
+"""Runs in a folder: stopped, killed, damaged or extended, they end in the same numbers as one that was left alone."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import elbowroom as er
+from elbowroom.results import BLOCKS, RunError
+
+N, SIZE = 130, 50  # data, and of a block
+PLAN = er.Plan(
+    rungs=("diagonal",),
+    n_elbo=64,
+    evidence=er.EvidencePlan(n_importance=100, n_pilot=64, annealing=None, n_others=32),
+    multistart=None,
+)
+PROGRAM = """
+import sys, torch
+from pathlib import Path
+from tests.measure.test_kept_runs import measure
+torch.set_num_threads(1)
+measure(Path(sys.argv[1]))
+"""
+
+
+def setting(scale: float = 0.5) -> tuple[er.LinearGaussian, er.Amortized]:
+    weight = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    model = er.LinearGaussian(weight, torch.zeros(6, dtype=torch.float64), scale)
+    net = torch.nn.Linear(6, 8, dtype=torch.float64)
+    net.weight.data.copy_(0.1 * torch.randn(8, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
+    net.bias.data.zero_()
+    return model, er.Amortized(net, er.DiagonalGaussian(4))
+
+
+def data(n: int = N) -> Tensor:
+    return torch.randn(200, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)[:n]
+
+
+def measure(out: Path | None, n: int = N, **given: Any) -> er.Gaps:
+    return er.decompose(*setting(), data(n), **{"plan": PLAN, "progress": False, "out": out, **given})
+
+
+@pytest.fixture(scope="module")
+def whole() -> er.Gaps:
+    """What is measured without a folder."""
+    with torch.random.fork_rng():
+        return measure(None)
+
+
+def assert_same_numbers(one: er.Gaps, other: er.Gaps) -> None:
+    """All columns are equal bit for bit, and all metadata but the seconds that it took."""
+    (meta, columns), (other_meta, others) = one.to_columns(), other.to_columns()
+    assert columns.keys() == others.keys()
+    for name in columns:
+        assert np.array_equal(columns[name], others[name], equal_nan=columns[name].dtype.kind == "f"), name
+    for record in (meta, other_meta):
+        record["provenance"] = {key: value for key, value in record["provenance"].items() if key != "seconds"}
+    assert json.loads(json.dumps(meta, default=str)) == json.loads(json.dumps(other_meta, default=str))
+
+
+def blocks(out: Path) -> list[Path]:
+    return sorted((out / BLOCKS / "first").glob("block-*.parquet"))
+
+
+def stopping_after(n_blocks: int) -> Callable[[float, float], None]:
+    """Progress that stops the measurement, as Ctrl-C does, when this many blocks of the whole are done."""
+
+    def report(done: float, total: float) -> None:
+        if done >= n_blocks * SIZE:
+            raise KeyboardInterrupt
+
+    return report
+
+
+def test_a_run_in_a_folder_is_that_without_one_and_can_be_loaded(whole: er.Gaps, tmp_path: Path) -> None:
+    assert_same_numbers(measure(tmp_path / "run"), whole)
+    assert_same_numbers(er.load_gaps(tmp_path / "run"), whole)
+    assert len(blocks(tmp_path / "run")) == 3
+    whole.save(tmp_path / "run", overwrite=True)  # another run in its place has no blocks
+    assert not blocks(tmp_path / "run")
+
+
+@pytest.mark.parametrize("n_blocks", [1, 2])
+def test_a_run_that_was_stopped_goes_on(
+    whole: er.Gaps, tmp_path: Path, n_blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        measure(tmp_path, progress=stopping_after(n_blocks))
+    assert len(blocks(tmp_path)) == n_blocks
+    with pytest.raises(RunError, match="not finished; measure again with the same arguments"):
+        er.load_gaps(tmp_path)
+    counted = counting(monkeypatch)
+    assert_same_numbers(measure(tmp_path), whole)
+    assert len(counted) == 3 - n_blocks
+    assert_same_numbers(measure(tmp_path), whole)
+    assert len(counted) == 3 - n_blocks  # a finished run is not measured again
+
+
+def counting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of the blocks that are measured from here on."""
+    module = sys.modules["elbowroom.measure.decompose"]
+    numbers: list[int] = []
+    original = module._measure_block
+
+    def counted(model: Any, posterior: Any, block: Any, *rest: Any) -> Any:
+        numbers.append(block.number)
+        return original(model, posterior, block, *rest)
+
+    monkeypatch.setattr(module, "_measure_block", counted)
+    return numbers
+
+
+@pytest.mark.parametrize("wait", [0.0, 0.1, 0.3])
+def test_a_run_that_was_killed_goes_on(whole: er.Gaps, tmp_path: Path, wait: float) -> None:
+    """kill -9, this many seconds after the folder of the run appeared: as it may fall, in any part of the work."""
+    run = tmp_path / "run"
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(run)], env={**os.environ, "PYTHONPATH": os.getcwd()})
+    deadline = time.monotonic() + 120
+    while not run.exists() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(wait)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert_same_numbers(measure(run), whole)
+    assert not [path for path in run.rglob("*") if path.name.endswith(".part")]
+
+
+@pytest.mark.parametrize("fault", ["damaged", "cut", "deleted", "exchanged"])
+def test_a_bad_block_is_set_aside_and_measured_again(
+    whole: er.Gaps, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure(tmp_path)
+    first, second, _ = blocks(tmp_path)
+    content = bytearray(first.read_bytes())
+    content[len(content) // 2] ^= 1
+    changed = {"damaged": bytes(content), "cut": bytes(content[:100]), "exchanged": second.read_bytes()}
+    if fault == "deleted":
+        first.unlink()
+    else:
+        first.write_bytes(changed[fault])
+    counted = counting(monkeypatch)
+    if fault == "deleted":
+        again = measure(tmp_path)
+    else:
+        with pytest.warns(UserWarning, match=rf"{first.name} was damaged and is measured again"):
+            again = measure(tmp_path)
+        assert first.with_name(first.name + ".damaged").exists()
+    assert counted == [0]
+    assert_same_numbers(again, whole)
+
+
+def test_more_data_are_added_without_measuring_again_what_is_there(
+    whole: er.Gaps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure(tmp_path, 100)
+    counted = counting(monkeypatch)
+    assert_same_numbers(measure(tmp_path), whole)
+    assert counted == [2]
+    more = measure(tmp_path, 200)  # the last block was short
+    assert counted == [2, 2, 3]
+    assert len(blocks(tmp_path)) == 4
+    assert_same_numbers(more, measure(None, 200))
+
+
+def test_refined_runs_go_on_too(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"refine_on": 60, "refine_plan": er.Plan(rungs=("diagonal",), n_elbo=64)}
+    exact = measure(None, **given)
+    with pytest.raises(KeyboardInterrupt):
+        measure(tmp_path, progress=stopping_after(3), **given)
+    assert_same_numbers(measure(tmp_path, **given), exact)
+    assert_same_numbers(er.load_gaps(tmp_path), exact)
+    with pytest.raises(RunError, match=r"another number of refined data and of all: \[60, 130\] there, \[70, 130\]"):
+        measure(tmp_path, **{**given, "refine_on": 70})
+
+
+CHANGES: dict[str, tuple[Callable[[Path], er.Gaps], str]] = {
+    "seed": (lambda out: measure(out, seed=1), "another .*"),
+    "plan": (lambda out: measure(out, plan=er.Plan(rungs=("diagonal",))), "another plan"),
+    "kl_weight": (lambda out: measure(out, kl_weight=2.0), "another kl_weight: 1.0 there, 2.0 now"),
+    "model": (
+        lambda out: er.decompose(*setting(0.4), data(), plan=PLAN, progress=False, out=out),
+        r"another log p\(x, z\)",
+    ),
+    "posterior": (
+        lambda out: er.decompose(
+            setting()[0], er.Amortized(torch.nn.Linear(6, 8), er.DiagonalGaussian(4)), data(),
+            plan=PLAN, progress=False, out=out,
+        ),
+        "another (posterior|draw of q)",
+    ),
+    "data": (
+        lambda out: er.decompose(
+            *setting(), torch.cat([data()[:60], data()[60:].flip(0)]), plan=PLAN, progress=False, out=out
+        ),
+        "block 1 of other data; nothing was changed",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_another_measurement_is_refused_by_name(whole: er.Gaps, tmp_path: Path, change: str) -> None:
+    measure(tmp_path)
+    act, words = CHANGES[change]
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(RunError, match=words):
+        act(tmp_path)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert_same_numbers(er.load_gaps(tmp_path), whole)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("")
+    with pytest.raises(RunError, match="not empty and holds no run"):
+        measure(tmp_path / "other")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="is a file"):
+        measure(tmp_path / "file")
+    measure(None).save(tmp_path / "saved")
+    with pytest.raises(RunError, match="already holds a run"):
+        measure(tmp_path / "saved")
+    with pytest.raises(RunError, match="cannot be written to"):
+        measure(Path("/proc/run"))
+
+
+def test_a_disk_that_is_full_loses_nothing_that_was_finished(
+    whole: er.Gaps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the second block on nothing can be written: the table comes all the same, and the first block is kept."""
+    module = sys.modules["elbowroom.results.parts"]
+    original = module.write_atomically
+
+    def full(path: Path, content: bytes) -> None:
+        if path.name.startswith("block-000001"):
+            raise OSError(28, "No space left on device")
+        original(path, content)
+
+    def full_for_all(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "write_atomically", full)
+    monkeypatch.setattr(sys.modules["elbowroom.results.store"], "write_atomically", full_for_all)
+    with pytest.warns(UserWarning, match="No space left on device") as warned:
+        gaps = measure(tmp_path)
+    assert_same_numbers(gaps, whole)
+    assert ["block 1 could not be written" in str(w.message) for w in warned] == [True, False]
+    assert "the table could not be saved" in str(warned[1].message)
+    assert "No space left on device" in str(warned[1].message)
+    monkeypatch.undo()
+    assert len(blocks(tmp_path)) == 1
+    assert_same_numbers(measure(tmp_path), whole)

@@ -101,8 +101,18 @@ def broken_imports(room: str, text: str) -> list[str]:
 def foreign(text: str) -> list[tuple[str, bool]]:
     """(top-level package that is neither ours nor the standard library's, whether a function imports it)."""
     ours = {*sys.stdlib_module_names, "elbowroom", ""}
-    found = ((name.split(".")[0], bool(function)) for name, function in imports_of(text, "elbowroom.room"))
+    run = run_time_only(text)
+    found = ((name.split(".")[0], bool(function)) for name, function in imports_of(run, "elbowroom.room"))
     return [(package, lazy) for package, lazy in found if package not in ours]
+
+
+def run_time_only(text: str) -> str:
+    """A module without its blocks `if TYPE_CHECKING`, which no interpreter runs."""
+    tree = ast.parse(text)
+    tree.body = [
+        node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    ]
+    return ast.unparse(tree)
 
 
 def unsafe(text: str) -> list[str]:
@@ -386,6 +396,7 @@ def test_the_rules_for_graphs() -> None:
 
 def test_the_other_rules() -> None:
     assert foreign("import os, scipy.stats\ndef f():\n    import ray\n") == [("scipy", False), ("ray", True)]
+    assert foreign("if TYPE_CHECKING:\n    import pandas\nelse:\n    pass\nimport ray\n") == [("ray", False)]
     assert unsafe("import pickle") == ["pickle"]
     assert unsafe("from joblib import load") == ["joblib.load"]
     assert unsafe("torch.load(f)") == ["torch.load without weights_only=True"]

@@ -3,18 +3,23 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import store
 from .estimate import Array, Correction, Estimate
+from .frames import as_dataframe, as_dataset
 from .ladder import Ladder, Rung
 from .outcomes import FitReport
 from .summary import ladder_summary
 from .table import ladder_html, ladder_table
 from .verdict import Verdict, judge
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
 
 __all__ = ["Gaps", "load_gaps"]
 
@@ -48,6 +53,22 @@ class Gaps(Ladder):
         and of fits, notes and the work follow. Flags are named as in `Flag`, and a number that is not finite is None.
         """
         return ladder_summary(self)
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """One row per datum with the index `id`; `results.frames` lists the columns, whose names are stable.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        return as_dataframe(self)
+
+    def to_xarray(self) -> "xarray.Dataset":
+        """The same columns as variables along the dimension `id`, with units and sides as attributes.
+
+        Raises:
+            ImportError: xarray is not installed.
+        """
+        return as_dataset(self)
 
     def save(self, folder: str | Path, overwrite: bool = False) -> None:
         """Write a run folder that `load_gaps` reads.

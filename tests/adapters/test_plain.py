@@ -198,7 +198,7 @@ class TwoLayers(nn.Module):
 def test_layers_of_latents_are_one_vector() -> None:
     """The ELBO is that of the two layers, within five errors (false alarms: 6e-7), and amortization is a step."""
     net = TwoLayers().double()
-    model, q = er.plain(net, None, "mean_logvar", "logits", latent_shape=3, prior=net.log_prior)
+    model, q = er.plain(net, None, "layers", "logits", latent_shape=3, prior=net.log_prior)
     ours = er.elbo(model, q, X, n_samples=S)
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
@@ -221,7 +221,7 @@ def test_layers_of_latents_are_one_vector() -> None:
     ("prior", "encode", "kind", "words"),
     [
         ("vamp", "mean_std", ValueError, "pseudo-inputs, and Net has none of"),
-        ("vamp", "distribution", ValueError, "needs encode="),
+        ("vamp", "distribution", ValueError, "needs an encode that gives a Gaussian"),
         ("vampire", "mean_std", ValueError, '"vamp", an object with log_prob'),
         (3.0, "mean_std", TypeError, r"a function z -> log p\(z\); got a float|a function"),
     ],
@@ -230,3 +230,30 @@ def test_mistakes_about_the_prior_are_named(prior: Any, encode: Any, kind: type[
     net = Net(ENCODE[encode][0], lambda h: h).double()
     with pytest.raises(kind, match=words):
         er.plain(net, None, encode, "logits", prior=prior)
+
+
+def test_the_prior_of_shaped_latents_is_flat() -> None:
+    """Latents of shape (3, 1) have the same VampPrior as three latents."""
+    net = Net(ENCODE["mean_std"][0], lambda h: h).double().eval()
+    VAMPS["a method"](net)
+    flat, _ = er.plain(net, None, "mean_std", "logits", prior="vamp")
+    shaped, _ = er.plain(net, None, "mean_std", "logits", latent_shape=(3, 1), prior="vamp")
+    z = torch.randn(3, 4, D, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    torch.testing.assert_close(shaped.log_prior(z), flat.log_prior(z), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("encode", "answer", "words"),
+    [
+        ("mean_logvar", lambda m, v: ([m, m], [v, v]), "lists of tensors.*encode is .layers."),
+        ("layers", lambda m, v: (m, v), "of one shape for each layer; got tuple"),
+        ("layers", lambda m, v: [(m, v, v)], "of one shape for each layer"),
+        ("layers", lambda m, v: [(m, v[:, :1])], "of one shape for each layer"),
+        ("layers", lambda m, v: m, "of one shape for each layer"),
+    ],
+)
+def test_layers_are_asked_for(encode: Any, answer: Any, words: str) -> None:
+    """Two means and two log variances look like a mean and a log variance for each of two layers."""
+    net = Net(answer, lambda h: h).double()
+    with pytest.raises(ValueError, match=words):
+        er.elbo(*er.plain(net, None, encode, "logits"), X)

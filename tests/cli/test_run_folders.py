@@ -137,7 +137,7 @@ def test_a_full_disk_is_refused_before_measuring(place: Path, monkeypatch, capsy
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("elbowroom.cli.run_folders.json.dump", full)
+    monkeypatch.setattr("elbowroom.results.claims.json.dump", full)
     assert main(words()) == 2
     shown = capsys.readouterr()
     assert "run: cannot be written to (No space left on device); nothing was measured" in shown.err

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ import torch
 from torch import Tensor
 
 import elbowroom as er
-from elbowroom.results import BLOCKS, RunError
+from elbowroom.results import BLOCKS, RESERVED, RunError, make_claim
+from elbowroom.results.store import plain_json
 
 N, SIZE = 130, 50  # data, and of a block
 PLAN = er.Plan(
@@ -25,6 +28,7 @@ PLAN = er.Plan(
     evidence=er.EvidencePlan(n_importance=100, n_pilot=64, annealing=None, n_others=32),
     multistart=None,
 )
+NEARLY = replace(PLAN.evidence, annealed_share=1 - 1e-7)
 PROGRAM = """
 import sys, torch
 from pathlib import Path
@@ -66,7 +70,11 @@ def assert_same_numbers(one: er.Gaps, other: er.Gaps) -> None:
         assert np.array_equal(columns[name], others[name], equal_nan=columns[name].dtype.kind == "f"), name
     for record in (meta, other_meta):
         record["provenance"] = {key: value for key, value in record["provenance"].items() if key != "seconds"}
-    assert json.loads(json.dumps(meta, default=str)) == json.loads(json.dumps(other_meta, default=str))
+    assert as_json(meta) == as_json(other_meta)
+
+
+def as_json(meta: dict[str, Any]) -> Any:
+    return json.loads(json.dumps(meta, default=plain_json))
 
 
 def blocks(out: Path) -> list[Path]:
@@ -183,11 +191,20 @@ def test_refined_runs_go_on_too(tmp_path: Path) -> None:
     assert_same_numbers(er.load_gaps(tmp_path), exact)
     with pytest.raises(RunError, match=r"another number of refined data and of all: \[60, 130\] there, \[70, 130\]"):
         measure(tmp_path, **{**given, "refine_on": 70})
+    with pytest.raises(RunError, match=r"another number of refined data and of all: \[60, 130\] there, \[60, 150\]"):
+        measure(tmp_path, 150, **given)
+    with pytest.raises(RunError, match="another number of refined data and of all"):
+        measure(tmp_path)
+    assert_same_numbers(er.load_gaps(tmp_path), exact)
 
 
 CHANGES: dict[str, tuple[Callable[[Path], er.Gaps], str]] = {
     "seed": (lambda out: measure(out, seed=1), "another .*"),
     "plan": (lambda out: measure(out, plan=er.Plan(rungs=("diagonal",))), "another plan"),
+    "fewer data": (lambda out: measure(out, 120), "holds a run of more data"),
+    "far fewer data": (lambda out: measure(out, 20), "holds a run of more data"),
+    "plan by little": (lambda out: measure(out, plan=replace(PLAN, evidence=NEARLY)), "another plan"),
+    "kl_weight by little": (lambda out: measure(out, kl_weight=1.0 + 1e-7), "another kl_weight"),
     "kl_weight": (lambda out: measure(out, kl_weight=2.0), "another kl_weight: 1.0 there, 2.0 now"),
     "model": (
         lambda out: er.decompose(*setting(0.4), data(), plan=PLAN, progress=False, out=out),
@@ -231,8 +248,9 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     measure(None).save(tmp_path / "saved")
     with pytest.raises(RunError, match="already holds a run"):
         measure(tmp_path / "saved")
-    with pytest.raises(RunError, match="cannot be written to"):
-        measure(Path("/proc/run"))
+    for place in ("/proc/run", f"/{'x' * 300}"):
+        with pytest.raises(RunError, match="cannot be written to"):
+            measure(Path(place))
 
 
 def test_a_disk_that_is_full_loses_nothing_that_was_finished(
@@ -261,3 +279,70 @@ def test_a_disk_that_is_full_loses_nothing_that_was_finished(
     monkeypatch.undo()
     assert len(blocks(tmp_path)) == 1
     assert_same_numbers(measure(tmp_path), whole)
+
+
+def test_a_block_of_another_run_is_not_taken_though_the_identity_is_lost(whole: er.Gaps, tmp_path: Path) -> None:
+    measure(tmp_path)
+    (tmp_path / BLOCKS / "first" / "identity.json").write_text("{")
+    with pytest.raises(RunError, match="is a block of another run; nothing was changed"):
+        measure(tmp_path, seed=1)
+    (tmp_path / BLOCKS / "first" / "identity.json").unlink()
+    assert_same_numbers(measure(tmp_path), whole)
+
+
+def test_two_processes_do_not_measure_into_one_folder(whole: er.Gaps, tmp_path: Path) -> None:
+    """A live claim is respected, that of a dead process is taken over, and none is left."""
+    make_claim(tmp_path / RESERVED)
+    claim = json.loads((tmp_path / RESERVED).read_text())
+    (tmp_path / RESERVED).write_text(json.dumps({**claim, "pid": os.getppid()}))
+    with pytest.raises(RunError, match=rf"process {os.getppid()} on .* is measuring into"):
+        measure(tmp_path)
+    (tmp_path / RESERVED).write_text(json.dumps({**claim, "host": "another"}))
+    with pytest.raises(RunError, match="on another is measuring into"):
+        measure(tmp_path)
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    (tmp_path / RESERVED).write_text(json.dumps({**claim, "pid": int(dead.stdout)}))
+    assert_same_numbers(measure(tmp_path), whole)
+    assert not (tmp_path / RESERVED).exists()
+
+
+def test_a_saved_run_does_not_replace_one_that_is_not_finished(whole: er.Gaps, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        measure(tmp_path, progress=stopping_after(2))
+    with pytest.raises(RunError, match="holds a run that is not finished; nothing was written"):
+        whole.save(tmp_path)
+    assert len(blocks(tmp_path)) == 2
+    whole.save(tmp_path, overwrite=True)
+    assert not (tmp_path / BLOCKS).exists()
+
+
+def test_missing_numbers_do_not_keep_a_run_from_going_on(tmp_path: Path) -> None:
+    """log p(x, z) of a datum may be NaN, which is not equal to itself."""
+    x = data()
+    x[0, 0] = torch.nan
+    model, q = setting()
+    first = er.decompose(model, q, x, PLAN, progress=False, out=tmp_path, check=False)
+    again = er.decompose(model, q, x, PLAN, progress=False, out=tmp_path, check=False)
+    assert_same_numbers(first, again)
+
+
+class Kind(Enum):
+    ODD = 1
+    EVEN = 2
+
+
+def test_labels_that_no_table_can_hold_lose_nothing(whole: er.Gaps, tmp_path: Path) -> None:
+    groups = [Kind(1 + i % 2) for i in range(N)]
+    with pytest.warns(UserWarning, match="the table could not be saved in .*; what was measured is returned"):
+        gaps = measure(tmp_path, groups=groups)
+    assert np.array_equal(gaps.elbo.values, whole.elbo.values)
+    assert_same_numbers(measure(tmp_path), whole)
+
+
+def test_what_works_without_a_folder_works_with_one(tmp_path: Path) -> None:
+    """Seeds of numpy, and decoders that lose a dimension when they get a single row."""
+    weight = torch.randn(4, 1, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    model = er.DecoderModel(lambda z: (z @ weight).squeeze().unsqueeze(-1), er.likelihoods.gaussian(0.5), 4)
+    q = er.Amortized(torch.nn.Linear(1, 8, dtype=torch.float64), er.DiagonalGaussian(4))
+    gaps = er.decompose(model, q, data()[:, :1], PLAN, seed=np.int64(3), progress=False, out=tmp_path)  # type: ignore[arg-type]
+    assert_same_numbers(er.load_gaps(tmp_path), gaps)

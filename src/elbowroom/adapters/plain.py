@@ -12,13 +12,13 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, distributions, nn
 
-from ..core import Rows, forked, observed
+from ..core import Rows, forked, kind_of, observed
 from ..models import DecoderModel, Prior, VampPrior, likelihoods
 from ..posteriors import Amortized, CallablePosterior, DiagonalGaussian
 
 __all__ = ["plain"]
 
-Encode: TypeAlias = Literal["mean_logvar", "mean_std", "distribution"]
+Encode: TypeAlias = Literal["mean_logvar", "mean_std", "layers", "distribution"]
 Decode: TypeAlias = Literal["logits", "probs", "mean", "mean_logvar", "distribution"]
 LikelihoodLike: TypeAlias = str | likelihoods.Likelihood | Callable[..., Any]
 PriorLike: TypeAlias = Prior | Callable[[Tensor], Tensor] | Literal["vamp"] | None
@@ -43,8 +43,8 @@ def plain(
         likelihood: as in `DecoderModel`. It may be left out where `decode` implies it: "logits" is a Bernoulli's,
             "probs" a Bernoulli's too, "mean_logvar" a Gaussian's, and "distribution" its own.
         encode: what the encoder returns: "mean_logvar" or "mean_std", two tensors (N, *latent_shape) or one with both
-            side by side, or such a pair for each layer of latents, which are joined to one vector; or "distribution", a
-            torch Distribution.
+            side by side; "layers", a pair (mean, log variance) for each layer of latents, which are joined to one
+            vector; or "distribution", a torch Distribution.
         decode: what the decoder returns: "logits", "probs", "mean", "mean_logvar" (two tensors, or one with twice the
             channels), or "distribution".
         latent_shape: D, or a tuple; None for the module's attribute of a usual name, such as `latent_dim`.
@@ -65,7 +65,7 @@ def plain(
     encoder, decoder = _Part(net, _name_of(net, ENCODERS)), _Part(net, _name_of(net, DECODERS))
     shape = latent_shape if latent_shape is not None else _latent_size(net)
     kind = _DistributionModel if decode == "distribution" else DecoderModel
-    gaussian = _Gaussian(encoder, encode == "mean_std")
+    gaussian = _Gaussian(encoder, str(encode))
     own_prior: Any = prior
     if isinstance(prior, str):
         own_prior = _vamp_prior(net, gaussian, prior, str(encode))
@@ -109,24 +109,27 @@ class _DistributionModel(DecoderModel):
 class _Gaussian(nn.Module):
     """An encoder's mean and scale as mean and log variance, (N, D) each."""
 
-    def __init__(self, encoder: nn.Module, gives_std: bool) -> None:
+    def __init__(self, encoder: nn.Module, encode: str) -> None:
         super().__init__()
-        self.encoder, self.gives_std = encoder, gives_std
+        self.encoder, self.encode = encoder, encode
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         output = self.encoder(x)
         parts = output.chunk(2, dim=1) if isinstance(output, Tensor) else output
-        if _are_pairs(parts):
-            parts = [torch.cat([part.flatten(1) for part in layer], dim=1) for layer in zip(*parts, strict=True)]
-        if not isinstance(parts, tuple | list) or len(parts) != 2:
+        if self.encode == "layers":
+            parts = _side_by_side(parts)
+        gives_std = self.encode == "mean_std"
+        if not isinstance(parts, tuple | list) or len(parts) != 2 or not all(isinstance(p, Tensor) for p in parts):
             got = f"{len(parts)} parts" if isinstance(parts, tuple | list) else type(parts).__name__
-            scale = "standard deviation" if self.gives_std else "log variance"
+            if isinstance(parts, tuple | list) and not all(isinstance(p, Tensor) for p in parts):
+                got = 'lists of tensors. Where these are a pair for each layer of latents, encode is "layers"'
+            scale = "standard deviation" if gives_std else "log variance"
             raise ValueError(
                 f"the encoder must return two tensors, a mean and its {scale}; got {got}. Give the module a method "
                 "encode that returns those two"
             )
         mean, second = (part.flatten(1) for part in parts)
-        if not self.gives_std:
+        if not gives_std:
             return mean, second
         if bool((second <= 0).any()):
             raise ValueError(
@@ -136,9 +139,20 @@ class _Gaussian(nn.Module):
         return mean, 2 * second.log()
 
 
-def _are_pairs(parts: object) -> bool:
-    """Whether they are a pair of tensors for each of several layers."""
-    return isinstance(parts, tuple | list) and all(isinstance(part, tuple | list) and len(part) == 2 for part in parts)
+def _side_by_side(layers: object) -> list[Tensor]:
+    """The means of all layers of latents side by side, (N, D), and their log variances.
+
+    Raises:
+        ValueError: they are not a pair of tensors of one shape for each layer.
+    """
+    pairs = layers if isinstance(layers, tuple | list) else ()
+    for pair in pairs or (None,):
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or getattr(pair[0], "shape", 0) != pair[1].shape:
+            raise ValueError(
+                'encode="layers" says that the encoder returns a pair (mean, log variance) of one shape for each '
+                f"layer; got {kind_of(layers)} that holds {kind_of(pair)}"
+            )
+    return [torch.cat([part.flatten(1) for part in parts], dim=1) for parts in zip(*pairs, strict=True)]
 
 
 def _vamp_prior(net: nn.Module, encoder: _Gaussian, name: str, encode: str) -> VampPrior:
@@ -146,7 +160,7 @@ def _vamp_prior(net: nn.Module, encoder: _Gaussian, name: str, encode: str) -> V
     if name != "vamp":
         raise ValueError(f'prior must be "vamp", an object with log_prob, a function or None; got {name!r}')
     if encode == "distribution":
-        raise ValueError('prior="vamp" needs encode="mean_logvar" or "mean_std"; got "distribution"')
+        raise ValueError('prior="vamp" needs an encode that gives a Gaussian; got "distribution"')
     found = next((name for name in PSEUDO_INPUTS if getattr(net, name, None) is not None), None)
     if found is None:
         raise ValueError(

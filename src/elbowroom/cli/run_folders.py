@@ -5,16 +5,12 @@ A reserved folder holds `.reserved`, which names the process; it goes when the r
 tells of a run that is under way, or of one that was interrupted.
 """
 
-import json
-import os
-import socket
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from shutil import rmtree
 
-from ..results import RESERVED, Gaps
+from ..results import RESERVED, Gaps, is_alive, make_claim, owner_of
 from .terminal import UserError
 
 __all__ = ["reserved", "save"]
@@ -53,8 +49,7 @@ def _reserved(folder: Path, overwrite: bool) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         if interrupted:
             claim.unlink()
-        with claim.open("x") as file:  # a second process that comes as far as this fails here
-            json.dump({"host": socket.gethostname(), "pid": os.getpid(), "since": _now()}, file)
+        make_claim(claim)  # a second process that comes as far as this fails here
     except FileExistsError:
         raise UserError(f"{folder}: another process is measuring into it; name another folder") from None
     except OSError as error:
@@ -82,8 +77,8 @@ def _refuse_occupied(folder: Path, overwrite: bool) -> bool:
         raise UserError(f"{folder}: a run is saved as a folder, and there is a file in its place")
     if not folder.is_dir():
         return False
-    owner = _owner(folder / RESERVED)
-    if owner is not None and _is_alive(owner):
+    owner = owner_of(folder / RESERVED)
+    if owner is not None and is_alive(owner):
         raise UserError(
             f"{folder}: process {owner['pid']} is measuring into it since {owner['since']}; name another folder"
         )
@@ -98,31 +93,3 @@ def _refuse_occupied(folder: Path, overwrite: bool) -> bool:
     if others and owner is None and not (folder / "run.json").exists():
         raise UserError(f"{folder} is not empty and holds no run; name an empty or a new folder")
     return owner is not None
-
-
-def _owner(claim: Path) -> dict[str, str | int] | None:
-    """The process that reserved the folder, or None."""
-    try:
-        owner = json.loads(claim.read_text())
-        return {"host": owner["host"], "pid": int(owner["pid"]), "since": owner["since"]}
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError):
-        return {"host": "", "pid": 0, "since": "at an unknown time"}
-
-
-def _is_alive(owner: dict[str, str | int]) -> bool:
-    """Whether that process still runs. One of another machine is assumed to, because that cannot be known here."""
-    if owner["host"] != socket.gethostname():
-        return bool(owner["host"])
-    try:
-        os.kill(int(owner["pid"]), 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return int(owner["pid"]) > 0 and owner["pid"] != os.getpid()
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

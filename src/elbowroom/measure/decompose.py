@@ -13,7 +13,6 @@ from __future__ import annotations  # signatures in help() then show types by th
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +45,7 @@ from ..results import TEMPERED, Array, Estimate, FitReport, Flag, Gaps, Outcome,
 from .check import data_notes
 from .densities import density_notes
 from .double_sampling import combine, refined_rows, second_phase_seed
-from .kept import kept_parts, save_finished
+from .kept import keeping, save_finished
 from .plan import Plan, PlanLike, as_plan
 from .progress import ProgressLike, reporting
 from .provenance import described
@@ -96,13 +95,14 @@ def decompose(
             not the library's own is then tested to be a density; where it cannot be, a note in the table says so.
         out: a run folder, in which each block of data is kept as soon as it is measured. A measurement that was
             interrupted, even killed, goes on where it was when it is called again with the same arguments, and ends in
-            the same numbers; more rows of x may then be added at the end. `load_gaps` reads the finished run.
+            the same numbers. More rows of x may be added at its end, unless a sample was refined. `load_gaps` reads the
+            finished run.
     Returns:
         The `Gaps` of the N data.
     Raises:
         CheckError: a model, posterior or data that cannot be right; it is a ValueError.
-        RunError: `out` holds a run of another model, posterior, plan, seed or data, or other files, or cannot be
-            written to; it is a ValueError.
+        RunError: `out` holds a run of another model, posterior, plan, seed or data, or of more of them, or other files;
+            or it cannot be written to, or another process measures into it. It is a ValueError.
         TypeError: data that can only be iterated.
         ValueError: no data, an unknown plan, a kl_weight that is not positive, groups or ids of another number than N,
             ids that are not unique, a `refine_on` that is not between 2 and N, or no datum with finite values.
@@ -126,30 +126,29 @@ def decompose(
     total = n + (refine_on or 0)
 
     provenance = described(model, q, data) | {
-        "arguments": {"seed": seed, "kl_weight": kl_weight, "objective": objective, "refine_on": refine_on},
+        "arguments": {"seed": int(seed), "kl_weight": kl_weight, "objective": objective, "refine_on": refine_on},
         "plans": [asdict(one) for one in ([first_plan] if refine_on is None else [first_plan, second_plan])],
     }
     start = time.perf_counter()
-    keep = partial(kept_parts, out, model, q, data, kl_weight, provenance)
-    with reporting(progress, total) as report:
-        parts = keep("first", first_plan, seed)
+    with reporting(progress, total) as report, keeping(out, model, q, data, provenance) as kept:
+        parts = kept("first", n)
         gaps = _with_ids(measured(model, q, data, first_plan, seed, kl_weight, report, parts=parts), ids)
         if refine_on is not None:
             rows, first_plan = refined_rows(n, refine_on, seed), second_plan
             own = q.rows(rows) if isinstance(q, Local) else q
             draws, chosen = second_phase_seed(seed), read_rows(data, rows)
-            parts = keep("second", second_plan, draws, {"number of refined data and of all": [refine_on, n]})
+            parts = kept("second", refine_on)
             second = measured(
                 model, own, chosen, second_plan, draws, kl_weight, lambda done: report(n + done), parts=parts
             )
             gaps = combine(gaps, second, rows.numpy())
-    notes = (*gaps.notes, *unverified, *_notes(model, data, kl_weight, objective, gaps, first_plan))
-    provenance["seconds"] = round(time.perf_counter() - start, 3)
-    labels = None if groups is None else np.asarray(groups)
-    gaps = replace(gaps, groups=labels, notes=notes, provenance=provenance)
-    if out is not None:
-        save_finished(gaps, out)
-    return gaps
+        notes = (*gaps.notes, *unverified, *_notes(model, data, kl_weight, objective, gaps, first_plan))
+        provenance["seconds"] = round(time.perf_counter() - start, 3)
+        labels = None if groups is None else np.asarray(groups)
+        gaps = replace(gaps, groups=labels, notes=notes, provenance=provenance)
+        if out is not None:
+            save_finished(gaps, out)
+        return gaps
 
 
 def measured(

@@ -1,100 +1,98 @@
 """What a run folder keeps of a measurement while it goes on, and what makes it the same measurement later."""
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
-from ..core import BLOCK, MapStyle, Rows, forked, normal, read_rows, seeded
+from ..core import BLOCK, MapStyle, Rows, forked, n_data, normal, read_rows, seeded
 from ..evidence import prepared_pair
 from ..models import LatentModel, latent_size, log_joint
 from ..posteriors import Local, PosteriorLike
-from ..results import BLOCKS, SCHEMA, Gaps, Parts, refuse_occupied, write_run
-from .plan import Plan
+from ..results import BLOCKS, SCHEMA, Gaps, Parts, RunError, claimed, refuse_occupied, write_run
 
-__all__ = ["kept_parts", "save_finished"]
+__all__ = ["keeping", "save_finished"]
+
+PartsOf: TypeAlias = Callable[[str, int], Parts | None]  # (phase, number of data)
+ROWS_OF_PROBE = 8  # with a single row some decoders lose a dimension
 
 
-def kept_parts(
-    out: str | Path | None,
-    model: LatentModel,
-    q: PosteriorLike,
-    x: Rows | MapStyle,
-    kl_weight: float,
-    description: Mapping[str, Any],
-    phase: str,
-    plan: Plan,
-    seed: int,
-    more: Mapping[str, Any] | None = None,
-) -> Parts | None:
-    """The measured blocks of one phase in a run folder, which may hold some of them already; None without a folder.
+@contextmanager
+def keeping(
+    out: str | Path | None, model: LatentModel, q: PosteriorLike, x: Rows | MapStyle, provenance: Mapping[str, Any]
+) -> Iterator[PartsOf]:
+    """A context that has claimed a run folder and gives the measured blocks of a phase; without a folder, None.
 
-    `more` adds to what makes it the same measurement.
-
+    Args:
+        provenance: what `described` says of model, q and x, with the arguments and the plans.
     Raises:
         RunError: the folder holds a run that was saved otherwise, another measurement, or other files, or cannot be
-            written to.
+            written to, or another process measures into it.
     """
     if out is None:
-        return None
-    blocks = Path(out) / BLOCKS
-    refuse_occupied(Path(out), overwrite=blocks.is_dir())
-    identity = _identity(model, q, x, plan, seed, kl_weight, description)
-    return Parts(blocks / phase, {**identity, **(more or {})})
+        yield lambda phase, n: None
+        return
+    folder = Path(out)
+    try:
+        refuse_occupied(folder, overwrite=(folder / BLOCKS).is_dir(), keep_blocks=True)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"{folder} cannot be written to ({error.strerror or error}); nothing was measured. Name another folder."
+        ) from None
+    with claimed(folder):
+        identity, probe = _identity(provenance, n_data(x)), _probe(model, q, x)
+
+        def parts(phase: str, n: int) -> Parts:
+            return Parts(folder / BLOCKS / phase, {**identity, "phase": phase}, probe, -(-n // BLOCK))
+
+        yield parts
 
 
 def save_finished(gaps: Gaps, out: str | Path) -> None:
     """Write the table of a run whose blocks are kept. If that fails, a UserWarning says so, and nothing is lost."""
     try:
         write_run(out, *gaps.to_columns(), overwrite=True, keep_blocks=True)
-    except OSError as error:
+    except (OSError, TypeError, ValueError) as error:  # of the disk, or of groups and labels that no table can hold
         warnings.warn(
-            f"the table could not be saved in {out} ({error.strerror or error}); what was measured is returned, and "
-            "the same call saves it without measuring again what is kept there",
+            f"the table could not be saved in {out} ({getattr(error, 'strerror', None) or error}); what was measured "
+            "is returned, and its blocks are kept there",
             stacklevel=3,
         )
 
 
-def _identity(
-    model: LatentModel,
-    q: PosteriorLike,
-    x: Rows | MapStyle,
-    plan: Plan,
-    seed: int,
-    kl_weight: float,
-    description: Mapping[str, Any],
-) -> dict[str, Any]:
-    """What must be the same for blocks of two measurements to be those of one, but the data, which each block knows.
-
-    Weights are known by their hash. What a model's own code does is known by log p(x, z) and by a draw of q and its log
-    density, all for the first datum.
-    """
-    first = torch.arange(1)
-    own = q.rows(first) if isinstance(q, Local) else q
-    with prepared_pair(model, own, read_rows(x, first), size=1) as (posterior, blocks), forked(seed), torch.no_grad():
-        block = next(blocks)
-        z = normal((1, 1, latent_size(model)), seeded(seed, "identity"), block.like)
-        dist = posterior(block.x)
-        drawn, log_q = dist.rsample_and_log_q(
-            normal((1, 1, dist.noise_size), seeded(seed, "identity of q"), block.like)
-        )
-        joint = log_joint(model, block.x, z)
+def _identity(provenance: Mapping[str, Any], n: int) -> dict[str, Any]:
+    """What must be the same for blocks of two measurements to be those of one, but the data, which each block knows."""
+    arguments = provenance["arguments"]
+    refined = arguments["refine_on"]
     return {
         "schema": SCHEMA,
         "version of elbowroom": _own_version(),
-        "model": description["model"],
-        "posterior": description["posterior"],
-        "log p(x, z)": [float(joint)],
-        "draw of q": [float(log_q), *drawn.flatten().tolist()],
-        "plan": asdict(plan),
-        "seed": seed,
-        "kl_weight": kl_weight,
         "block size": BLOCK,
+        "model": provenance["model"],
+        "posterior": provenance["posterior"],
+        "plan": provenance["plans"],
+        "seed": int(arguments["seed"]),
+        "kl_weight": float(arguments["kl_weight"]),
+        "number of refined data and of all": None if refined is None else [int(refined), n],
     }
+
+
+def _probe(model: LatentModel, q: PosteriorLike, x: Rows | MapStyle) -> dict[str, list[float]]:
+    """Numbers that the code of a model and a q decide: log p(x, z) of the first datum, a draw of its q, and log q."""
+    first = torch.arange(min(n_data(x), ROWS_OF_PROBE))
+    own, head = q.rows(first) if isinstance(q, Local) else q, read_rows(x, first)
+    with prepared_pair(model, own, head, size=len(first)) as (posterior, blocks), forked(0), torch.no_grad():
+        block = next(blocks)
+        z = normal((2, len(first), latent_size(model)), seeded(0, "probe"), block.like)
+        joint, dist = log_joint(model, block.x, z), posterior(block.x)
+        noise = normal((2, len(first), dist.noise_size), seeded(0, "probe of q"), block.like)
+        drawn, log_q = dist.rsample_and_log_q(noise)
+    return {"log p(x, z)": joint[:, 0].tolist(), "draw of q": [*log_q[:, 0].tolist(), *drawn[0, 0].tolist()]}
 
 
 def _own_version() -> str | None:

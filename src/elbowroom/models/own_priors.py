@@ -73,8 +73,8 @@ class VampPrior(nn.Module):
         self.encoder, self.pseudo_inputs = encoder, pseudo_inputs
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """log p(z) in nats: (S, N, D) -> (S, N)."""
-        return self._mixture().log_prob(z)
+        """log p(z) in nats: (S, N, *latent_shape) -> (S, N)."""
+        return self._mixture().log_prob(z.flatten(2))
 
     def sample(self, shape: tuple[int, ...]) -> Tensor:
         """Draws (*shape, D)."""

@@ -3,6 +3,7 @@
 A saved run is loaded, printed and judged without importing any estimator.
 """
 
+from .claims import claimed, is_alive, make_claim, owner_of
 from .compare import Comparison, compare
 from .display import ByValue, Listing, Row, Shown, aligned, duration, html_list, html_table
 from .estimate import SIDES, Array, Correction, Estimate, concatenate
@@ -45,6 +46,7 @@ __all__ = [
     "TEMPERED",
     "Verdict",
     "aligned",
+    "claimed",
     "duration",
     "compare",
     "concatenate",
@@ -52,12 +54,15 @@ __all__ = [
     "group_table",
     "html_list",
     "html_table",
+    "is_alive",
     "judge",
     "ladder_html",
     "ladder_rows",
     "ladder_summary",
     "ladder_table",
     "load_gaps",
+    "make_claim",
+    "owner_of",
     "read_run",
     "refuse_occupied",
     "rungs_beside",

@@ -26,36 +26,44 @@ __all__ = ["Parts"]
 IDENTITY = "identity.json"
 ASIDE = ".damaged"
 META = b"elbowroom"  # the key of the metadata in a part
-CLOSE = 1e-5  # relative difference of two numbers that stand for the same in an identity, as threads may round them
+CLOSE = 1e-5  # how much the numbers of a probe may differ, as threads may round them
 
 
 class Parts:
-    """The measured blocks of one run in a folder.
+    """The measured blocks of one run in a folder, which one process has claimed.
 
     Args:
         folder: the folder of the parts; it is made if there is none.
         identity: what is measured, ready for JSON. If the folder has one already, it must be the same.
+        probe: numbers that stand for what the identity cannot hold, such as a model's code; equal but for rounding.
+        n_blocks: the number of blocks there will be.
     Raises:
-        RunError: the folder belongs to another run, or cannot be written to.
+        RunError: the folder belongs to another run, or to one of more data, or cannot be written to.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, identity: Mapping[str, Any], probe: Mapping[str, list[float]], n_blocks: int
+    ) -> None:
         self.folder = folder
         self._is_lost = False
-        wanted = json.loads(json.dumps(identity, default=plain_json))
+        wanted = json.loads(json.dumps({"identity": identity, "probe": probe}, default=plain_json))
+        self._digest = _checksum(json.dumps(wanted["identity"], sort_keys=True).encode())
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for cut in folder.glob(f".*{PARTIAL_SUFFIX}"):
                 cut.unlink(missing_ok=True)
             found = _identity_in(folder)
-            if found is None:
+            if found is None:  # blocks that are there know by themselves whether they are of this run
                 write_atomically(folder / IDENTITY, json.dumps(wanted, indent=1).encode())
+            numbers = [int(path.name.split("-")[1]) for path in folder.glob("block-*-*.parquet")]
         except OSError as error:
             raise RunError(
                 f"{folder} cannot be written to ({error.strerror or error}); nothing was measured. Name another folder."
             ) from None
         if found is not None:
             _refuse_another(folder, found, wanted)
+        if any(number >= n_blocks for number in numbers):
+            raise self._of_more_data()
 
     def load(self, number: int, fingerprint: NDArray[np.int64]) -> Gaps | None:
         """The block of this number, or None if it must be measured.
@@ -63,19 +71,20 @@ class Parts:
         Args:
             fingerprint: (B,) that of the block's data, by which rows are known.
         Raises:
-            RunError: the block was measured on other data.
+            RunError: the block was measured on other data or more of them, or is one of another run.
         """
         for path in sorted(self.folder.glob(f"block-{number:06d}-*.parquet")):
-            gaps = _read(path)
+            gaps = self._read(path)
             if gaps is None:
                 continue
-            known = gaps.fingerprint
-            shorter = min(len(gaps), len(fingerprint))
+            known, shorter = gaps.fingerprint, min(len(gaps), len(fingerprint))
             if known is None or (known[:shorter] != fingerprint[:shorter]).any():
                 raise RunError(
                     f"{self.folder} holds block {number} of other data; nothing was changed. Name another folder, or "
                     "pass the data in the order in which they were measured."
                 )
+            if len(gaps) > len(fingerprint):
+                raise self._of_more_data()
             if len(gaps) == len(fingerprint):
                 return gaps
         return None
@@ -86,7 +95,7 @@ class Parts:
             return
         try:
             earlier = list(self.folder.glob(f"block-{number:06d}-*.parquet"))
-            content = _content(gaps)
+            content = self._content(gaps)
             path = self.folder / f"block-{number:06d}-{_checksum(content)}.parquet"
             write_atomically(path, content)
             for other in earlier:  # a shorter block, before there were more data
@@ -100,30 +109,37 @@ class Parts:
                 stacklevel=2,
             )
 
+    def _content(self, gaps: Gaps) -> bytes:
+        import pyarrow.parquet as pq
 
-def _content(gaps: Gaps) -> bytes:
-    import pyarrow.parquet as pq
+        meta, columns = gaps.to_columns()
+        record = json.dumps({"identity": self._digest, "gaps": meta}, default=plain_json)
+        table = as_table(columns).replace_schema_metadata({META: record.encode()})
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer)
+        return buffer.getvalue()
 
-    meta, columns = gaps.to_columns()
-    table = as_table(columns).replace_schema_metadata({META: json.dumps(meta, default=plain_json).encode()})
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer)
-    return buffer.getvalue()
+    def _read(self, path: Path) -> Gaps | None:
+        """The block in a file; one that is damaged is set aside, and None."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
+        content = path.read_bytes()
+        if path.stem.rsplit("-", 1)[-1] != _checksum(content):
+            aside = path.with_name(path.name + ASIDE)
+            path.rename(aside)
+            warnings.warn(f"{path} was damaged and is measured again; it is kept as {aside.name}", stacklevel=4)
+            return None
+        table = pq.read_table(pa.BufferReader(content))
+        record = json.loads(table.schema.metadata[META])
+        if record["identity"] != self._digest:
+            raise RunError(f"{path} is a block of another run; nothing was changed. Name another folder.")
+        return Gaps.from_columns(record["gaps"], columns_of(table))
 
-def _read(path: Path) -> Gaps | None:
-    """The block in a file; one that is damaged is set aside, and None."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    content = path.read_bytes()
-    if path.stem.rsplit("-", 1)[-1] != _checksum(content):
-        aside = path.with_name(path.name + ASIDE)
-        path.rename(aside)
-        warnings.warn(f"{path} was damaged and is measured again; it is kept as {aside.name}", stacklevel=4)
-        return None
-    table = pq.read_table(pa.BufferReader(content))
-    return Gaps.from_columns(json.loads(table.schema.metadata[META]), columns_of(table))
+    def _of_more_data(self) -> RunError:
+        return RunError(
+            f"{self.folder} holds a run of more data; nothing was changed. Pass all of them, or name another folder."
+        )
 
 
 def _checksum(content: bytes) -> str:
@@ -131,31 +147,36 @@ def _checksum(content: bytes) -> str:
 
 
 def _identity_in(folder: Path) -> dict[str, Any] | None:
-    """The identity that the folder has; None if it has none that can be read."""
+    """What the folder says of itself; None if it says nothing that can be read."""
     try:
         found = json.loads((folder / IDENTITY).read_text())
     except (FileNotFoundError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    whole = isinstance(found, dict) and isinstance(found.get("identity"), dict) and isinstance(found.get("probe"), dict)
+    return found if whole else None
 
 
 def _refuse_another(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raise RunError if two identities differ, and say in what."""
-    for key in sorted({*found, *wanted}):
-        if not _agree(found.get(key), wanted.get(key)):
-            raise RunError(
-                f"{folder} holds a run with another {key}: {_shown(found.get(key))} there, {_shown(wanted.get(key))} "
-                "now; nothing was changed. Name another folder, or measure what is there."
-            )
+    """Raise RunError if two runs differ, and say in what."""
+    for part, same in (("identity", _equal), ("probe", _close)):
+        before, now = found[part], wanted[part]
+        for key in sorted({*before, *now}):
+            if not same(before.get(key), now.get(key)):
+                raise RunError(
+                    f"{folder} holds a run with another {key}: {_shown(before.get(key))} there, "
+                    f"{_shown(now.get(key))} now; nothing was changed. Name another folder, or measure what is there."
+                )
 
 
-def _agree(found: object, wanted: object) -> bool:
-    """Whether two entries are the same, numbers but for rounding."""
-    if isinstance(found, list) and isinstance(wanted, list):
-        return len(found) == len(wanted) and all(map(_agree, found, wanted))
-    if isinstance(found, float) and isinstance(wanted, float):
-        return found == wanted or abs(found - wanted) <= CLOSE * max(abs(found), abs(wanted), 1.0)
-    return found == wanted
+def _equal(found: object, wanted: object) -> bool:
+    return json.dumps(found, sort_keys=True) == json.dumps(wanted, sort_keys=True)  # as text, NaN is equal to NaN
+
+
+def _close(found: list[float] | None, wanted: list[float] | None) -> bool:
+    """Whether they are the same numbers but for rounding."""
+    if found is None or wanted is None or len(found) != len(wanted):
+        return False
+    return bool(np.allclose(found, wanted, rtol=CLOSE, atol=CLOSE, equal_nan=True))
 
 
 def _shown(value: object) -> str:

@@ -57,7 +57,7 @@ def write_run(
     import pyarrow.parquet as pq
 
     folder = Path(folder)
-    refuse_occupied(folder, overwrite)
+    refuse_occupied(folder, overwrite, keep_blocks)
     (folder / "data").mkdir(parents=True, exist_ok=True)
     part = folder / "data" / f"part-{_free_number(folder):05d}.parquet"
     table = io.BytesIO()
@@ -71,22 +71,30 @@ def write_run(
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
     }
+    if not keep_blocks:  # before the new record: the old blocks must not be taken for those of the new run
+        rmtree(folder / BLOCKS, ignore_errors=True)
     write_atomically(folder / "run.json", json.dumps(record, indent=1, default=plain_json).encode())
     cut = folder.rglob(f".*{PARTIAL_SUFFIX}")  # left by a kill in the middle of a write
     for stale in (*(folder / "data").glob("part-*.parquet"), *cut):
         if stale != part:
             stale.unlink()
-    if not keep_blocks:
-        rmtree(folder / BLOCKS, ignore_errors=True)
 
 
-def refuse_occupied(folder: Path, overwrite: bool) -> None:
-    """Raise RunError if a run cannot be written to a folder: it holds one (unless `overwrite`) or other files."""
+def refuse_occupied(folder: Path, overwrite: bool, keep_blocks: bool = False) -> None:
+    """Raise RunError if a run cannot be written to a folder: it holds one (unless `overwrite`) or other files.
+
+    With `keep_blocks` it may hold the blocks of a run that is not finished.
+    """
     if folder.exists() and not folder.is_dir():
         raise RunError(f"a run is a folder; {folder} is a file. Name another place.")
     if (folder / "run.json").exists() and not overwrite:
         raise RunError(
             f"{folder} already holds a run; nothing was written. Name another folder, or ask to overwrite it."
+        )
+    if (folder / BLOCKS).is_dir() and not (overwrite or keep_blocks):
+        raise RunError(
+            f"{folder} holds a run that is not finished; nothing was written. Name another folder, or ask to overwrite "
+            "it."
         )
     if _holds_other_files(folder):
         raise RunError(f"{folder} is not empty and holds no run; nothing was written. Name an empty or new folder.")

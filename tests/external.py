@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.admitted:
             raise pickle.UnpicklingError(f"only NumPy arrays are admitted; the file asks for {module}.{name}")
-        return np._core.multiarray._reconstruct if name == "_reconstruct" else getattr(np, name)  # type: ignore[attr-defined]
+        return getattr(import_module("numpy._core.multiarray") if name == "_reconstruct" else np, name)
 
 
 def _arrays(nested: Any) -> Any:

@@ -166,11 +166,11 @@ def _step(
     far = max(MAX_SHIFT, MAX_JUMP * complete) if metric is not q else MAX_SHIFT
     shift = metric.displacement((rate[:, None] * ascent).clamp(-far, far))
     growth = (rate[:, None] * 0.5 * (g * e).mean(0)).clamp(-MAX_GROWTH, MAX_GROWTH)
-    turn = torch.diag_embed(growth.exp())
     if full:
         lower = rate[:, None, None] * products_of(g, e).tril(-1)
         most = MAX_TURN * complete
         size = lower.flatten(1).norm(dim=1).clamp(min=most)
-        turn = turn + lower * (most / size)[:, None, None]
-    moved = AffineMap(q.center + shift, q.scale @ turn)
+        turn = torch.diag_embed(growth.exp()) + lower * (most / size)[:, None, None]
+    scale = q.scale @ turn if full else q.scale * growth.exp()[:, None]
+    moved = AffineMap(q.center + shift, scale)
     return moved, torch.isfinite(g).all(dim=0).all(dim=-1) & torch.isfinite(moved.scale).flatten(1).all(dim=1)

@@ -1,7 +1,8 @@
 """The optimization of one block of data, whose noise depends on a key and on nothing else."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,10 +12,13 @@ from ..evidence import GROUP, log_weights
 from ..models import LatentModel, log_joint_and_grad
 from ..posteriors import AffineMap, Ascent, Budget, Family, Params, VariationalDistribution, complete_sets
 from .adam import adam_round
+from .momentum import SMALL_PAIRS, round_with_momentum, small_steps
 from .natural_gradients import curvature_metric, natural_gradients, natural_round, squared_norm
 
 __all__ = ["Problem"]
 
+FEW_LATENTS = 128  # of more latents a fit may lack more in proportion, since its shortfall is a sum over them
+SMALL_RATE = 0.7  # the largest rate of small steps, which gain by momentum
 CHECK_GROUP = 8  # draws of one of the independent groups from which a shortfall is estimated
 
 
@@ -96,12 +100,51 @@ class Problem:
         far: Tensor | None = None,
     ) -> tuple[Params, Tensor, Tensor | None]:
         """A round of natural gradients for the data `index` (R,), with rates (T, R); it returns what that does."""
+        draws, x = self._orthogonal(index, number), select_rows(self.block.x, index)
+        metric = None if self.metric is None else self.metric.rows(index)
+        return natural_round(self.model, x, params, draws, rates, n_samples, metric, products, far)
+
+    def with_momentum(
+        self, params: Params, index: Tensor, number: int, rates: Tensor, share: Tensor, products: Tensor | None
+    ) -> tuple[Params, Tensor, Tensor]:
+        """A round of small steps for the data `index` (R,), with rates (R,); it returns what `natural_round` does.
+
+        The first round averages its last quarter, since its start may be far. The iterate goes the `share` (R,) of the
+        way to a round's average, so that shares of 1, 1/2, 1/3 ... make the average of the rounds.
+        """
+        skipped = 3 * small_steps(self.family.size) // 4 if number == 0 else 0
+        draws, x = self._orthogonal(index, number), select_rows(self.block.x, index)
+        averaged, finite, seen = round_with_momentum(self.model, x, params, draws, rates, skipped, products)
+        share = share.to(params["mean"])[:, None]
+        moved = {key: torch.lerp(start, averaged[key], share) for key, start in params.items()}
+        seen = seen if products is None else products + (seen - products) / (number + 1)
+        grown = (moved["log_scale"] - params["log_scale"]).exp()
+        return moved, finite, grown[:, :, None] * seen * grown[:, None, :]
+
+    def pace(self, budget: Budget) -> tuple[Budget, bool]:
+        """The budget with the steps and draws that a round of natural gradients has, and whether they are small steps.
+
+        They are small for a diagonal Gaussian of so many latents that a step cannot have a whole set of draws, unless a
+        metric tells it the posterior's correlations or the budget names its draws.
+        """
+        size = self.family.size
+        if self.metric is None and not budget.n_samples and self.family.lacks_whole_sets():
+            small = replace(
+                budget,
+                n_steps=small_steps(size),
+                n_samples=2 * SMALL_PAIRS,
+                learning_rate=min(budget.learning_rate, SMALL_RATE),
+                n_evaluation=max(budget.n_evaluation, size // 4),
+                tolerance=budget.tolerance * size / FEW_LATENTS,
+            )
+            return small, True
+        return replace(budget, n_samples=self.family.draws_per_step(budget)), False
+
+    def _orthogonal(self, index: Tensor, number: int) -> Iterator[Tensor]:
+        """Draws (R, D) without end for the data `index` (R,) in round `number`, orthogonal in sets of D."""
         size = self.family.size
         n_sets, generator = complete_sets(size) // size, self._generator("round", number)
-        draws = (draw[index] for draw in orthogonal((len(self.block.index), size), n_sets, generator, self.like))
-        metric = None if self.metric is None else self.metric.rows(index)
-        x = select_rows(self.block.x, index)
-        return natural_round(self.model, x, params, draws, rates, n_samples, metric, products, far)
+        return (draw[index] for draw in orthogonal((len(self.block.index), size), n_sets, generator, self.like))
 
     @property
     def is_natural(self) -> bool:

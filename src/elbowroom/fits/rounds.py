@@ -82,27 +82,33 @@ def _climb_naturally(problem: Problem, params: Params, budget: Budget) -> tuple[
     The rate of a datum falls within a round from `budget.learning_rate` to 1/3 as a cosine. Once the datum lacks less
     than SETTLING, its steps average: their sizes are 1/4, 1/5, ... and go on falling from round to round.
     """
-    n, device, n_samples = len(params["mean"]), params["mean"].device, problem.family.draws_per_step(budget)
+    n, device = len(params["mean"]), params["mean"].device
+    budget, small = problem.pace(budget)
     active, state = torch.arange(n, device=device), _State.begun(n, device)
-    best, _, _ = problem.check(params, active, budget.n_evaluation)
+    best, lacked, _ = problem.check(params, active, budget.n_evaluation)
     products: Tensor | None = None
     size = torch.ones(n, device=device, dtype=torch.float64)
     for number in range(budget.max_rounds if budget.n_steps else 0):
         if len(active) == 0:
             break
-        rates = _rates(budget, state.count[active], size[active], 1 / LAST_WHOLE)
         begun = {key: value[active] for key, value in params.items()}
-        far = state.count[active] == 0
-        moved, finite, products = problem.natural(begun, active, n_samples, number, rates, products, far)
+        if small:
+            share = 1 / (1 + state.count[active] / budget.n_steps)
+            rates = budget.learning_rate * size[active]
+            moved, finite, products = problem.with_momentum(begun, active, number, rates, share, products)
+        else:
+            rates, far = _rates(budget, state.count[active], size[active], 1 / LAST_WHOLE), state.count[active] == 0
+            moved, finite, products = problem.natural(begun, active, budget.n_samples, number, rates, products, far)
         value, short, error = problem.check(moved, active, budget.n_evaluation, products)
         lost = ~(finite & torch.isfinite(value).all(0))
         better = torch.isfinite(value).all(0) & ~_is_worse(value, best[:, active])
         gains = value - best[:, active]
-        ended = _has_ended(short, error, gains, budget.tolerance, number)
+        foretold = lacked[active].clamp(min=0.0) if small else torch.zeros_like(short)
+        ended = _has_ended(short, error, gains - foretold, budget.tolerance, number)
         near = better | (gains.mean(0) >= -budget.tolerance)  # the best is not lower than what lacks little enough
         for key in params:
             params[key][active[better]] = moved[key][better]
-        best[:, active[better]] = value[:, better]
+        best[:, active[better]], lacked[active[better]] = value[:, better], short[better]
         state.rounds[active] += 1
         enough = state.rounds[active] >= budget.min_rounds
         settled = enough & near & ~lost & ended
@@ -113,7 +119,7 @@ def _climb_naturally(problem: Problem, params: Params, budget: Budget) -> tuple[
         size[active] *= torch.where(better, 1.0, budget.decay)
         active, products = active[~settled], None if products is None else products[~settled]
     n_checks = best.shape[0] * (1 + state.rounds)
-    return params, state.report(budget.n_steps, state.rounds * budget.n_steps * n_samples + n_checks)
+    return params, state.report(budget.n_steps, state.rounds * budget.n_steps * budget.n_samples + n_checks)
 
 
 def _rates(budget: Budget, averaged: Tensor, size: Tensor, last: float = 0.0) -> Tensor:

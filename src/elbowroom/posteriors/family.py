@@ -165,6 +165,10 @@ class Family(ABC):
         """The number of draws in one step of a fit."""
         return budget.n_samples
 
+    def lacks_whole_sets(self) -> bool:
+        """Whether a step of natural ascent has fewer draws than latents, of which it sees no curvature."""
+        return False
+
     def draws_to_approach(self) -> int:
         """The number of draws in one of the many small steps of a natural ascent from a far start."""
         return 4

@@ -65,6 +65,9 @@ class DiagonalGaussian(Family):
         """The number of draws in one step of a fit: the budget's, or complete sets where it names none."""
         return budget.n_samples or 2 * min(complete_sets(self.size), MOST_PAIRS)
 
+    def lacks_whole_sets(self) -> bool:
+        return complete_sets(self.size) > MOST_PAIRS
+
     def frame(self, params: Params) -> AffineMap | None:
         return AffineMap.of_gaussian(params)
 

@@ -88,9 +88,9 @@ def _probe(model: LatentModel, q: PosteriorLike, x: Rows | MapStyle) -> dict[str
     own, head = q.rows(first) if isinstance(q, Local) else q, read_rows(x, first)
     with prepared_pair(model, own, head, size=len(first)) as (posterior, blocks), forked(0), torch.no_grad():
         block = next(blocks)
-        z = normal((2, len(first), latent_size(model)), seeded(0, "probe"), block.like)
+        z = normal((2, len(first), latent_size(model)), seeded(0, "probe"), block.like, data_axis=1)
         joint, dist = log_joint(model, block.x, z), posterior(block.x)
-        noise = normal((2, len(first), dist.noise_size), seeded(0, "probe of q"), block.like)
+        noise = normal((2, len(first), dist.noise_size), seeded(0, "probe of q"), block.like, data_axis=1)
         drawn, log_q = dist.rsample_and_log_q(noise)
     return {"log p(x, z)": joint[:, 0].tolist(), "draw of q": [*log_q[:, 0].tolist(), *drawn[0, 0].tolist()]}
 

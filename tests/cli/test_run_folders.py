@@ -99,12 +99,11 @@ def test_one_of_several_that_fails_leaves_the_others(tmp_path: Path) -> None:
     [
         (lambda folder: claim(folder, os.getppid()), "is measuring into it since 2026-11-25"),
         (lambda folder: claim(folder, 1, "another-machine"), "is measuring into it since"),
-        (lambda folder: claim(folder, dead_process()), r"holds a run that was interrupted \(begun 2026-11-25"),
-        (lambda folder: (folder.mkdir(), (folder / RESERVED).write_text("?")), "holds a run that was interrupted"),
+        (lambda folder: (folder.mkdir(), (folder / "run.json").touch()), "holds a run already; add --overwrite"),
         (lambda folder: (folder.mkdir(), (folder / "thesis.tex").touch()), "is not empty and holds no run"),
         (lambda folder: folder.touch(), "there is a file in its place"),
     ],
-    ids=["under way", "under way elsewhere", "interrupted", "a damaged claim", "other files", "a file"],
+    ids=["under way", "under way elsewhere", "saved without blocks", "other files", "a file"],
 )
 def test_a_folder_that_may_not_be_used_is_refused_before_measuring(place: Path, spoil, message: str, capsys) -> None:
     spoil(place / "run")
@@ -117,13 +116,17 @@ def test_a_folder_that_may_not_be_used_is_refused_before_measuring(place: Path, 
     assert sorted(place.rglob("*")) == before
 
 
-def test_an_interrupted_run_is_replaced_on_request(place: Path) -> None:
+@pytest.mark.parametrize("text", [None, "?"], ids=["a claim", "a damaged claim"])
+@pytest.mark.parametrize("more", [[], ["--overwrite"]], ids=["again", "anew"])
+def test_what_a_dead_process_left_does_not_hinder(place: Path, text: str | None, more: list[str]) -> None:
     claim(place / "run", dead_process())
+    if text is not None:
+        (place / "run" / RESERVED).write_text(text)
     (place / "run/data").mkdir()
     (place / "run/data/part-00000.parquet").write_bytes(b"half")
-    assert main(words("factory", "--overwrite")) == 0
+    assert main(words("factory", *more)) == 0
     assert len(er.load_gaps("run")) == 10
-    assert sorted(path.name for path in (place / "run").iterdir()) == ["data", "run.json"]
+    assert sorted(path.name for path in (place / "run").iterdir()) == ["blocks", "data", "run.json"]
 
 
 @pytest.mark.skipif(ROOT_READS_ALL, reason="root may write anywhere")
@@ -146,23 +149,70 @@ def test_a_full_disk_is_refused_before_measuring(place: Path, monkeypatch, capsy
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_a_run_that_is_stopped_leaves_nothing_or_says_that_it_was(place: Path, how: signal.Signals, capsys) -> None:
-    """Stopped while it measures: Ctrl-C leaves nothing; after kill -9 the next run is told."""
-    process = subprocess.Popen([sys.executable, "-m", "elbowroom", *words("slow")], stderr=subprocess.DEVNULL)
+def test_the_same_command_goes_on_with_a_run_that_was_stopped(place: Path, how: signal.Signals, capsys) -> None:
+    """70 data are two blocks. It is stopped after the first, and that is not measured again."""
+    np.save(place / "x.npy", np.random.default_rng(0).integers(0, 2, (70, 6)).astype(np.float32))
+    assert main([*words("slow")[:-1], "whole"]) == 0
+    process = subprocess.Popen([sys.executable, "-m", "elbowroom", *words("slow")], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (first := sorted((place / "run/blocks").glob("first/block-000000-*"))):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(how)
+    _, err = process.communicate(timeout=60)
+    if how == signal.SIGINT:
+        assert process.returncode == 130
+        assert err.splitlines()[-1].endswith("of which 1 blocks are kept in run; the same command goes on")
+    else:
+        assert process.returncode == -signal.SIGKILL
+    written = first[0].stat().st_mtime_ns
+    capsys.readouterr()
+    assert main(words("slow")) == 0
+    assert first[0].stat().st_mtime_ns == written
+    assert_same(er.load_gaps("run"), er.load_gaps("whole"))
+    shown = capsys.readouterr().out
+    assert str(er.load_gaps("run")) in shown
+    assert main(words("slow")) == 0  # a finished one is printed
+    assert capsys.readouterr().out == shown
+    assert len(sorted((place / "run/blocks").glob("first/block-*"))) == 2
+
+
+def test_a_run_that_is_stopped_before_its_first_block_leaves_nothing(place: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-m", "elbowroom", *words("slow")], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not (place / "run" / RESERVED).exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(how)
-    code = process.wait(timeout=60)
-    if how == signal.SIGINT:
-        assert code == 130
-        assert not (place / "run").exists()
-    else:
-        assert code == -signal.SIGKILL
-        assert main(words()) == 2
-        assert "holds a run that was interrupted" in capsys.readouterr().err
-        assert main(words("factory", "--overwrite")) == 0
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "of which nothing was saved" in err
+    assert not (place / "run").exists()
+
+
+def test_more_data_are_added_and_fewer_or_others_are_refused(place: Path, capsys) -> None:
+    assert main(words("factory", "--n", "4")) == 0
+    assert main(words("factory", "--n", "9")) == 0
+    assert main([*words("factory", "--n", "9")[:-3], "once", "--n", "9"]) == 0
+    assert_same(er.load_gaps("run"), er.load_gaps("once"))
+    before = (place / "run/run.json").read_bytes()
+    capsys.readouterr()
+    for more, what in ((["--n", "4"], "more data"), (["--n", "9", "--seed", "1"], "another seed: 0 there, 1 now")):
+        assert main(words("factory", *more)) == 2
+        shown = capsys.readouterr().err.splitlines()[-1]
+        assert what in shown
+        assert shown.endswith("Or add --overwrite to measure anew and replace what is there.")
+        assert (place / "run/run.json").read_bytes() == before
+    assert main(words("factory", "--n", "4", "--overwrite")) == 0
+    assert len(er.load_gaps("run")) == 4
+
+
+def assert_same(left: er.Gaps, right: er.Gaps) -> None:
+    """Two runs are equal row for row, bit for bit."""
+    (_, columns), (_, others) = left.to_columns(), right.to_columns()
+    assert columns.keys() == others.keys()
+    for name, column in columns.items():
+        np.testing.assert_array_equal(column, others[name], err_msg=name)
 
 
 def program(*arguments: str, before: str = "", **options) -> subprocess.CompletedProcess[str]:
@@ -196,31 +246,42 @@ def interrupt_at(rename: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("elbowroom.core.files.os.replace", replace)
 
 
-RENAMES = pytest.mark.parametrize("rename", [1, 2], ids=["of the numbers", "of the record"])
+RENAMES = pytest.mark.parametrize(
+    "rename", range(1, 7), ids=["identity", "block", "numbers", "record", "numbers with origin", "record with origin"]
+)
+PRINTED = 5  # the rename before which the table is on the screen
 
 
 @RENAMES
-def test_a_run_that_is_killed_while_it_saves_was_printed_and_is_named(place: Path, rename: int, capsys) -> None:
+def test_a_run_that_is_killed_while_it_saves_goes_on_and_nothing_is_left_of_the_other(
+    place: Path, rename: int, capsys
+) -> None:
     killed = program(*words(), before=killed_at(rename))
     assert killed.returncode == -signal.SIGKILL
-    assert "log p(x)" in killed.stdout
-    assert main(["report", "run"]) == 2
-    assert "holds a run that was interrupted" in capsys.readouterr().err
-    assert main(words("factory", "--overwrite")) == 0
-    assert len(er.load_gaps("run")) == 10
-    assert len(list((place / "run").rglob("*"))) == 3  # data, its part and run.json: nothing is left of the other
+    assert ("log p(x)" in killed.stdout) == (rename >= PRINTED)
+    if rename < PRINTED:
+        assert main(["report", "run"]) == 2
+        assert "holds a run that is not finished" in capsys.readouterr().err
+    assert main(words()) == 0
+    assert main([*words()[:-1], "whole"]) == 0
+    assert_same(er.load_gaps("run"), er.load_gaps("whole"))
+    names = [sorted(path.name for path in (place / folder).rglob("*") if path.is_file()) for folder in ("run", "whole")]
+    assert len(names[0]) == len(names[1]) == 4  # a block, its identity, the numbers and run.json
 
 
 @RENAMES
-def test_a_run_that_is_interrupted_while_it_saves_was_printed_and_is_gone(
+def test_a_run_that_is_interrupted_while_it_saves_keeps_what_was_measured(
     place: Path, rename: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    interrupt_at(rename, monkeypatch)
-    assert main(words()) == 130
+    with monkeypatch.context() as patch:
+        interrupt_at(rename, patch)
+        assert main(words()) == 130
     shown = capsys.readouterr()
-    assert "log p(x)" in shown.out
-    assert shown.err.splitlines()[-1] == "elbowroom: interrupted"
-    assert not (place / "run").exists()
+    assert ("log p(x)" in shown.out) == (rename >= PRINTED)
+    assert shown.err.splitlines()[-1].startswith("elbowroom: interrupted")
+    assert (place / "run").exists() == (rename > 2)  # the second is that of the block
+    assert main(words()) == 0
+    assert len(er.load_gaps("run")) == 10
 
 
 @RENAMES
@@ -235,11 +296,11 @@ def test_a_run_that_is_being_replaced_is_whole_at_any_moment(
         with monkeypatch.context() as patch:
             interrupt_at(rename, patch)
             assert main(words("factory", "--overwrite")) == 130
-    assert len(er.load_gaps("run")) == 4
+    assert len(er.load_gaps("run")) == (4 if rename < PRINTED else 10)
     assert main(["report", "run"]) == 0
-    assert main(words("factory", "--overwrite")) == 0
+    assert main(words()) == 0  # it was begun anew already
     assert len(er.load_gaps("run")) == 10
-    assert len(list((place / "run").rglob("*"))) == 3
+    assert len([path for path in (place / "run").rglob("*") if path.is_file()]) == 4
 
 
 def test_a_save_that_the_disk_refuses_is_one_line_and_the_table_stands(place: Path) -> None:
@@ -331,5 +392,5 @@ def test_report_finds_runs_at_any_depth_and_damaged_ones_hide_none(
         "runs/a", "runs/deep/er/b",
     ]  # fmt: skip
     damaged, interrupted = shown.err.splitlines()
-    assert "runs/c/data/part-00000.parquet is missing or was changed" in damaged
+    assert "runs/c/data/part-00001.parquet is missing or was changed" in damaged
     assert "runs/stopped holds a run that was interrupted" in interrupted

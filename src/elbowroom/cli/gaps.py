@@ -10,12 +10,12 @@ import torch
 from cyclopts.types import PositiveInt
 
 from ..measure import PlanName, decompose, forecast
-from ..results import Gaps
+from ..results import Gaps, RunError
 from .data_spec import Sample, open_sets, samples
 from .dry_run import dry_run_of
 from .model_spec import checked, load_weights, open_model, to_device
 from .options import NO_CHOICE, DataChoice, Switch, command_of
-from .run_folders import reserved, save
+from .run_folders import begin_anew, blocks_in, reserved, save
 from .show import runs_record, show_ladder, show_verdict
 from .terminal import UserError, bars, json_object, say
 
@@ -63,8 +63,10 @@ def gaps_command(
         kl_weight: The beta of the beta-VAE that was trained. If it is not 1, amortization is split into encoder and
             mismatch.
         objective: Name of any other training objective, such as iwae. It is printed with the table.
-        out: Folder in which the run is saved. Each set that has a name, such as test, has a folder of that name in it.
-        overwrite: Replace a run that is already there.
+        out: Folder in which the run is saved, block by block as it is measured. If it is stopped or killed, the same
+            command goes on with it; with a larger --n it adds data. Each set that has a name, such as test, has a
+            folder of that name in it.
+        overwrite: Measure anew what is already there, and replace it.
         weights: A .safetensors file to load into the factory's networks, with names that start with "model." and "q.".
         unfinished: Measure a model whose training has not ended, from its last checkpoint.
         dry_run: Measure 8 data, print the time and the standard errors to expect, and stop.
@@ -112,19 +114,31 @@ def _measured(
     """Measure every set, print its ladder, and save it. `finish` adds what only the command knows."""
     runs: dict[str, Gaps] = {}
     with reserved(folders.values(), overwrite):
+        if overwrite:
+            for folder in folders.values():
+                begin_anew(folder)
         for name, sample in chosen.items():
-            try:
-                with bars("data") as add:
-                    gaps = measure(sample.x, ids=sample.ids.tolist(), progress=add(name, len(sample.ids)))
-            except KeyboardInterrupt:
-                raise KeyboardInterrupt(f"while it measured {name}, of which nothing was saved") from None
+            gaps = _measured_set(measure, name, sample, folders.get(name))
             runs[name] = finish(name, gaps)
             try:
                 show_ladder(name, runs[name])  # before it is saved: what is on the screen cannot be lost
             finally:  # and saved though the screen be gone
                 if name in folders:
-                    save(runs[name], folders[name], overwrite)
+                    save(runs[name], folders[name], overwrite=True, keep_blocks=True)
     return runs
+
+
+def _measured_set(measure: Callable[..., Gaps], name: str, sample: Sample, folder: Path | None) -> Gaps:
+    """Measure one set into its folder, or go on with what the folder holds."""
+    try:
+        with bars("data") as add:
+            return measure(sample.x, ids=sample.ids.tolist(), progress=add(name, len(sample.ids)), out=folder)
+    except KeyboardInterrupt:
+        kept = 0 if folder is None else blocks_in(folder)
+        what = f"{kept} blocks are kept in {folder}; the same command goes on" if kept else "nothing was saved"
+        raise KeyboardInterrupt(f"while it measured {name}, of which {what}") from None
+    except RunError as error:
+        raise UserError(f"{error} Or add --overwrite to measure anew and replace what is there.") from None
 
 
 def _with_origin(name: str, gaps: Gaps, notes: tuple[str, ...], command: str, origin: Mapping[str, Any]) -> Gaps:

@@ -3,7 +3,7 @@
 A saved run is loaded, printed and judged without importing any estimator.
 """
 
-from .claims import claimed, is_alive, make_claim, owner_of
+from .claims import claimed, drop_claim, is_alive, make_claim, owner_of
 from .compare import Comparison, compare
 from .display import ByValue, Listing, Row, Shown, aligned, duration, html_list, html_table
 from .estimate import SIDES, Array, Correction, Estimate, concatenate
@@ -47,6 +47,7 @@ __all__ = [
     "Verdict",
     "aligned",
     "claimed",
+    "drop_claim",
     "duration",
     "compare",
     "concatenate",

@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from .store import RESERVED, RunError
 
-__all__ = ["Owner", "claimed", "is_alive", "make_claim", "owner_of"]
+__all__ = ["Owner", "claimed", "drop_claim", "is_alive", "make_claim", "owner_of"]
 
 Owner: TypeAlias = dict[str, str | int]
 
@@ -45,7 +45,7 @@ def claimed(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        drop_claim(path)
 
 
 def make_claim(path: Path) -> None:
@@ -53,6 +53,13 @@ def make_claim(path: Path) -> None:
     with path.open("x") as file:
         since = datetime.now(UTC).isoformat(timespec="seconds")
         json.dump({"host": socket.gethostname(), "pid": os.getpid(), "since": since}, file)
+
+
+def drop_claim(path: Path) -> None:
+    """Remove a claim of this process; one of another process stays."""
+    owner = owner_of(path)
+    if owner is not None and (owner["host"], owner["pid"]) == (socket.gethostname(), os.getpid()):
+        path.unlink(missing_ok=True)
 
 
 def owner_of(path: Path) -> Owner | None:

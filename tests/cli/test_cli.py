@@ -602,12 +602,12 @@ def test_training_makes_a_folder_that_gaps_measures(
 
 
 def test_every_command_has_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("demo", "selftest", "check", "gaps", "train", "data", "report"):
+    for command in ("demo", "selftest", "check", "gaps", "train", "data", "report", "runs"):
         assert main([command, "--help"]) == 0
         assert f"Usage: elbowroom {command}" in capsys.readouterr().out
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert all(command in out for command in ("demo", "selftest", "check", "gaps", "train", "data", "report"))
+    assert all(command in out for command in ("demo", "selftest", "check", "gaps", "train", "data", "report", "runs"))
 
 
 def test_the_entry_point() -> None:

@@ -394,3 +394,49 @@ def test_report_finds_runs_at_any_depth_and_damaged_ones_hide_none(
     damaged, interrupted = shown.err.splitlines()
     assert "runs/c/data/part-00001.parquet is missing or was changed" in damaged
     assert "runs/stopped holds a run that was interrupted" in interrupted
+
+
+def test_runs_lists_what_is_below_a_folder_and_how_far_it_is(place: Path, capsys) -> None:
+    np.save(place / "x.npy", np.random.default_rng(0).integers(0, 2, (120, 6)).astype(np.float32))
+    folders = {"whole": "runs/a", "stopped": "runs/deep/b", "measuring": "runs/deep/c"}
+    for folder in folders.values():
+        assert main([*words("factory", "--n", "70")[:-3], folder, "--n", "70"]) == 0
+    for name in ("stopped", "measuring"):
+        (place / folders[name] / "run.json").unlink()
+        next((place / folders[name] / "blocks/first").glob("block-000001-*")).unlink()
+    claim(place / folders["measuring"], os.getppid())
+    (place / "runs/notes.txt").write_text("not a run")
+    capsys.readouterr()
+    assert main(["runs", "runs"]) == 0
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.split() == ["run", "state", "plan", "how", "far", "when", "(UTC)", "by"]
+    assert [re.split(r"  +", line)[:4] for line in lines] == [
+        ["runs/a", "finished", "quick", "70 data"],
+        ["runs/deep/b", "stopped", "quick", "1 of 2 blocks"],
+        ["runs/deep/c", "being measured", "quick", "1 of 2 blocks"],
+    ]
+    assert lines[2].endswith(f"process {os.getppid()} on {socket.gethostname()}")
+    assert main(["runs", "runs/deep", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert [(run["folder"], run["blocks"], run["n_blocks"]) for run in shown["runs"]] == [
+        (folders["stopped"], 1, 2), (folders["measuring"], 1, 2),
+    ]  # fmt: skip
+
+
+def test_a_run_that_gets_more_data_promises_more_blocks(place: Path, capsys) -> None:
+    np.save(place / "x.npy", np.random.default_rng(0).integers(0, 2, (120, 6)).astype(np.float32))
+    for n in ("40", "120"):
+        assert main(words("factory", "--n", n)) == 0
+    (place / "run/run.json").unlink()
+    capsys.readouterr()
+    assert main(["runs"]) == 0
+    assert "3 of 3 blocks" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [("nowhere", "expected a folder with runs in it"), (".", "holds no run; elbowroom gaps --out")],
+)
+def test_runs_says_that_there_are_none(place: Path, folder: str, message: str, capsys) -> None:
+    assert main(["runs", folder]) == 2
+    assert message in capsys.readouterr().err

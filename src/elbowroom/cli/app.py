@@ -43,6 +43,7 @@ HELP = {
     Files are looked for in --data-dir, $ELBOWROOM_DATA, the user's cache and /usr/share/datasets. Downloads go to the
     cache, and are kept only if every SHA-256 is that of the official files.""",
     "report": """Print the tables and the verdict of saved runs again.""",
+    "runs": """List the runs below a folder: what they measure, how far they are, since when, and who measures them.""",
 }
 for _name, _help in HELP.items():  # a command's module is imported when it is run: `--help` needs no torch
     app.command(f"elbowroom.cli.{_name}:{_name}_command", name=_name, help=inspect.cleandoc(_help))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from ..results import RESERVED, Gaps, RunError, load_gaps
+from ..results import Gaps, RunError, load_gaps, run_folders
 from .options import Switch
 from .show import runs_record, show
 from .terminal import UserError, fail, json_object
@@ -44,4 +44,4 @@ def _runs_in(folder: Path) -> list[Path]:
     """The folder itself where it is a run or nothing better, else every run below it, interrupted ones too."""
     if not folder.is_dir() or (folder / "run.json").exists():
         return [folder]
-    return sorted({path.parent for name in ("run.json", RESERVED) for path in folder.rglob(name)}) or [folder]
+    return run_folders(folder) or [folder]

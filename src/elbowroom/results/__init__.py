@@ -9,6 +9,7 @@ from .display import ByValue, Listing, Row, Shown, aligned, duration, html_list,
 from .estimate import SIDES, Array, Correction, Estimate, concatenate
 from .gaps import Gaps, load_gaps
 from .ladder import REMAINDER, TEMPERED, Ladder, Rung, suggestion
+from .listing import RunState, run_folders, run_states
 from .outcomes import FLAG_WORDS, OUTCOME_WORDS, SECOND_OPINION, FitReport, Flag, Outcome
 from .parts import Parts
 from .store import BLOCKS, RESERVED, SCHEMA, RunError, read_run, refuse_occupied, write_run
@@ -39,6 +40,7 @@ __all__ = [
     "RESERVED",
     "Row",
     "RunError",
+    "RunState",
     "Rung",
     "SCHEMA",
     "SIDES",
@@ -66,6 +68,8 @@ __all__ = [
     "owner_of",
     "read_run",
     "refuse_occupied",
+    "run_folders",
+    "run_states",
     "rungs_beside",
     "suggestion",
     "write_run",

@@ -11,6 +11,8 @@ import io
 import json
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from ..core import PARTIAL_SUFFIX, write_atomically
 from .gaps import Gaps
 from .store import RunError, as_table, columns_of, plain_json
 
-__all__ = ["Parts"]
+__all__ = ["Parts", "blocks_promised"]
 
 IDENTITY = "identity.json"
 ASIDE = ".damaged"
@@ -46,7 +48,7 @@ class Parts:
     ) -> None:
         self.folder = folder
         self._is_lost = False
-        wanted = json.loads(json.dumps({"identity": identity, "probe": probe}, default=plain_json))
+        wanted = json.loads(json.dumps({"identity": identity, "probe": probe, "blocks": n_blocks}, default=plain_json))
         self._digest = _checksum(json.dumps(wanted["identity"], sort_keys=True).encode())
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -54,7 +56,7 @@ class Parts:
                 cut.unlink(missing_ok=True)
             found = _identity_in(folder)
             if found is None:  # blocks that are there know by themselves whether they are of this run
-                write_atomically(folder / IDENTITY, json.dumps(wanted, indent=1).encode())
+                self._write_identity(wanted)
             numbers = [int(path.name.split("-")[1]) for path in folder.glob("block-*-*.parquet")]
         except OSError as error:
             raise RunError(
@@ -64,6 +66,9 @@ class Parts:
             _refuse_another(folder, found, wanted)
         if any(number >= n_blocks for number in numbers):
             raise self._of_more_data()
+        if found is not None and found.get("blocks") != n_blocks:  # more data than before; for those who look on
+            with suppress(OSError):
+                self._write_identity({**found, "blocks": n_blocks})
 
     def load(self, number: int, fingerprint: NDArray[np.int64]) -> Gaps | None:
         """The block of this number, or None if it must be measured.
@@ -109,6 +114,9 @@ class Parts:
                 stacklevel=2,
             )
 
+    def _write_identity(self, wanted: Mapping[str, Any]) -> None:
+        write_atomically(self.folder / IDENTITY, json.dumps(wanted, indent=1).encode())
+
     def _content(self, gaps: Gaps) -> bytes:
         import pyarrow.parquet as pq
 
@@ -140,6 +148,20 @@ class Parts:
         return RunError(
             f"{self.folder} holds a run of more data; nothing was changed. Pass all of them, or name another folder."
         )
+
+
+def blocks_promised(blocks: Path) -> tuple[int | None, int | None, str | None, str | None]:
+    """How many blocks a run's folder of blocks holds and will hold, the plan, and when the last was written.
+
+    Of a run with two phases these are those of both, and the plan is the first. What is not known is None.
+    """
+    kept = list(blocks.glob("*/block-*-*.parquet"))
+    known = [found for phase in sorted(blocks.glob("*")) if (found := _identity_in(phase)) is not None]
+    totals = [found["blocks"] for found in known if isinstance(found.get("blocks"), int)]
+    plans = [plan["name"] for plan in known[0]["identity"]["plan"]] if known else []
+    last = max((path.stat().st_mtime for path in kept), default=None)
+    written = None if last is None else datetime.fromtimestamp(last, UTC).isoformat(timespec="seconds")
+    return len(kept) if known else None, sum(totals) or None, plans[0] if plans else None, written
 
 
 def _checksum(content: bytes) -> str:

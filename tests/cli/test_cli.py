@@ -167,7 +167,7 @@ def test_an_error_is_one_line(what: str, place: Path, capsys: pytest.CaptureFixt
     before = listing(place)
     assert main(arguments) == 2
     out, err = capsys.readouterr()
-    lines = [line for line in err.splitlines() if not line.endswith(" ...")]  # those say what is being measured
+    lines = [line for line in err.splitlines() if not line.endswith(" data ...")]  # those say what is measured
     assert len(lines) == 1
     assert lines[0].startswith("elbowroom: error: ")
     assert message in lines[0]

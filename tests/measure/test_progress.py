@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -49,6 +50,32 @@ def test_a_notebook_has_a_line_that_is_cleared(
     written = capsys.readouterr().err
     assert "of 5 data" in written
     assert written.endswith(" \r")
+
+
+def test_a_run_folder_has_a_log_with_a_line_for_each_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
+    with reporting(False, 1000, is_warned=False, folder=tmp_path) as report:
+        for seconds, done in ((30, 400.0), (61, 500.0), (90, 550.0), (121.5, 621.0), (200, 621.0)):
+            clock[0] = float(seconds)
+            report(done)
+    lines = [line.split(" ", 1)[1] for line in (tmp_path / "progress.log").read_text().splitlines()]
+    assert lines == [
+        "500 of 1,000 data, 8.2 a second, about 1 min 1 s left",
+        "621 of 1,000 data, 2 a second, about 3 min 10 s left",
+        "621 of 1,000 data",
+    ]
+
+
+def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOG_EVERY", 0.0)
+    (tmp_path / "progress.log").mkdir()
+    assert len(er.decompose(MODEL, Q, X[:5], plan="quick", out=tmp_path / "run")) == 5
+    assert (tmp_path / "run/progress.log").read_text().endswith("5 of 5 data\n") or "a second" in (
+        tmp_path / "run/progress.log"
+    ).read_text()
+    with reporting(False, 5, folder=tmp_path) as report:
+        report(1.0)
 
 
 def test_elsewhere_nothing_is_written(capsys: pytest.CaptureFixture[str]) -> None:

@@ -130,7 +130,7 @@ def decompose(
         "plans": [asdict(one) for one in ([first_plan] if refine_on is None else [first_plan, second_plan])],
     }
     start = time.perf_counter()
-    with reporting(progress, total) as report, keeping(out, model, q, data, provenance) as kept:
+    with reporting(progress, total, folder=out) as report, keeping(out, model, q, data, provenance) as kept:
         parts = kept("first", n)
         gaps = _with_ids(measured(model, q, data, first_plan, seed, kl_weight, report, parts=parts), ids)
         if refine_on is not None:

@@ -1,4 +1,6 @@
-"""The progress of a measurement: a bar on a terminal, a line in a notebook, and a warning when it will take long."""
+"""The progress of a measurement: a bar on a terminal, a line in a notebook, a log in the run folder, and a warning when
+it will take long.
+"""
 
 from __future__ import annotations  # signatures in help() then show types by their names
 
@@ -6,34 +8,43 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Literal, TypeAlias
 
-from ..results import duration
+from ..results import PROGRESS_LOG, duration
 
 __all__ = ["ProgressLike", "reporting"]
 
 ProgressLike: TypeAlias = Callable[[int, int], None] | Literal[False] | None
 TOO_LONG = 600.0  # seconds of which the user is warned
 FIRST_FORECAST = 10.0  # seconds after which the time is foretold
+LOG_EVERY = 60.0  # seconds between two lines of the log
 LINE_AFTER, LINE_EVERY = 4.0, 1.0  # seconds before the first line in a notebook, and between two
 
 
 @contextmanager
-def reporting(progress: ProgressLike, total: int, is_warned: bool = True) -> Iterator[Callable[[float], None]]:
+def reporting(
+    progress: ProgressLike, total: int, is_warned: bool = True, folder: str | Path | None = None
+) -> Iterator[Callable[[float], None]]:
     """Yield a function that is told how many of the `total` data are done, also in parts of a datum.
 
     Args:
         progress: called with (data done, data in all); None for a bar on a terminal and a line in a notebook; False for
             neither.
         is_warned: issue a UserWarning, once, if the work will take more than ten minutes.
+        folder: a run folder, in whose log a line is written every minute.
     """
+    log = None if folder is None else _Log(Path(folder), total)
     start, warned = time.perf_counter(), not is_warned
     with _shown(progress, total) as show:
 
         def report(done: float) -> None:
             nonlocal warned
             show(done)
+            if log is not None:
+                log(done)
             taken = time.perf_counter() - start
             if not warned and done > 0 and taken > FIRST_FORECAST and taken * total / done > TOO_LONG:
                 warned = True
@@ -45,6 +56,29 @@ def reporting(progress: ProgressLike, total: int, is_warned: bool = True) -> Ite
 
         report(0.0)
         yield report
+
+
+class _Log:
+    """A file with a line a minute: when, how many of `total` data are done, and how long the others will take.
+
+    The speed is that of the last minute, since blocks that were kept from before are done at once. What cannot be
+    written is left out.
+    """
+
+    def __init__(self, folder: Path, total: int) -> None:
+        self.path, self.total = folder / PROGRESS_LOG, total
+        self._last, self._done = time.perf_counter(), 0.0
+
+    def __call__(self, done: float) -> None:
+        now = time.perf_counter()
+        if now < self._last + LOG_EVERY:
+            return
+        speed = (done - self._done) / (now - self._last)
+        left = f", {speed:.3g} a second, about {duration((self.total - done) / speed)} left" if speed > 0 else ""
+        self._last, self._done = now, done
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        with suppress(OSError), self.path.open("a") as file:
+            file.write(f"{when} {int(done):,} of {self.total:,} data{left}\n")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from .ladder import REMAINDER, TEMPERED, Ladder, Rung, suggestion
 from .listing import RunState, run_folders, run_states
 from .outcomes import FLAG_WORDS, OUTCOME_WORDS, SECOND_OPINION, FitReport, Flag, Outcome
 from .parts import Parts
-from .store import BLOCKS, RESERVED, SCHEMA, RunError, read_run, refuse_occupied, write_run
+from .store import BLOCKS, PROGRESS_LOG, RESERVED, SCHEMA, RunError, read_run, refuse_occupied, write_run
 from .summary import ladder_summary
 from .table import LadderRow, flag_counts, group_table, ladder_html, ladder_rows, ladder_table, rungs_beside
 from .verdict import Finding, Verdict, judge
@@ -35,6 +35,7 @@ __all__ = [
     "Listing",
     "OUTCOME_WORDS",
     "Outcome",
+    "PROGRESS_LOG",
     "Parts",
     "REMAINDER",
     "RESERVED",

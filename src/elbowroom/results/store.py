@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from ..core import PARTIAL_SUFFIX, write_atomically
 
 __all__ = [
-    "BLOCKS", "RESERVED", "SCHEMA", "RunError", "as_table", "columns_of", "plain_json", "read_run", "refuse_occupied",
-    "write_run",
+    "BLOCKS", "PROGRESS_LOG", "RESERVED", "SCHEMA", "RunError", "as_table", "columns_of", "plain_json", "read_run",
+    "refuse_occupied", "write_run",
 ]  # fmt: skip
 
 BLOCKS = "blocks"  # the folder of the blocks that were measured
+PROGRESS_LOG = "progress.log"  # a file with a line for every minute of the measurement
 RESERVED = ".reserved"  # a file in a folder for which a run is being measured
 PACKAGES = ("elbowroom", "torch", "numpy", "pyarrow")  # packages whose versions a run records
 SCHEMA = 3  # 1 did not hold the rungs of the ladder, 2 not the shortfall of fits
@@ -185,7 +186,7 @@ def _holds_other_files(folder: Path) -> bool:
     """Whether there is something that is no run's, nor what one left that was interrupted before its record came."""
     if not folder.exists() or (folder / "run.json").exists():
         return False
-    own = (RESERVED, BLOCKS, "data")
+    own = (RESERVED, BLOCKS, PROGRESS_LOG, "data")
     if any(path.name not in own and not path.name.endswith(PARTIAL_SUFFIX) for path in folder.iterdir()):
         return True
     return (folder / "data").exists() and any("part" not in path.name for path in (folder / "data").iterdir())

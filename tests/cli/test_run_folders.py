@@ -129,6 +129,29 @@ def test_what_a_dead_process_left_does_not_hinder(place: Path, text: str | None,
     assert sorted(path.name for path in (place / "run").iterdir()) == ["blocks", "data", "run.json"]
 
 
+def test_a_run_without_blocks_is_replaced_on_request(place: Path, capsys) -> None:
+    """As `Gaps.save` writes it."""
+    assert main(words("factory", "--first", "4")) == 0
+    er.load_gaps("run").save("saved")
+    assert main([*words()[:-1], "saved"]) == 2
+    assert "add --overwrite" in capsys.readouterr().err
+    assert len(er.load_gaps("saved")) == 4
+    assert main([*words()[:-1], "saved", "--overwrite"]) == 0
+    assert len(er.load_gaps("saved")) == 10
+
+
+def test_blocks_that_cannot_be_removed_are_one_line(place: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    assert main(words("factory", "--first", "4")) == 0
+    monkeypatch.setattr("elbowroom.cli.run_folders.rmtree", refuse)
+    capsys.readouterr()
+    assert main(words("factory", "--overwrite")) == 2
+    assert "blocks cannot be replaced (Permission denied); nothing was measured" in capsys.readouterr().err
+    assert len(er.load_gaps("run")) == 4
+
+
 @pytest.mark.skipif(ROOT_READS_ALL, reason="root may write anywhere")
 def test_a_read_only_folder_is_refused(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "locked").mkdir(mode=0o500)
@@ -162,7 +185,7 @@ def test_the_same_command_goes_on_with_a_run_that_was_stopped(place: Path, how: 
     _, err = process.communicate(timeout=60)
     if how == signal.SIGINT:
         assert process.returncode == 130
-        assert err.splitlines()[-1].endswith("of which 1 blocks are kept in run; the same command goes on")
+        assert err.splitlines()[-1].endswith("of which 1 block is kept in run; the same command goes on")
     else:
         assert process.returncode == -signal.SIGKILL
     written = first[0].stat().st_mtime_ns

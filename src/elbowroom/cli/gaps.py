@@ -135,7 +135,8 @@ def _measured_set(measure: Callable[..., Gaps], name: str, sample: Sample, folde
             return measure(sample.x, ids=sample.ids.tolist(), progress=add(name, len(sample.ids)), out=folder)
     except KeyboardInterrupt:
         kept = 0 if folder is None else blocks_in(folder)
-        what = f"{kept} blocks are kept in {folder}; the same command goes on" if kept else "nothing was saved"
+        blocks = "1 block is" if kept == 1 else f"{kept} blocks are"
+        what = f"{blocks} kept in {folder}; the same command goes on" if kept else "nothing was saved"
         raise KeyboardInterrupt(f"while it measured {name}, of which {what}") from None
     except RunError as error:
         raise UserError(f"{error} Or add --overwrite to measure anew and replace what is there.") from None

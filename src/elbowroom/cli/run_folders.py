@@ -42,9 +42,21 @@ def reserved(folders: Iterable[Path], overwrite: bool) -> Iterator[None]:
 
 
 def begin_anew(folder: Path) -> None:
-    """Remove the blocks that a reserved folder holds. The table of a finished run stays until the new one is there."""
-    rmtree(folder / BLOCKS, ignore_errors=True)
-    (folder / BLOCKS).mkdir()  # by which the folder is known as one that is being measured into
+    """Remove the blocks that a reserved folder holds. The table of a finished run stays until the new one is there.
+
+    Raises:
+        UserError: a file that cannot be removed.
+    """
+    blocks = folder / BLOCKS
+    try:
+        if blocks.exists():
+            rmtree(blocks)
+        blocks.mkdir()  # by which the folder is known as one that is being measured into
+    except OSError as error:
+        raise UserError(
+            f"{blocks} cannot be replaced ({error.strerror or error}); nothing was measured. Remove it, or name "
+            "another folder"
+        ) from None
 
 
 def save(gaps: Gaps, folder: Path, overwrite: bool, keep_blocks: bool = False) -> None:

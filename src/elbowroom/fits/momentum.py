@@ -25,7 +25,7 @@ from ..models import LatentModel, log_joint_and_grad
 from ..posteriors import AffineMap, Params
 from .natural_gradients import curvature_metric, products_of
 
-__all__ = ["SMALL_PAIRS", "round_with_momentum", "small_steps"]
+__all__ = ["SMALL_PAIRS", "rescaled", "round_with_momentum", "small_steps"]
 
 SMALL_PAIRS = 4  # mirrored pairs of draws in a step
 MOMENTUM = 0.9
@@ -37,6 +37,12 @@ MAX_ASCENT = 5.0  # of each coordinate of a gradient of the mean
 def small_steps(size: int) -> int:
     """The number of steps of a round, whose draws make one whole set for `size` latents."""
     return -(-size // SMALL_PAIRS)
+
+
+def rescaled(products: Tensor, log_growth: Tensor) -> Tensor:
+    """Products (B, D, D) of s grad e', for scales s whose logarithm has grown by this (B, D)."""
+    grown = log_growth.exp()
+    return grown[:, :, None] * products * grown[:, None, :]
 
 
 def round_with_momentum(

@@ -12,7 +12,7 @@ from ..evidence import GROUP, log_weights
 from ..models import LatentModel, log_joint_and_grad
 from ..posteriors import AffineMap, Ascent, Budget, Family, Params, VariationalDistribution, complete_sets
 from .adam import adam_round
-from .momentum import SMALL_PAIRS, round_with_momentum, small_steps
+from .momentum import SMALL_PAIRS, rescaled, round_with_momentum, small_steps
 from .natural_gradients import curvature_metric, natural_gradients, natural_round, squared_norm
 
 __all__ = ["Problem"]
@@ -118,8 +118,7 @@ class Problem:
         share = share.to(params["mean"])[:, None]
         moved = {key: torch.lerp(start, averaged[key], share) for key, start in params.items()}
         seen = seen if products is None else products + (seen - products) / (number + 1)
-        grown = (moved["log_scale"] - params["log_scale"]).exp()
-        return moved, finite, grown[:, :, None] * seen * grown[:, None, :]
+        return moved, finite, rescaled(seen, moved["log_scale"] - params["log_scale"])
 
     def pace(self, budget: Budget) -> tuple[Budget, bool]:
         """The budget with the steps and draws that a round of natural gradients has, and whether they are small steps.

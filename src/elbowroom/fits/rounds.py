@@ -16,6 +16,7 @@ from torch import Tensor
 from ..posteriors import Budget, Params
 from ..results import FitReport, Outcome
 from .adam import broadcast_rows
+from .momentum import rescaled
 from .problem import Problem
 
 __all__ = ["approach", "approach_work", "solve"]
@@ -108,6 +109,9 @@ def _climb_naturally(problem: Problem, params: Params, budget: Budget) -> tuple[
         near = better | (gains.mean(0) >= -budget.tolerance)  # the best is not lower than what lacks little enough
         for key in params:
             params[key][active[better]] = moved[key][better]
+        if small and products is not None:  # where the round is undone, so are the coordinates of its products
+            undone = torch.where(better[:, None], 0.0, begun["log_scale"] - moved["log_scale"])
+            products = rescaled(products, undone)
         best[:, active[better]], lacked[active[better]] = value[:, better], short[better]
         state.rounds[active] += 1
         enough = state.rounds[active] >= budget.min_rounds

@@ -74,6 +74,13 @@ def test_a_folder_is_held_while_it_is_measured_for(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_claim_that_another_process_has_made_since_stays(tmp_path: Path) -> None:
+    with reserved([tmp_path / "a"], overwrite=False):
+        (tmp_path / "a/run.json").touch()
+        claim(tmp_path / "a", os.getppid())
+    assert json.loads((tmp_path / "a" / RESERVED).read_text())["pid"] == os.getppid()
+
+
 def test_what_was_there_stays(tmp_path: Path) -> None:
     with reserved([tmp_path / "a"], overwrite=False):
         (tmp_path / "a" / "run.json").write_text("{}")

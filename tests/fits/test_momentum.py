@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from elbowroom.core import iterate_blocks, seeded
-from elbowroom.fits import fit_block, fit_local
+from elbowroom.fits import Problem, fit_block, fit_local
 from elbowroom.fits.momentum import SMALL_PAIRS, round_with_momentum, small_steps
 from elbowroom.models import FunctionModel, LinearGaussian
 from elbowroom.posteriors import DiagonalGaussian
@@ -56,6 +56,36 @@ def test_a_round_of_small_steps_uses_one_whole_set() -> None:
     assert finite.all()
     torch.testing.assert_close(moved["log_scale"], best)
     scale = start["log_scale"].exp()
+    torch.testing.assert_close(products, -scale[:, :, None] * precision * scale[:, None, :])
+
+
+def test_a_round_that_is_undone_leaves_its_curvature_in_the_coordinates_of_its_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first round is made to end far off, so that it is undone. The next one starts where it did, and what it is
+    told of the curvature must be that of a Gaussian posterior in the scales there.
+    """
+    model, x = linear_gaussian(140, 0.0)
+    precision = torch.eye(140).double() + model.weight.mT @ model.weight / 0.7**2
+    original, told = Problem.with_momentum, []
+
+    def spoiled(
+        self: Problem, params: dict[str, Tensor], index: Tensor, number: int, rates: Tensor, share: Tensor,
+        products: Tensor | None,
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:  # fmt: skip
+        moved, finite, seen = original(self, params, index, number, rates, share, products)
+        if number == 0:
+            return {**moved, "mean": moved["mean"] + 10.0}, finite, seen
+        if number == 1 and products is not None:
+            told.append((params["log_scale"].exp(), products))
+        return moved, finite, seen
+
+    monkeypatch.setattr(Problem, "with_momentum", spoiled)
+    (block,) = iterate_blocks(x, 6)
+    start = {"mean": torch.zeros(6, 140).double(), "log_scale": torch.full((6, 140), -0.3).double()}
+    fit_block(DiagonalGaussian(140), model, block, start, 0)
+    ((scale, products),) = told
+    assert (scale == math.exp(-0.3)).all()
     torch.testing.assert_close(products, -scale[:, :, None] * precision * scale[:, None, :])
 
 

@@ -18,7 +18,7 @@ from torch import nn
 import elbowroom as er
 from elbowroom.cli import main
 from elbowroom.datasets import binarize, load_array, load_dataset
-from elbowroom.results import RESERVED
+from elbowroom.results import WORKERS
 from elbowroom.training import load_model
 
 N, P, D = 12, 20, 4
@@ -107,7 +107,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (tmp_path / "busy/thesis.tex").touch()
     (tmp_path / "damaged/run.json").write_text('{"schema": 3, "parts": {"part-00000.parquet": "0"}}')
     (tmp_path / "newer/run.json").write_text('{"schema": 99}')
-    (tmp_path / "stopped" / RESERVED).write_text(json.dumps({"host": "", "pid": 0, "since": "yesterday"}))
+    (tmp_path / "stopped" / WORKERS).mkdir()
     config = {"architecture": {}, "training": {"epochs": 50, "epochs_done": 4}}
     (tmp_path / "unfinished/config.json").write_text(json.dumps(config))
     (tmp_path / "unfinished/checkpoint.safetensors").touch()

@@ -10,7 +10,7 @@
 Measure
     decompose       the ladder of each datum, from L[q] through the best local posteriors up to log p(x)
     elbo, iwae, ais     bounds of log p(x), alone
-    sandwich        log p(x) from both sides, on data simulated from the model
+    sandwich, Sandwich      log p(x) from both sides, on data simulated from the model
     fit_local       the best posterior of a family for each datum
     refine          a few steps from the encoder's answer towards it
     check           what is wrong with a model, before it is measured
@@ -25,7 +25,6 @@ Read the result
     Estimate        a value for each datum, with its side, standard error and Monte Carlo error
     Flag            why a datum's numbers cannot be trusted
     Fit, FitReport, Outcome     local fits, and how they ended
-    Sandwich        what sandwich returns
 
 Models p(z) p(x|z)
     DecoderModel    a decoder with a likelihood and a prior

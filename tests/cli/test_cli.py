@@ -407,11 +407,11 @@ def test_every_set_of_a_factory_is_measured(place: Path, capsys: pytest.CaptureF
 def test_a_failed_save_keeps_the_blocks(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("elbowroom.cli.run_folders.write_run", full)
+        patch.setattr("elbowroom.measure.kept.write_run", full)
         assert main([*GAPS, "--first", "5", "--out", "a/b"]) == 2
     shown = capsys.readouterr()
     assert (

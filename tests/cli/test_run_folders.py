@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 import elbowroom as er
 from elbowroom.cli import main
 from elbowroom.cli.run_folders import reserved
-from elbowroom.results import RESERVED
+from elbowroom.results import WORKERS
 
 MODEL = """
 import time
@@ -56,10 +57,14 @@ def words(factory: str = "factory", *more: str) -> list[str]:
     return ["gaps", "--model", f"mine.py:{factory}", "--data", "x.npy", "--plan", "quick", "--out", "run", *more]
 
 
-def claim(folder: Path, pid: int, host: str | None = None) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    record = {"host": host or socket.gethostname(), "pid": pid, "since": "2026-11-25T12:00:00+00:00"}
-    (folder / RESERVED).write_text(json.dumps(record))
+def presence(folder: Path, pid: int, host: str | None = None, is_replacing: bool = False) -> Path:
+    """The file of a process that measures into a folder."""
+    (folder / WORKERS).mkdir(parents=True, exist_ok=True)
+    since = "2026-11-25T12:00:00+00:00"
+    record = {"host": host or socket.gethostname(), "pid": pid, "since": since, "is_replacing": is_replacing}
+    path = folder / WORKERS / f"other-{pid}.json"
+    path.write_text(json.dumps(record))
+    return path
 
 
 def dead_process() -> int:
@@ -68,17 +73,17 @@ def dead_process() -> int:
     return process.pid
 
 
-def test_a_folder_is_held_while_it_is_measured_for(tmp_path: Path) -> None:
+def test_a_process_is_present_in_a_folder_while_it_measures(tmp_path: Path) -> None:
     with reserved([tmp_path / "a" / "b"], overwrite=False):
-        assert json.loads((tmp_path / "a" / "b" / RESERVED).read_text())["pid"] == os.getpid()
+        (path,) = (tmp_path / "a" / "b" / WORKERS).iterdir()
+        assert json.loads(path.read_text())["pid"] == os.getpid()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_claim_that_another_process_has_made_since_stays(tmp_path: Path) -> None:
+def test_a_folder_that_another_process_has_come_to_use_stays(tmp_path: Path) -> None:
     with reserved([tmp_path / "a"], overwrite=False):
-        (tmp_path / "a/run.json").touch()
-        claim(tmp_path / "a", os.getppid())
-    assert json.loads((tmp_path / "a" / RESERVED).read_text())["pid"] == os.getppid()
+        other = presence(tmp_path / "a", os.getppid())
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [other]
 
 
 def test_what_was_there_stays(tmp_path: Path) -> None:
@@ -104,13 +109,12 @@ def test_one_of_several_that_fails_leaves_the_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda folder: claim(folder, os.getppid()), "is measuring into it since 2026-11-25"),
-        (lambda folder: claim(folder, 1, "another-machine"), "is measuring into it since"),
+        (lambda folder: presence(folder, os.getppid(), is_replacing=True), "is replacing the run in run since 2026"),
         (lambda folder: (folder.mkdir(), (folder / "run.json").touch()), "holds a run already; add --overwrite"),
         (lambda folder: (folder.mkdir(), (folder / "thesis.tex").touch()), "is not empty and holds no run"),
         (lambda folder: folder.touch(), "there is a file in its place"),
     ],
-    ids=["under way", "under way elsewhere", "saved without blocks", "other files", "a file"],
+    ids=["being replaced", "saved without blocks", "other files", "a file"],
 )
 def test_a_folder_that_may_not_be_used_is_refused_before_measuring(place: Path, spoil, message: str, capsys) -> None:
     spoil(place / "run")
@@ -123,12 +127,22 @@ def test_a_folder_that_may_not_be_used_is_refused_before_measuring(place: Path, 
     assert sorted(place.rglob("*")) == before
 
 
-@pytest.mark.parametrize("text", [None, "?"], ids=["a claim", "a damaged claim"])
+@pytest.mark.parametrize(("pid", "host"), [(None, None), (1, "another-machine")], ids=["here", "elsewhere"])
+def test_a_run_that_is_being_measured_is_not_replaced(place: Path, pid: int | None, host: str | None, capsys) -> None:
+    other = presence(place / "run", pid or os.getppid(), host)
+    assert main(words("factory", "--overwrite")) == 2
+    assert "is measuring into run since 2026-11-25T12:00:00+00:00; wait for it or stop it" in capsys.readouterr().err
+    assert [path for path in (place / "run").rglob("*") if path.is_file()] == [other]
+    assert main(words()) == 0  # but whoever measures the same may help
+    assert other.exists()
+
+
+@pytest.mark.parametrize("text", [None, "?"], ids=["whole", "damaged"])
 @pytest.mark.parametrize("more", [[], ["--overwrite"]], ids=["again", "anew"])
 def test_what_a_dead_process_left_does_not_hinder(place: Path, text: str | None, more: list[str]) -> None:
-    claim(place / "run", dead_process())
+    left = presence(place / "run", dead_process())
     if text is not None:
-        (place / "run" / RESERVED).write_text(text)
+        left.write_text(text)
     (place / "run/data").mkdir()
     (place / "run/data/part-00000.parquet").write_bytes(b"half")
     assert main(words("factory", *more)) == 0
@@ -170,7 +184,7 @@ def test_a_full_disk_is_refused_before_measuring(place: Path, monkeypatch, capsy
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("elbowroom.results.claims.json.dump", full)
+    monkeypatch.setattr("elbowroom.results.claims.write_atomically", full)
     assert main(words()) == 2
     shown = capsys.readouterr()
     assert "run: cannot be written to (No space left on device); nothing was measured" in shown.err
@@ -210,7 +224,7 @@ def test_the_same_command_goes_on_with_a_run_that_was_stopped(place: Path, how: 
 def test_a_run_that_is_stopped_before_its_first_block_leaves_nothing(place: Path) -> None:
     process = subprocess.Popen([sys.executable, "-m", "elbowroom", *words("slow")], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not (place / "run" / RESERVED).exists():
+    while not (place / "run" / WORKERS).exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
@@ -252,46 +266,44 @@ def program(*arguments: str, before: str = "", **options) -> subprocess.Complete
     return subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, check=False, **options)
 
 
-def killed_at(rename: int) -> str:
-    """Lines that kill the process in place of one of its renames, by which files come to be."""
+FILES = {"presence": "json", "identity": "identity.json", "block": "block-", "numbers": "part-", "record": "run.json"}
+PRINTED = ("numbers", "record")  # files that come to be after the table is on the screen
+MOMENTS = pytest.mark.parametrize("file", FILES)
+
+
+def killed_at(file: str) -> str:
+    """Lines that kill the process in place of the rename or the link by which a file comes to be."""
     return f"""
 import os, signal
-real, calls = os.replace, []
-def replace(*names):
-    calls.append(names)
-    os.kill(os.getpid(), signal.SIGKILL) if len(calls) == {rename} else real(*names)
-os.replace = replace"""
+for name in ("replace", "link"):
+    def instead(old, new, real=getattr(os, name)):
+        os.kill(os.getpid(), signal.SIGKILL) if {FILES[file]!r} in os.path.basename(new) else real(old, new)
+    setattr(os, name, instead)"""
 
 
-def interrupt_at(rename: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def interrupt_at(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same as Ctrl-C, here."""
-    real, calls = os.replace, []
+    real = {name: getattr(os, name) for name in ("replace", "link")}
 
-    def replace(*names: str) -> None:
-        calls.append(names)
-        if len(calls) == rename:
+    def instead(name: str, old: str, new: str) -> None:
+        if FILES[file] in Path(new).name:
             raise KeyboardInterrupt
-        real(*names)
+        real[name](old, new)
 
-    monkeypatch.setattr("elbowroom.core.files.os.replace", replace)
-
-
-RENAMES = pytest.mark.parametrize(
-    "rename", range(1, 7), ids=["identity", "block", "numbers", "record", "numbers with origin", "record with origin"]
-)
-PRINTED = 5  # the rename before which the table is on the screen
+    for name in real:
+        monkeypatch.setattr(f"elbowroom.core.files.os.{name}", partial(instead, name))
 
 
-@RENAMES
+@MOMENTS
 def test_a_run_that_is_killed_while_it_saves_goes_on_and_nothing_is_left_of_the_other(
-    place: Path, rename: int, capsys
+    place: Path, file: str, capsys
 ) -> None:
-    killed = program(*words(), before=killed_at(rename))
+    killed = program(*words(), before=killed_at(file))
     assert killed.returncode == -signal.SIGKILL
-    assert ("log p(x)" in killed.stdout) == (rename >= PRINTED)
-    if rename < PRINTED:
-        assert main(["report", "run"]) == 2
-        assert "holds a run that is not finished" in capsys.readouterr().err
+    assert ("log p(x)" in killed.stdout) == (file in PRINTED)
+    assert main(["report", "run"]) == 2
+    begun = "a run that was interrupted before" if file == "presence" else "a run that is not finished"
+    assert begun in capsys.readouterr().err
     assert main(words()) == 0
     assert main([*words()[:-1], "whole"]) == 0
     assert_same(er.load_gaps("run"), er.load_gaps("whole"))
@@ -299,36 +311,36 @@ def test_a_run_that_is_killed_while_it_saves_goes_on_and_nothing_is_left_of_the_
     assert len(names[0]) == len(names[1]) == 4  # a block, its identity, the numbers and run.json
 
 
-@RENAMES
+@MOMENTS
 def test_a_run_that_is_interrupted_while_it_saves_keeps_what_was_measured(
-    place: Path, rename: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path, file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
-        interrupt_at(rename, patch)
+        interrupt_at(file, patch)
         assert main(words()) == 130
     shown = capsys.readouterr()
-    assert ("log p(x)" in shown.out) == (rename >= PRINTED)
+    assert ("log p(x)" in shown.out) == (file in PRINTED)
     assert shown.err.splitlines()[-1].startswith("elbowroom: interrupted")
-    assert (place / "run").exists() == (rename > 2)  # the second is that of the block
+    assert (place / "run").exists() == (file in PRINTED)  # only then is there a block
     assert main(words()) == 0
     assert len(er.load_gaps("run")) == 10
 
 
-@RENAMES
+@MOMENTS
 @pytest.mark.parametrize("how", ["killed", "interrupted"])
 def test_a_run_that_is_being_replaced_is_whole_at_any_moment(
-    place: Path, how: str, rename: int, monkeypatch: pytest.MonkeyPatch
+    place: Path, how: str, file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main(words("factory", "--first", "4")) == 0
     if how == "killed":
-        assert program(*words("factory", "--overwrite"), before=killed_at(rename)).returncode == -signal.SIGKILL
+        assert program(*words("factory", "--overwrite"), before=killed_at(file)).returncode == -signal.SIGKILL
     else:
         with monkeypatch.context() as patch:
-            interrupt_at(rename, patch)
+            interrupt_at(file, patch)
             assert main(words("factory", "--overwrite")) == 130
-    assert len(er.load_gaps("run")) == (4 if rename < PRINTED else 10)
+    assert len(er.load_gaps("run")) == 4
     assert main(["report", "run"]) == 0
-    assert main(words()) == 0  # it was begun anew already
+    assert main(words()) == 0  # whether it was begun anew already or not
     assert len(er.load_gaps("run")) == 10
     assert len([path for path in (place / "run").rglob("*") if path.is_file()]) == 4
 
@@ -395,17 +407,30 @@ def test_standard_output_that_cannot_be_written_is_one_line_and_the_run_is_saved
     assert len(er.load_gaps("run")) == 10
 
 
-def test_two_runs_into_one_folder_at_once(place: Path) -> None:
-    """One of them measures, the other is told so before it begins."""
-    code = f"import sys; from elbowroom.cli import main; sys.exit(main({words('slow', '--first', '2')!r}))"
-    command = [sys.executable, "-c", code]
+def test_two_commands_share_the_work_of_one_folder(place: Path) -> None:
+    """130 data are three blocks. Both print the whole; neither measures all of it."""
+    np.save(place / "x.npy", np.random.default_rng(0).integers(0, 2, (130, 6)).astype(np.float32))
+    command = [sys.executable, "-m", "elbowroom", *words("slow", "--workers", "1")]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     ended = [(process.communicate(timeout=120), process.returncode) for process in both]
+    assert [code for _, code in ended] == [0, 0]
+    assert ended[0][0][0] == ended[1][0][0]
+    assert "log p(x)" in ended[0][0][0]
+    assert main([*words("slow", "--workers", "1")[:-3], "whole", "--workers", "1"]) == 0
+    assert_same(er.load_gaps("run"), er.load_gaps("whole"))
+    assert [path.name for path in (place / "run").iterdir()] == [path.name for path in (place / "whole").iterdir()]
+
+
+def test_of_two_runs_of_different_seeds_into_one_folder_one_is_refused(place: Path) -> None:
+    commands = [words("slow", "--seed", seed) for seed in "01"]
+    both = [
+        subprocess.Popen([sys.executable, "-m", "elbowroom", *command], stderr=subprocess.PIPE, text=True)
+        for command in commands
+    ]
+    ended = [(process.communicate(timeout=120)[1], process.returncode) for process in both]
     assert sorted(code for _, code in ended) == [0, 2]
-    (out, err), _ = next(it for it in ended if it[1] == 2)
-    assert out == ""
-    assert "is measuring into it" in err
-    assert len(er.load_gaps("run")) == 2
+    assert "holds a run with another seed" in next(err for err, code in ended if code == 2)
+    assert er.load_gaps("run").seed == [code for _, code in ended].index(0)
 
 
 def test_report_finds_runs_at_any_depth_and_damaged_ones_hide_none(
@@ -413,7 +438,7 @@ def test_report_finds_runs_at_any_depth_and_damaged_ones_hide_none(
 ) -> None:
     for n, folder in ((3, "runs/a"), (4, "runs/deep/er/b"), (5, "runs/c")):
         assert main([*words()[:-1], folder, "--first", str(n)]) == 0
-    claim(place / "runs/stopped", dead_process())
+    presence(place / "runs/stopped", dead_process())
     next((place / "runs/c/data").iterdir()).write_bytes(b"")
     capsys.readouterr()
     assert main(["report", "runs"]) == 2
@@ -422,7 +447,7 @@ def test_report_finds_runs_at_any_depth_and_damaged_ones_hide_none(
         "runs/a", "runs/deep/er/b",
     ]  # fmt: skip
     damaged, interrupted = shown.err.splitlines()
-    assert "runs/c/data/part-00001.parquet is missing or was changed" in damaged
+    assert "runs/c/data/part-00000.parquet is missing or was changed" in damaged
     assert "runs/stopped holds a run that was interrupted" in interrupted
 
 
@@ -434,7 +459,7 @@ def test_runs_lists_what_is_below_a_folder_and_how_far_it_is(place: Path, capsys
     for name in ("stopped", "measuring"):
         (place / folders[name] / "run.json").unlink()
         next((place / folders[name] / "blocks/first").glob("block-000001-*")).unlink()
-    claim(place / folders["measuring"], os.getppid())
+    presence(place / folders["measuring"], os.getppid())
     (place / "runs/notes.txt").write_text("not a run")
     capsys.readouterr()
     assert main(["runs", "runs"]) == 0

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import elbowroom as er
-from elbowroom.results import BLOCKS, RESERVED, RunError, make_claim
+from elbowroom.results import BLOCKS, RunError
 from elbowroom.results.store import plain_json
 
 N, SIZE = 130, 50  # data, and of a block
@@ -117,15 +117,15 @@ def test_a_run_that_was_stopped_goes_on(
 
 def counting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The numbers of the blocks that are measured from here on."""
-    module = sys.modules["elbowroom.measure.decompose"]
+    module = sys.modules["elbowroom.measure.filling"]
     numbers: list[int] = []
-    original = module._measure_block
+    original = module.measure_block
 
-    def counted(model: Any, posterior: Any, block: Any, *rest: Any) -> Any:
+    def counted(phase: Any, posterior: Any, block: Any, *rest: Any) -> Any:
         numbers.append(block.number)
-        return original(model, posterior, block, *rest)
+        return original(phase, posterior, block, *rest)
 
-    monkeypatch.setattr(module, "_measure_block", counted)
+    monkeypatch.setattr(module, "measure_block", counted)
     return numbers
 
 
@@ -288,22 +288,6 @@ def test_a_block_of_another_run_is_not_taken_though_the_identity_is_lost(whole: 
         measure(tmp_path, seed=1)
     (tmp_path / BLOCKS / "first" / "identity.json").unlink()
     assert_same_numbers(measure(tmp_path), whole)
-
-
-def test_two_processes_do_not_measure_into_one_folder(whole: er.Gaps, tmp_path: Path) -> None:
-    """A live claim is respected, that of a dead process is taken over, and none is left."""
-    make_claim(tmp_path / RESERVED)
-    claim = json.loads((tmp_path / RESERVED).read_text())
-    (tmp_path / RESERVED).write_text(json.dumps({**claim, "pid": os.getppid()}))
-    with pytest.raises(RunError, match=rf"process {os.getppid()} on .* is measuring into"):
-        measure(tmp_path)
-    (tmp_path / RESERVED).write_text(json.dumps({**claim, "host": "another"}))
-    with pytest.raises(RunError, match="on another is measuring into"):
-        measure(tmp_path)
-    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    (tmp_path / RESERVED).write_text(json.dumps({**claim, "pid": int(dead.stdout)}))
-    assert_same_numbers(measure(tmp_path), whole)
-    assert not (tmp_path / RESERVED).exists()
 
 
 def test_a_saved_run_does_not_replace_one_that_is_not_finished(whole: er.Gaps, tmp_path: Path) -> None:

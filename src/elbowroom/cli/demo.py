@@ -49,7 +49,7 @@ def demo_command(
             show(runs)
         finally:  # saved though it cannot be shown
             for name, gaps in runs.items():
-                save(gaps, out / name, overwrite=True)
+                save(gaps, out / name)
     say(f"\nruns saved in {out / 'train'} and {out / 'heldout'}; {duration(time.perf_counter() - start)}")
 
 

@@ -1,25 +1,32 @@
 """`elbowroom gaps`: the ladder of a model on data."""
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from cyclopts.types import PositiveInt
 
-from ..measure import PlanName, decompose, forecast
-from ..results import Gaps, RunError
-from .data_spec import Sample, open_sets, samples
+from ..measure import Measurement, PlanName, Share, forecast, kept_run, reporting, unkept_run
+from ..models import device_and_dtype
+from ..results import BlockNotKept, Gaps, RunError
+from ..scale import Crew, Report, WorkersError, n_cores
 from .dry_run import dry_run_of
-from .model_spec import checked, load_weights, open_model, to_device
+from .model_spec import checked
 from .options import NO_CHOICE, DataChoice, Switch, command_of
-from .run_folders import begin_anew, blocks_in, reserved, save
+from .request import Opened, Request, opened
+from .run_folders import blocks_in, reserved, save_kept
 from .show import runs_record, show_ladder, show_verdict
-from .terminal import UserError, bars, json_object, say
+from .terminal import FactoryError, UserError, bars, json_object, say
 
 __all__ = ["gaps_command"]
+
+WORTH_IT = 4  # blocks from which on workers are started unasked: a start takes as long as a block or two
 
 
 def gaps_command(
@@ -32,6 +39,8 @@ def gaps_command(
     plan: PlanName = "standard",
     refine_on: int | None = None,
     refine_plan: PlanName = "standard",
+    workers: PositiveInt | None = None,
+    part: str | None = None,
     threads: PositiveInt = 1,
     device: str | None = None,
     kl_weight: float = 1.0,
@@ -57,82 +66,145 @@ def gaps_command(
         refine_on: Measure this many of the data, drawn at random, by --refine-plan too, and correct the others by the
             mean difference. Means are then those of that plan, at a fraction of its cost.
         refine_plan: The more costly plan of --refine-on.
-        threads: Number of CPU threads. Two take two thirds of the time on an idle machine, but several times as long
-            as one where other programs are running. The last digits of the numbers depend on it.
+        workers: Number of processes that measure. By default as many as there are cores, and one if the model is on a
+            GPU or the data are few. Numbers do not depend on it.
+        part: K/N: Measure only the K-th of N parts of the data into --out. N such commands, on any machines that share
+            the folder, measure all, and the last to end prints the table.
+        threads: Number of CPU threads of each process. The last digits of the numbers depend on it, and one is fastest
+            where there are as many workers as cores.
         device: Torch device to move the networks to, such as cuda. By default they stay where the factory put them.
         kl_weight: The beta of the beta-VAE that was trained. If it is not 1, amortization is split into encoder and
             mismatch.
         objective: Name of any other training objective, such as iwae. It is printed with the table.
         out: Folder in which the run is saved, block by block as it is measured. If it is stopped or killed, the same
-            command goes on with it; with a larger --n it adds data. Each set that has a name, such as test, has a
-            folder of that name in it.
+            command goes on with it, and the same command in another terminal or on another machine helps; with a larger
+            --n it adds data. Each set that has a name, such as test, has a folder of that name in it.
         overwrite: Measure anew what is already there, and replace it.
         weights: A .safetensors file to load into the factory's networks, with names that start with "model." and "q.".
         unfinished: Measure a model whose training has not ended, from its last checkpoint.
         dry_run: Measure 8 data, print the time and the standard errors to expect, and stop.
         json: Print one JSON object on standard output, and the table on standard error.
     """
-    command = command_of("gaps", gaps_command, locals(), without={"json"})
+    command = command_of("gaps", gaps_command, locals(), without={"json", "workers"})
+    share = _share(part, out, overwrite)
     torch.set_num_threads(threads)
     with json_object(json) as record:
-        loaded = open_model(model, unfinished)
-        found = open_sets(loaded, choice, model, seed)
-        if weights is not None:
-            load_weights(loaded, weights)
-        if device is not None:
-            to_device(loaded, device)
-        chosen = samples(found, n, first, seed)
-        for name, sample in chosen.items():
-            if refine_on is not None and not 2 <= refine_on <= len(sample.ids):
-                many = len(sample.ids)
-                raise UserError(f"--refine-on {refine_on}: expected 2 to {many}, the number of data of {name}")
-        checked(loaded, next(iter(chosen.values())).x, seed)
-        if dry_run:
-            foretell = partial(forecast, loaded.model, loaded.q, seed=seed, kl_weight=kl_weight)
-            record |= {"dry_run": dry_run_of(foretell, chosen, plan, refine_on, refine_plan)}
-            return
-        measure = partial(
-            decompose, loaded.model, loaded.q, plan=plan, seed=seed, kl_weight=kl_weight, objective=objective,
-            refine_on=refine_on, refine_plan=refine_plan, check=False,
+        request = Request(
+            model=model, choice=choice, n=n, first=first, seed=seed, plan=plan, refine_on=refine_on,
+            refine_plan=refine_plan, device=device, kl_weight=kl_weight, objective=objective, weights=weights,
+            unfinished=unfinished,
         )  # fmt: skip
-        folders = {} if out is None else {name: out if found.is_one_file else out / name for name in chosen}
-        finish = partial(_with_origin, notes=loaded.notes, command=command, origin=found.origin)
-        runs = _measured(measure, finish, chosen, folders, overwrite)
-        show_verdict(runs)
+        it = opened(request)
+        checked(it.loaded, next(iter(it.chosen.values())).x, seed)
+        if dry_run:
+            foretell = partial(forecast, it.loaded.model, it.loaded.q, seed=seed, kl_weight=kl_weight)
+            record |= {"dry_run": dry_run_of(foretell, it.chosen, plan, refine_on, refine_plan)}
+            return
+        folders = {} if out is None else {name: out if it.found.is_one_file else out / name for name in it.chosen}
+        finish = partial(_with_origin, notes=it.loaded.notes, command=command, origin=it.found.origin)
+        n_workers = _n_workers(workers, it, threads)
+        with ExitStack() as stack:
+            stack.enter_context(reserved(folders.values(), overwrite))
+            places = folders or (_temporary(it, stack) if n_workers > 1 else {})
+            crew = stack.enter_context(Crew(partial(_work, request, places, share, threads), n_workers))
+            runs = _measured(it, finish, places, share, crew if n_workers > 1 else None)
+        if len(runs) == len(it.chosen):
+            show_verdict(runs)
         record |= runs_record(runs, folders)
-        if folders:
-            say("\nsaved in " + " and ".join(map(str, folders.values())))
+        if folders and runs:
+            say("\nsaved in " + " and ".join(str(folders[name]) for name in runs))
+
+
+def _share(part: str | None, out: Path | None, overwrite: bool) -> Share | None:
+    """The share of the blocks that --part names. UserError for one that is none, or for options that forbid it."""
+    if part is None:
+        return None
+    words = part.split("/")
+    if len(words) != 2 or not all(word.isdecimal() for word in words) or not 1 <= int(words[0]) <= int(words[1]):
+        raise UserError(f"--part {part}: expected K/N with K from 1 to N, such as 3/40")
+    if out is None:
+        raise UserError(f"--part {part}: expected --out FOLDER, which all parts share; got none")
+    if overwrite:
+        raise UserError(f"--part {part}: --overwrite would remove the other parts; remove {out} before the first part")
+    return int(words[0]), int(words[1])
+
+
+def _n_workers(wanted: int | None, it: Opened, threads: int) -> int:
+    """How many processes measure: at most one for each block."""
+    n_blocks = sum(phase.n_blocks for asked in it.measurements.values() for phase in asked.phases)
+    if wanted is not None:
+        return min(wanted, n_blocks)
+    device, _ = device_and_dtype(it.loaded.model, it.loaded.q)
+    if n_blocks < WORTH_IT or (device is not None and device.type != "cpu"):
+        return 1
+    return max(1, min(n_cores() // threads, n_blocks))
+
+
+def _temporary(it: Opened, stack: ExitStack) -> dict[str, Path]:
+    """Folders for a run that is not saved."""
+    base = Path(stack.enter_context(TemporaryDirectory(prefix="elbowroom-")))
+    return {name: base / name for name in it.chosen}
+
+
+def _work(request: Request, places: Mapping[str, Path], share: Share | None, threads: int, report: Report) -> None:
+    """What a worker does: it opens the same model and data, and measures blocks of each set."""
+    torch.set_num_threads(threads)
+    measurements = opened(request).measurements
+    try:
+        for waits in (False, True):  # nobody waits for the last blocks of one set while there are blocks of another
+            for name, asked in measurements.items():
+                with kept_run(asked, places[name], share) as run:
+                    run.fill(partial(report, name), waits)
+    except BlockNotKept as error:  # whoever started this worker goes on, and tells
+        warnings.warn(str(error), stacklevel=2)
 
 
 def _measured(
-    measure: Callable[..., Gaps],
+    it: Opened,
     finish: Callable[[str, Gaps], Gaps],
-    chosen: Mapping[str, Sample],
-    folders: Mapping[str, Path],
-    overwrite: bool,
+    places: Mapping[str, Path],
+    share: Share | None,
+    crew: Crew | None,
 ) -> dict[str, Gaps]:
-    """Measure every set, print its ladder, and save it. `finish` adds what only the command knows."""
+    """Measure every set, and print and save the ladders of those that are whole. `finish` adds what only the command
+    knows.
+    """
     runs: dict[str, Gaps] = {}
-    with reserved(folders.values(), overwrite):
-        if overwrite:
-            for folder in folders.values():
-                begin_anew(folder)
-        for name, sample in chosen.items():
-            gaps = _measured_set(measure, name, sample, folders.get(name))
-            runs[name] = finish(name, gaps)
-            try:
-                show_ladder(name, runs[name])  # before it is saved: what is on the screen cannot be lost
-            finally:  # and saved though the screen be gone
-                if name in folders:
-                    save(runs[name], folders[name], overwrite=True, keep_blocks=True)
+    for name, asked in it.measurements.items():
+        folder = places.get(name)
+        with _refusals(name, folder):
+            if folder is None:
+                with _progress(name, asked, None) as report:
+                    gaps = unkept_run(asked, report)
+                runs[name] = finish(name, gaps)
+                show_ladder(name, runs[name])
+                continue
+            with kept_run(asked, folder, share) as run:
+                with _progress(name, asked, folder) as report:
+                    found = run.measure(report, helpers=None if crew is None else partial(crew.work, name))
+                if found is None:
+                    say(f"{name}: part of it is measured, {run.missing()} blocks of other parts are not there yet\n")
+                    continue
+                runs[name] = finish(name, found)
+                try:
+                    show_ladder(name, runs[name])  # before it is saved: what is on the screen cannot be lost
+                finally:  # and saved though the screen be gone
+                    save_kept(run, runs[name])
     return runs
 
 
-def _measured_set(measure: Callable[..., Gaps], name: str, sample: Sample, folder: Path | None) -> Gaps:
-    """Measure one set into its folder, or go on with what the folder holds."""
+@contextmanager
+def _progress(name: str, asked: Measurement, folder: Path | None) -> Iterator[Callable[[float], None]]:
+    """A bar, and a log in the run folder."""
+    with bars("data") as add, reporting(add(name, asked.total), asked.total, folder=folder) as report:
+        yield report
+
+
+@contextmanager
+def _refusals(name: str, folder: Path | None) -> Iterator[None]:
+    """What stops the measurement of a set, in words that say what can be done."""
     try:
-        with bars("data") as add:
-            return measure(sample.x, ids=sample.ids.tolist(), progress=add(name, len(sample.ids)), out=folder)
+        yield
     except KeyboardInterrupt:
         kept = 0 if folder is None else blocks_in(folder)
         blocks = "1 block is" if kept == 1 else f"{kept} blocks are"
@@ -140,6 +212,9 @@ def _measured_set(measure: Callable[..., Gaps], name: str, sample: Sample, folde
         raise KeyboardInterrupt(f"while it measured {name}, of which {what}") from None
     except RunError as error:
         raise UserError(f"{error} Or add --overwrite to measure anew and replace what is there.") from None
+    except WorkersError as error:
+        text = str(error) if folder is None else f"{error}. What is finished is kept, and the same command goes on"
+        raise (FactoryError(text, error.shown) if error.shown else UserError(text)) from None
 
 
 def _with_origin(name: str, gaps: Gaps, notes: tuple[str, ...], command: str, origin: Mapping[str, Any]) -> Gaps:

@@ -32,8 +32,14 @@ def runs_command(folder: Path = Path("."), /, *, json: Switch = False) -> None:
 
 def _row(run: RunState) -> Row:
     when = "" if run.written is None else run.written[:16].replace("T", " ")
-    who = "" if run.owner is None else f"process {run.owner['pid']} on {run.owner['host']}"
-    return str(run.folder), run.state, run.plan or "", _how_far(run), when, who
+    return str(run.folder), run.state, run.plan or "", _how_far(run), when, _by_whom(run)
+
+
+def _by_whom(run: RunState) -> str:
+    if len(run.owners) < 2:
+        return "".join(map(str, run.owners))
+    hosts = sorted({owner.host for owner in run.owners})
+    return f"{len(run.owners)} processes on " + (hosts[0] if len(hosts) == 1 else f"{len(hosts)} machines")
 
 
 def _how_far(run: RunState) -> str:

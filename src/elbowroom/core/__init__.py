@@ -2,6 +2,7 @@
 
 from .blocks import (
     Block,
+    Blocks,
     Data,
     MapStyle,
     Rows,
@@ -18,13 +19,14 @@ from .blocks import (
 from .densities import LOG_2PI, log_standard_normal
 from .digest import digest_of
 from .errors import kind_of, raised_here
-from .files import PARTIAL_SUFFIX, write_atomically
+from .files import PARTIAL_SUFFIX, write_atomically, write_new
 from .plugins import adapter_for, installed_adapters
 from .rng import BLOCK, forked, normal, orthogonal, seed_of, seeded, uniform
 
 __all__ = [
     "BLOCK",
     "Block",
+    "Blocks",
     "Data",
     "LOG_2PI",
     "MapStyle",
@@ -52,4 +54,5 @@ __all__ = [
     "uniform",
     "unit_of",
     "write_atomically",
+    "write_new",
 ]

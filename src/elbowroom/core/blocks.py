@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 from .rng import BLOCK
 
 __all__ = [
-    "Block", "Data", "MapStyle", "Rows", "as_data", "covariates", "iterate_blocks", "move", "n_data",
+    "Block", "Blocks", "Data", "MapStyle", "Rows", "as_data", "covariates", "iterate_blocks", "move", "n_data",
     "observed", "read_rows", "select_rows", "unit_of",
 ]  # fmt: skip
 
@@ -225,20 +225,51 @@ def move(x: Rows, device: torch.device | None, dtype: torch.dtype | None) -> Row
     return _moved(x, device, dtype)
 
 
+class Blocks:
+    """The blocks of `size` rows of some data, by their numbers; a short last one is padded to the next of UNITS.
+
+    Args:
+        x: the data.
+        device, dtype: what rows are moved to, and the floating type of rows and noise; None for those of the data.
+    Raises:
+        TypeError: data that can only be iterated.
+        ValueError: no data.
+    """
+
+    def __init__(
+        self, x: Data, size: int = BLOCK, device: torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        self._data, self._size, self._device, self._dtype = as_data(x), size, device, dtype
+        self._n = n_data(self._data)
+
+    def __len__(self) -> int:
+        return -(-self._n // self._size)
+
+    def __iter__(self) -> Iterator[Block]:
+        return (self[number] for number in range(len(self)))
+
+    def __getitem__(self, number: int) -> Block:
+        start, rows = number * self._size, self.rows(number)
+        index = torch.arange(start, start + min(self._size, unit_of(rows))).clamp(max=self._n - 1)
+        x = move(read_rows(self._data, index), self._device, self._dtype)
+        return Block(number=number, index=index, rows=rows, x=x, like=_noise_like(x, self._dtype))
+
+    def rows(self, number: int) -> int:
+        """The number of real rows of a block. IndexError for a number that there is not."""
+        if not 0 <= number < len(self):
+            raise IndexError(f"there are blocks 0 to {len(self) - 1}; got {number}")
+        return min(self._size, self._n - number * self._size)
+
+
 def iterate_blocks(
     x: Data, size: int = BLOCK, device: torch.device | None = None, dtype: torch.dtype | None = None
 ) -> Iterator[Block]:
-    """Iterate over the blocks of `size` data in order, a short last one padded to the next of UNITS.
+    """Iterate over the blocks of `size` data in order.
 
     >>> [(b.number, b.rows, len(b.x)) for b in iterate_blocks(torch.zeros(70, 3))]
     [(0, 50, 50), (1, 20, 24)]
     """
-    data = as_data(x)
-    n = n_data(data)
-    for number, start in enumerate(range(0, n, size)):
-        index = torch.arange(start, start + min(size, unit_of(n - start))).clamp(max=n - 1)
-        rows = move(read_rows(data, index), device, dtype)
-        yield Block(number=number, index=index, rows=min(size, n - start), x=rows, like=_noise_like(rows, dtype))
+    return iter(Blocks(x, size, device, dtype))
 
 
 def unit_of(rows: int) -> int:

@@ -67,7 +67,7 @@ def check_door(model: LatentModel, q: PosteriorLike | None, x: Data) -> None:
     first = torch.arange(min(n_data(data), ROWS))
     few, head = q.rows(first) if isinstance(q, Local) else q, read_rows(data, first)
     with prepared(model, few, head, size=len(first)) as (posterior, blocks), forked(0), torch.no_grad():
-        block = next(blocks)
+        block = blocks[0]
         z = normal((SAMPLES, len(first), latent_size(model)), seeded(0, "door"), block.like)
         if isinstance(model, DecoderModel) and isinstance(block.x, Mapping) and "x" not in block.x:
             raise CheckError(f'x must hold the data under "x"; got a mapping of {", ".join(map(str, block.x))}')

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ..core import BLOCK, Block, Data, as_data, iterate_blocks, n_data
+from ..core import BLOCK, Blocks, Data, as_data, n_data
 from ..models import LatentModel, device_and_dtype, evaluating
 from ..posteriors import Local, Posterior, PosteriorLike, as_posterior
 
@@ -15,7 +15,7 @@ __all__ = ["prepared", "prepared_pair"]
 @contextmanager
 def prepared(
     model: LatentModel, q: PosteriorLike | None, x: Data, size: int = BLOCK
-) -> Iterator[tuple[Posterior | None, Iterator[Block]]]:
+) -> Iterator[tuple[Posterior | None, Blocks]]:
     """A context in which modules are in eval mode, data come in blocks on the model's device, and autograd is allowed.
 
     It yields the posterior (None if q is None) and the blocks of `size` rows, and restores all modes on exit.
@@ -32,13 +32,13 @@ def prepared(
             "Take some of its rows with q.rows(index), or fit it on these data."
         )
     with torch.inference_mode(False), evaluating(model, q):
-        yield posterior, iterate_blocks(data, size, *device_and_dtype(model, q))
+        yield posterior, Blocks(data, size, *device_and_dtype(model, q))
 
 
 @contextmanager
 def prepared_pair(
     model: LatentModel, q: PosteriorLike, x: Data, size: int = BLOCK
-) -> Iterator[tuple[Posterior, Iterator[Block]]]:
+) -> Iterator[tuple[Posterior, Blocks]]:
     """The same as `prepared`, for a `q` that is not None."""
     with prepared(model, q, x, size) as (posterior, blocks):
         assert posterior is not None

@@ -3,9 +3,13 @@
 from .check import check, data_notes
 from .decompose import decompose
 from .double_sampling import combine, expected_se, refined_rows, second_phase_seed
+from .filling import Share
 from .forecast import PILOT, Forecast, estimate_cost, forecast
+from .kept import KeptRun, kept_run, unkept_run
+from .measurement import Measurement, measurement
 from .own_number import check_own_number
 from .plan import PLANS, Plan, PlanLike, PlanName, as_plan
+from .progress import reporting
 from .provenance import described
 from .rungs import FittedRung, fit_rungs, fitted_flow, widest_gaussian
 from .sandwich import Sandwich, sandwich
@@ -15,6 +19,8 @@ __all__ = [
     "FALSE_ALARM",
     "FittedRung",
     "Forecast",
+    "KeptRun",
+    "Measurement",
     "N_MODELS",
     "PILOT",
     "PLANS",
@@ -23,6 +29,7 @@ __all__ = [
     "PlanName",
     "SHORTFALL",
     "Sandwich",
+    "Share",
     "TruthRow",
     "as_plan",
     "check",
@@ -36,11 +43,15 @@ __all__ = [
     "fit_rungs",
     "fitted_flow",
     "forecast",
+    "kept_run",
     "limit_of",
+    "measurement",
     "off",
     "refined_rows",
+    "reporting",
     "run_selftest",
     "sandwich",
     "second_phase_seed",
+    "unkept_run",
     "widest_gaussian",
 ]

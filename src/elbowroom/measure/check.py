@@ -67,7 +67,7 @@ def check(
     head = read_rows(data, first)
     few = q.rows(first) if isinstance(q, Local) else q
     with prepared(model, few, head, size=len(first)) as (posterior, blocks), forked(seed):
-        block = next(blocks)
+        block = blocks[0]
         _check_data(block.x, missing, getattr(model, "mask", None))
         noise = normal((CHECK_SAMPLES, len(block.index), latent_size(model)), seeded(seed, "check"), block.like)
         _check_model(model, block.x, noise)
@@ -79,7 +79,7 @@ def check(
     local = q.rows(crowd) if isinstance(q, Local) else q
     if local is not None:
         with prepared_pair(model, local, read_rows(data, crowd), size=len(crowd)) as (posterior, blocks), forked(seed):
-            _check_modes(model, local, posterior, next(blocks), seed)
+            _check_modes(model, local, posterior, blocks[0], seed)
     notes += data_notes(model, data)
     for note in notes:
         warnings.warn(note, stacklevel=2)

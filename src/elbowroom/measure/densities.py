@@ -112,7 +112,7 @@ def density_notes(model: LatentModel, x: Rows | MapStyle, seed: int) -> list[str
     """`check_density` on the first rows of any data, with the model prepared as an estimator does it."""
     head = read_rows(x, torch.arange(min(n_data(x), SUGGESTING)))
     with prepared(model, None, head, size=n_data(head)) as (_, blocks), forked(0):
-        return check_density(model, next(blocks).x, seed)
+        return check_density(model, blocks[0].x, seed)
 
 
 def _of_first_datum(model: LatentModel, x: Rows, z: Tensor) -> DensityOfRows:

@@ -16,8 +16,9 @@ from ..evidence import check_door, prepared
 from ..models import LatentModel, latent_size, log_joint_and_grad
 from ..posteriors import Local, PosteriorLike
 from ..results import Gaps, duration
-from .decompose import measured
 from .double_sampling import combine, expected_se, second_phase_seed
+from .filling import measured
+from .measurement import Phase
 from .plan import Plan, PlanLike, as_plan
 from .progress import ProgressLike, reporting
 
@@ -118,7 +119,8 @@ def forecast(
                 show(before + done)
 
             start = time.perf_counter()
-            found.append(measured(model, own, head, one, draws, kl_weight, report, size=few))
+            phase = Phase(name="pilot", model=model, q=own, x=head, plan=one, seed=draws, kl_weight=kl_weight)
+            found.append(measured(phase, report, size=few))
             spent.append(time.perf_counter() - start)
     pilot = found[0] if refine_on is None else combine(found[0], found[1], np.arange(few))
     refined = tuple(0 if refine_on is None else min(refine_on, size) for size in sizes)
@@ -151,7 +153,7 @@ def _times(n: int, few: int, ratio: float) -> float:
 def _block_over_pilot(model: LatentModel, q: PosteriorLike, head: Rows, few: int) -> float:
     """How many times longer a gradient takes on a block of `BLOCK` data than on the pilot's."""
     with prepared(model, q, head, size=few) as (_, blocks):
-        block = next(blocks)
+        block = blocks[0]
         z = normal((DRAWS, few, latent_size(model)), seeded(0, "forecast"), block.like)
         rows = torch.arange(BLOCK, device=z.device) % few
         wide = select_rows(block.x, rows)

@@ -1,68 +1,137 @@
-"""What a run folder keeps of a measurement while it goes on, and what makes it the same measurement later."""
+"""A measurement in a run folder: what makes it the same one later, how processes share it, and how it is saved."""
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 
-from ..core import BLOCK, MapStyle, Rows, forked, n_data, normal, read_rows, seeded
+from ..core import BLOCK, forked, normal, read_rows, seeded
 from ..evidence import prepared_pair
-from ..models import LatentModel, latent_size, log_joint
-from ..posteriors import Local, PosteriorLike
-from ..results import BLOCKS, SCHEMA, Gaps, Parts, RunError, claimed, refuse_occupied, write_run
+from ..models import latent_size, log_joint
+from ..posteriors import Local
+from ..results import BLOCKS, SCHEMA, Gaps, Parts, Presence, RunError, refuse_occupied, write_run
+from .filling import KeptPhase, Share, kept_phase, measured
+from .measurement import Measurement
 
-__all__ = ["keeping", "save_finished"]
+__all__ = ["Helpers", "KeptRun", "kept_run", "unkept_run"]
 
-PartsOf: TypeAlias = Callable[[str, int], Parts | None]  # (phase, number of data)
+Helpers: TypeAlias = Callable[[Callable[[float], int]], None]  # works till nothing is left; see `KeptRun.measure`
 ROWS_OF_PROBE = 8  # with a single row some decoders lose a dimension
 
 
+def unkept_run(asked: Measurement, report: Callable[[float], None], unverified: Sequence[str] = ()) -> Gaps:
+    """Measure all data in memory. The arguments are those of `KeptRun.measure`.
+
+    Raises:
+        ValueError: no datum has a finite value on every rung.
+    """
+    start = time.perf_counter()
+    found = [measured(phase, partial(_counting_on, report, phase.before)) for phase in asked.phases]
+    return asked.result(found, unverified, time.perf_counter() - start)
+
+
 @contextmanager
-def keeping(
-    out: str | Path | None, model: LatentModel, q: PosteriorLike, x: Rows | MapStyle, provenance: Mapping[str, Any]
-) -> Iterator[PartsOf]:
-    """A context that has claimed a run folder and gives the measured blocks of a phase; without a folder, None.
+def kept_run(asked: Measurement, out: str | Path, share: Share | None = None) -> Iterator["KeptRun"]:
+    """A context in which this process measures into a run folder, beside others that do the same.
 
     Args:
-        provenance: what `described` says of model, q and x, with the arguments and the plans.
+        share: measure these blocks alone; None for all.
     Raises:
-        RunError: the folder holds a run that was saved otherwise, another measurement, or other files, or cannot be
-            written to, or another process measures into it.
+        RunError: the folder holds another run or other files, or cannot be written to, or its run is being replaced.
     """
-    if out is None:
-        yield lambda phase, n: None
-        return
     folder = Path(out)
-    try:
-        refuse_occupied(folder, overwrite=(folder / BLOCKS).is_dir(), keep_blocks=True)
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(
-            f"{folder} cannot be written to ({error.strerror or error}); nothing was measured. Name another folder."
-        ) from None
-    with claimed(folder):
-        identity, probe = _identity(provenance, n_data(x)), _probe(model, q, x)
+    with ExitStack() as stack:
+        try:
+            refuse_occupied(folder, overwrite=(folder / BLOCKS).is_dir(), keep_blocks=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            presence = stack.enter_context(Presence(folder))
+        except OSError as error:
+            raise RunError(
+                f"{folder} cannot be written to ({error.strerror or error}); nothing was measured. Name another folder."
+            ) from None
+        identity, probe = _identity(asked.provenance, asked.n), _probe(asked)
+        phases = []
+        for phase in asked.phases:
+            own = {**identity, "phase": phase.name}
+            parts = Parts(folder / BLOCKS / phase.name, own, probe, phase.n_blocks, presence)
+            phases.append(stack.enter_context(kept_phase(phase, parts, share)))
+        yield KeptRun(asked, folder, phases, presence)
 
-        def parts(phase: str, n: int) -> Parts:
-            return Parts(folder / BLOCKS / phase, {**identity, "phase": phase}, probe, -(-n // BLOCK))
 
-        yield parts
+class KeptRun:
+    """A measurement in a run folder; `kept_run` makes it."""
+
+    def __init__(self, asked: Measurement, folder: Path, phases: Sequence[KeptPhase], presence: Presence) -> None:
+        self.folder = folder
+        self._asked, self._phases, self._presence = asked, phases, presence
+
+    def measure(
+        self, report: Callable[[float], None], unverified: Sequence[str] = (), helpers: Helpers | None = None
+    ) -> Gaps | None:
+        """Measure the blocks that are not there -> the result, or None if others than the own ones are missing.
+
+        Args:
+            report: called with the number of data done.
+            unverified: notes of what `check` could not verify.
+            helpers: measures blocks by other processes, before this one measures what is left. It is given a function
+                to call from time to time, with the number of data done as far as it knows -> the number of blocks left.
+        Raises:
+            RunError: the folder holds blocks of other data, or of more of them.
+            ValueError: no datum has a finite value on every rung.
+        """
+        start = time.perf_counter()
+        for phase in self._phases:
+            phase.verify()
+        if helpers is not None:
+
+            def left(done: float) -> int:
+                report(max(done, sum(phase.own.rows_done() for phase in self._phases)))
+                return sum(len(phase.own.missing()) for phase in self._phases)
+
+            helpers(left)
+        for phase in self._phases:
+            phase.fill(report)
+        if self.missing():
+            return None
+        found = [phase.collect(report) for phase in self._phases]
+        return self._asked.result(found, unverified, time.perf_counter() - start)
+
+    def fill(self, report: Callable[[float], None], waits: bool = True) -> None:
+        """Measure the blocks that are not there, without reading those that are, and without a result.
+
+        Args:
+            report: called with the number of data done, by whomever.
+            waits: until the blocks are there that others have claimed, and take over those of dead processes.
+        Raises:
+            BlockNotKept: a block could not be written; it is a RunError.
+        """
+        for phase in self._phases:
+            phase.fill(report, in_memory=False, waits=waits)
+
+    def missing(self) -> int:
+        """How many blocks are not there, the own ones and others."""
+        return sum(len(phase.all.missing()) for phase in self._phases)
+
+    def save(self, gaps: Gaps) -> None:
+        """Write the table of the finished run.
+
+        Raises:
+            OSError, TypeError, ValueError: of the disk, or of groups and labels that no table can hold.
+        """
+        with self._phases[0].alone():
+            write_run(self.folder, *gaps.to_columns(), overwrite=True, keep_blocks=True)
+        for phase in self._phases:
+            phase.release()
+        self._presence.sweep()
 
 
-def save_finished(gaps: Gaps, out: str | Path) -> None:
-    """Write the table of a run whose blocks are kept. If that fails, a UserWarning says so, and nothing is lost."""
-    try:
-        write_run(out, *gaps.to_columns(), overwrite=True, keep_blocks=True)
-    except (OSError, TypeError, ValueError) as error:  # of the disk, or of groups and labels that no table can hold
-        warnings.warn(
-            f"the table could not be saved in {out} ({getattr(error, 'strerror', None) or error}); what was measured "
-            "is returned, and its blocks are kept there",
-            stacklevel=3,
-        )
+def _counting_on(report: Callable[[float], None], before: int, done: float) -> None:
+    report(before + done)
 
 
 def _identity(provenance: Mapping[str, Any], n: int) -> dict[str, Any]:
@@ -82,12 +151,13 @@ def _identity(provenance: Mapping[str, Any], n: int) -> dict[str, Any]:
     }
 
 
-def _probe(model: LatentModel, q: PosteriorLike, x: Rows | MapStyle) -> dict[str, list[float]]:
+def _probe(asked: Measurement) -> dict[str, list[float]]:
     """Numbers that the code of a model and a q decide: log p(x, z) of the first datum, a draw of its q, and log q."""
-    first = torch.arange(min(n_data(x), ROWS_OF_PROBE))
-    own, head = q.rows(first) if isinstance(q, Local) else q, read_rows(x, first)
+    model, q = asked.model, asked.q
+    first = torch.arange(min(asked.n, ROWS_OF_PROBE))
+    own, head = q.rows(first) if isinstance(q, Local) else q, read_rows(asked.x, first)
     with prepared_pair(model, own, head, size=len(first)) as (posterior, blocks), forked(0), torch.no_grad():
-        block = next(blocks)
+        block = blocks[0]
         z = normal((2, len(first), latent_size(model)), seeded(0, "probe"), block.like, data_axis=1)
         joint, dist = log_joint(model, block.x, z), posterior(block.x)
         noise = normal((2, len(first), dist.noise_size), seeded(0, "probe of q"), block.like, data_axis=1)

@@ -255,7 +255,7 @@ def _with_other_weights(terms: _Terms) -> Iterator[Explanation]:
 def _other_readings(model: LatentModel, q: PosteriorLike, x: Data, seed: int, terms: _Terms) -> Iterator[Explanation]:
     """The ELBO under other readings of the second output of an encoder of diagonal Gaussians."""
     with prepared_pair(model, q, read_rows(as_data(x), torch.arange(1)), size=1) as (posterior, blocks):
-        dist = posterior(next(blocks).x)
+        dist = posterior(blocks[0].x)
     if not (isinstance(dist, VariationalDistribution) and type(dist.family) is DiagonalGaussian):
         return
     if isinstance(q, Amortized):  # what it emits is taken for a log variance, 2 log scale

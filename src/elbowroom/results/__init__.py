@@ -3,16 +3,17 @@
 A saved run is loaded, printed and judged without importing any estimator.
 """
 
-from .claims import claimed, drop_claim, is_alive, make_claim, owner_of
+from .claims import Presence
 from .compare import Comparison, compare
 from .display import ByValue, Listing, Row, Shown, aligned, duration, html_list, html_table
 from .estimate import SIDES, Array, Correction, Estimate, concatenate
+from .filling import BlockNotKept, Filling
 from .gaps import Gaps, load_gaps
 from .ladder import REMAINDER, TEMPERED, Ladder, Rung, suggestion
 from .listing import RunState, run_folders, run_states
 from .outcomes import FLAG_WORDS, OUTCOME_WORDS, SECOND_OPINION, FitReport, Flag, Outcome
-from .parts import Parts
-from .store import BLOCKS, PROGRESS_LOG, RESERVED, SCHEMA, RunError, read_run, refuse_occupied, write_run
+from .parts import Parts, rows_in
+from .store import BLOCKS, PROGRESS_LOG, SCHEMA, WORKERS, RunError, read_run, refuse_occupied, write_run
 from .summary import ladder_summary
 from .table import LadderRow, flag_counts, group_table, ladder_html, ladder_rows, ladder_table, rungs_beside
 from .verdict import Finding, Verdict, judge
@@ -20,11 +21,13 @@ from .verdict import Finding, Verdict, judge
 __all__ = [
     "Array",
     "BLOCKS",
+    "BlockNotKept",
     "ByValue",
     "Comparison",
     "Correction",
     "Estimate",
     "FLAG_WORDS",
+    "Filling",
     "Finding",
     "FitReport",
     "Flag",
@@ -37,8 +40,8 @@ __all__ = [
     "Outcome",
     "PROGRESS_LOG",
     "Parts",
+    "Presence",
     "REMAINDER",
-    "RESERVED",
     "Row",
     "RunError",
     "RunState",
@@ -48,9 +51,8 @@ __all__ = [
     "Shown",
     "TEMPERED",
     "Verdict",
+    "WORKERS",
     "aligned",
-    "claimed",
-    "drop_claim",
     "duration",
     "compare",
     "concatenate",
@@ -58,19 +60,17 @@ __all__ = [
     "group_table",
     "html_list",
     "html_table",
-    "is_alive",
     "judge",
     "ladder_html",
     "ladder_rows",
     "ladder_summary",
     "ladder_table",
     "load_gaps",
-    "make_claim",
-    "owner_of",
     "read_run",
     "refuse_occupied",
     "run_folders",
     "run_states",
+    "rows_in",
     "rungs_beside",
     "suggestion",
     "write_run",

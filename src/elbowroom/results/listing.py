@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .claims import Owner, is_alive, owner_of
+from .claims import Owner, owners_in, seems_alive
 from .parts import blocks_promised
-from .store import BLOCKS, RESERVED
+from .store import BLOCKS, WORKERS
 
 __all__ = ["RunState", "run_folders", "run_states"]
 
@@ -23,7 +23,7 @@ class RunState:
         n: the number of data of a finished run.
         blocks, n_blocks: how many blocks of data are kept, and how many there will be; None where none are kept.
         written: when the run was finished, or its last block written, in ISO format; None if nothing was.
-        owner: the process that measures into the folder.
+        owners: the processes that measure into the folder.
     """
 
     folder: Path
@@ -33,12 +33,12 @@ class RunState:
     blocks: int | None = None
     n_blocks: int | None = None
     written: str | None = None
-    owner: Owner | None = None
+    owners: tuple[Owner, ...] = ()
 
 
 def run_folders(folder: Path) -> list[Path]:
     """All folders with a run, whole or begun, at or below a folder."""
-    found = {path.parent for name in ("run.json", RESERVED, BLOCKS) for path in folder.rglob(name)}
+    found = {path.parent for name in ("run.json", WORKERS, BLOCKS) for path in folder.rglob(name)}
     return sorted(found)
 
 
@@ -48,14 +48,13 @@ def run_states(folder: Path) -> list[RunState]:
 
 
 def _state(folder: Path) -> RunState:
-    owner = owner_of(folder / RESERVED)
-    measuring = owner is not None and is_alive(owner)
+    owners = tuple(owner for owner in owners_in(folder) if seems_alive(folder, owner))
     blocks, n_blocks, plan, written = blocks_promised(folder / BLOCKS)
     record = _record(folder)
-    if record is None or measuring:
+    if record is None or owners:
         return RunState(
-            folder=folder, state="being measured" if measuring else "stopped", plan=plan, blocks=blocks,
-            n_blocks=n_blocks, written=written, owner=owner if measuring else None,
+            folder=folder, state="being measured" if owners else "stopped", plan=plan, blocks=blocks,
+            n_blocks=n_blocks, written=written, owners=owners,
         )  # fmt: skip
     return RunState(
         folder=folder, state="finished", plan=record.get("plan"), n=record.get("n"), written=record.get("written")

@@ -1,17 +1,21 @@
 """The blocks of a run as they are measured: one file each, whole or absent, from which an interrupted run goes on.
 
-A folder of parts holds `identity.json`, which says what is measured, and `block-NUMBER-CHECKSUM.parquet` files. The
-checksum of its content in a file's name makes a part that was damaged, cut or exchanged known at once; it is set aside
-under a name that ends in `.damaged`, and its block is measured again. A part appears under its name by a rename, so a
-kill at any moment leaves it whole or absent.
+A folder of parts holds `identity.json`, which says what is measured, and `block-NUMBER-ROWS-CHECKSUM.parquet` files.
+The checksum of its content in a file's name makes a part that was damaged, cut or exchanged known at once; it is set
+aside under a name that ends in `.damaged`, and its block is measured again. A part appears under its name by a rename,
+so a kill at any moment leaves it whole or absent. A block that two processes measured is the same block: the second
+leaves that of the first.
 """
 
 import hashlib
 import io
 import json
+import re
+import time
 import warnings
-from collections.abc import Mapping
-from contextlib import suppress
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,56 +23,102 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core import PARTIAL_SUFFIX, write_atomically
+from ..core import write_atomically, write_new
+from .claims import Claims, Presence
 from .gaps import Gaps
 from .store import RunError, as_table, columns_of, plain_json
 
-__all__ = ["Parts", "blocks_promised"]
+__all__ = ["Parts", "blocks_promised", "rows_in"]
 
 IDENTITY = "identity.json"
 ASIDE = ".damaged"
+TABLE = "table"  # the key of the claim of who writes the table
+BETWEEN_TRIES = 0.2  # seconds between two tries to be alone
+CLAIMS = "claims"  # the folder of the claims of a run that is not finished
+NAME = re.compile(r"block-(\d+)-(\d+)-[0-9a-f]+\.parquet")  # number, rows, checksum
 META = b"elbowroom"  # the key of the metadata in a part
 CLOSE = 1e-5  # how much the numbers of a probe may differ, as threads may round them
 
 
 class Parts:
-    """The measured blocks of one run in a folder, which one process has claimed.
+    """The measured blocks of one run in a folder, which any number of processes fill.
 
     Args:
         folder: the folder of the parts; it is made if there is none.
         identity: what is measured, ready for JSON. If the folder has one already, it must be the same.
         probe: numbers that stand for what the identity cannot hold, such as a model's code; equal but for rounding.
         n_blocks: the number of blocks there will be.
+        presence: this process, in the run folder.
     Raises:
         RunError: the folder belongs to another run, or to one of more data, or cannot be written to.
     """
 
     def __init__(
-        self, folder: Path, identity: Mapping[str, Any], probe: Mapping[str, list[float]], n_blocks: int
+        self,
+        folder: Path,
+        identity: Mapping[str, Any],
+        probe: Mapping[str, list[float]],
+        n_blocks: int,
+        presence: Presence,
     ) -> None:
         self.folder = folder
-        self._is_lost = False
+        self._presence = presence
+        self._claims = Claims(folder / CLAIMS, presence)
+        self._unkept: dict[int, Gaps] = {}  # measured, but not to be written
         wanted = json.loads(json.dumps({"identity": identity, "probe": probe, "blocks": n_blocks}, default=plain_json))
         self._digest = _checksum(json.dumps(wanted["identity"], sort_keys=True).encode())
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            for cut in folder.glob(f".*{PARTIAL_SUFFIX}"):
-                cut.unlink(missing_ok=True)
-            found = _identity_in(folder)
-            if found is None:  # blocks that are there know by themselves whether they are of this run
-                self._write_identity(wanted)
-            numbers = [int(path.name.split("-")[1]) for path in folder.glob("block-*-*.parquet")]
+            found = self._settled_identity(wanted)
+            numbers = [number for number, _, _ in _blocks_in(folder)]
         except OSError as error:
             raise RunError(
                 f"{folder} cannot be written to ({error.strerror or error}); nothing was measured. Name another folder."
             ) from None
-        if found is not None:
-            _refuse_another(folder, found, wanted)
+        _refuse_another(folder, found, wanted)
         if any(number >= n_blocks for number in numbers):
             raise self._of_more_data()
-        if found is not None and found.get("blocks") != n_blocks:  # more data than before; for those who look on
+        if found.get("blocks") != n_blocks:  # more data than before; for those who look on
             with suppress(OSError):
                 self._write_identity({**found, "blocks": n_blocks})
+
+    def rows_kept(self) -> dict[int, int]:
+        """The number of rows of each block that is there, by the number of the block."""
+        return {**_longest(self.folder), **{number: len(gaps) for number, gaps in self._unkept.items()}}
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether a block could not be written, and so is in this process's memory alone."""
+        return bool(self._unkept)
+
+    def prepare(self) -> None:
+        """Make ready for claims."""
+        with suppress(OSError):
+            self._claims.prepare()
+
+    def claim(self, number: int, take_over: bool = False) -> bool:
+        """Claim a block that is not there -> whether this process is to measure it.
+
+        Args:
+            take_over: also if a process that is dead had claimed it.
+        """
+        if self._unkept:
+            return True
+        try:
+            return self._claims.take(_key(number), take_over)
+        except OSError:  # a disk that is full or gone: the block is measured all the same
+            return True
+
+    def in_own_order(self, numbers: list[int]) -> list[int]:
+        """The numbers as they are; beside others, from a place on that is this process's own, so that few collide."""
+        if not numbers or not self._presence.others():
+            return numbers
+        start = zlib.crc32(self._presence.owner.name.encode()) % len(numbers)
+        return numbers[start:] + numbers[:start]
+
+    def give_up(self, number: int) -> None:
+        """Let others have a block that this process claimed and did not measure."""
+        self._claims.give_up(_key(number))
 
     def load(self, number: int, fingerprint: NDArray[np.int64]) -> Gaps | None:
         """The block of this number, or None if it must be measured.
@@ -78,9 +128,12 @@ class Parts:
         Raises:
             RunError: the block was measured on other data or more of them, or is one of another run.
         """
-        for path in sorted(self.folder.glob(f"block-{number:06d}-*.parquet")):
+        if number in self._unkept:
+            return self._unkept[number]
+        for _, _, path in _blocks_in(self.folder, number):
             gaps = self._read(path)
             if gaps is None:
+                self._claims.forget(_key(number))
                 continue
             known, shorter = gaps.fingerprint, min(len(gaps), len(fingerprint))
             if known is None or (known[:shorter] != fingerprint[:shorter]).any():
@@ -95,24 +148,55 @@ class Parts:
         return None
 
     def save(self, number: int, gaps: Gaps) -> None:
-        """Write a block. If that fails, a UserWarning says so once, and the run goes on without being kept."""
-        if self._is_lost:
+        """Write a block. If that fails, a UserWarning says so once, and blocks are kept in memory from then on."""
+        if self._unkept:
+            self._unkept[number] = gaps
             return
         try:
-            earlier = list(self.folder.glob(f"block-{number:06d}-*.parquet"))
+            earlier = _blocks_in(self.folder, number)
+            if any(rows >= len(gaps) for _, rows, _ in earlier):  # by one that took this process for dead
+                return
             content = self._content(gaps)
-            path = self.folder / f"block-{number:06d}-{_checksum(content)}.parquet"
-            write_atomically(path, content)
-            for other in earlier:  # a shorter block, before there were more data
-                if other != path:
-                    other.unlink(missing_ok=True)
+            write_atomically(self.folder / f"block-{_key(number)}-{len(gaps)}-{_checksum(content)}.parquet", content)
+            for _, _, shorter in earlier:  # from before there were more data
+                shorter.unlink(missing_ok=True)
         except OSError as error:
-            self._is_lost = True
+            self._unkept[number] = gaps
             warnings.warn(
                 f"block {number} could not be written to {self.folder} ({error.strerror or error}): the measurement "
                 "goes on, but what follows is not kept",
                 stacklevel=2,
             )
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """A context that one process at a time is in; the others wait, and take over from one that died."""
+        self.prepare()
+        try:
+            while not self._claims.take(TABLE, take_over=True):
+                time.sleep(BETWEEN_TRIES)
+                self.prepare()  # the one that was in it may have finished the run
+        except OSError:  # what is to be written will say so
+            pass
+        try:
+            yield
+        finally:
+            self._claims.give_up(TABLE)
+
+    def finish(self) -> None:
+        """Remove the claims, as all blocks are there."""
+        self._claims.clear()
+
+    def _settled_identity(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """What the folder says of itself, which is what is wanted if nobody has said it yet."""
+        path = self.folder / IDENTITY
+        if not path.exists():
+            with suppress(FileExistsError):  # of two that begin at once, the second must be the same run
+                write_new(path, json.dumps(wanted, indent=1).encode())
+        found = _identity_in(self.folder)
+        if found is None:  # damaged; blocks that are there know by themselves whether they are of this run
+            self._write_identity(wanted)
+        return dict(wanted) if found is None else found
 
     def _write_identity(self, wanted: Mapping[str, Any]) -> None:
         write_atomically(self.folder / IDENTITY, json.dumps(wanted, indent=1).encode())
@@ -132,13 +216,17 @@ class Parts:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        content = path.read_bytes()
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:  # another process has replaced it by a longer one, or set it aside
+            return None
         if path.stem.rsplit("-", 1)[-1] != _checksum(content):
             aside = path.with_name(path.name + ASIDE)
-            path.rename(aside)
+            with suppress(FileNotFoundError):
+                path.rename(aside)
             warnings.warn(f"{path} was damaged and is measured again; it is kept as {aside.name}", stacklevel=4)
             return None
-        table = pq.read_table(pa.BufferReader(content))
+        table = pq.read_table(pa.BufferReader(content), use_threads=False)
         record = json.loads(table.schema.metadata[META])
         if record["identity"] != self._digest:
             raise RunError(f"{path} is a block of another run; nothing was changed. Name another folder.")
@@ -155,13 +243,37 @@ def blocks_promised(blocks: Path) -> tuple[int | None, int | None, str | None, s
 
     Of a run with two phases these are those of both, and the plan is the first. What is not known is None.
     """
-    kept = list(blocks.glob("*/block-*-*.parquet"))
+    kept = [path for phase in sorted(blocks.glob("*")) for _, _, path in _blocks_in(phase)]
     known = [found for phase in sorted(blocks.glob("*")) if (found := _identity_in(phase)) is not None]
     totals = [found["blocks"] for found in known if isinstance(found.get("blocks"), int)]
     plans = [plan["name"] for plan in known[0]["identity"]["plan"]] if known else []
     last = max((path.stat().st_mtime for path in kept), default=None)
     written = None if last is None else datetime.fromtimestamp(last, UTC).isoformat(timespec="seconds")
     return len(kept) if known else None, sum(totals) or None, plans[0] if plans else None, written
+
+
+def rows_in(blocks: Path) -> int:
+    """The number of rows that a run's folder of blocks holds, those that were refined counted twice."""
+    return sum(sum(_longest(phase).values()) for phase in blocks.glob("*"))
+
+
+def _longest(folder: Path) -> dict[int, int]:
+    """The rows of each block, by its number; of a block that is there twice, those of the longer one."""
+    longest: dict[int, int] = {}
+    for number, rows, _ in _blocks_in(folder):
+        longest[number] = max(longest.get(number, 0), rows)
+    return longest
+
+
+def _key(number: int) -> str:
+    return f"{number:06d}"
+
+
+def _blocks_in(folder: Path, number: int | None = None) -> list[tuple[int, int, Path]]:
+    """(number, rows, file) of each block in a folder, or of those of one number, in the order of names."""
+    pattern = "block-*.parquet" if number is None else f"block-{_key(number)}-*.parquet"
+    named = [(NAME.fullmatch(path.name), path) for path in sorted(folder.glob(pattern))]
+    return [(int(match[1]), int(match[2]), path) for match, path in named if match]
 
 
 def _checksum(content: bytes) -> str:

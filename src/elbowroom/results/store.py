@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from ..core import PARTIAL_SUFFIX, write_atomically
 
 __all__ = [
-    "BLOCKS", "PROGRESS_LOG", "RESERVED", "SCHEMA", "RunError", "as_table", "columns_of", "plain_json", "read_run",
+    "BLOCKS", "PROGRESS_LOG", "SCHEMA", "WORKERS", "RunError", "as_table", "columns_of", "plain_json", "read_run",
     "refuse_occupied", "write_run",
 ]  # fmt: skip
 
 BLOCKS = "blocks"  # the folder of the blocks that were measured
 PROGRESS_LOG = "progress.log"  # a file with a line for every minute of the measurement
-RESERVED = ".reserved"  # a file in a folder for which a run is being measured
+WORKERS = "workers"  # the folder of a file for each process that measures
 PACKAGES = ("elbowroom", "torch", "numpy", "pyarrow")  # packages whose versions a run records
 SCHEMA = 3  # 1 did not hold the rungs of the ladder, 2 not the shortfall of fits
 
@@ -75,7 +75,7 @@ def write_run(
     if not keep_blocks:  # before the new record: the old blocks must not be taken for those of the new run
         rmtree(folder / BLOCKS, ignore_errors=True)
     write_atomically(folder / "run.json", json.dumps(record, indent=1, default=plain_json).encode())
-    cut = folder.rglob(f".*{PARTIAL_SUFFIX}")  # left by a kill in the middle of a write
+    cut = [*folder.glob(f".*{PARTIAL_SUFFIX}"), *(folder / "data").glob(f".*{PARTIAL_SUFFIX}")]  # left by a kill
     for stale in (*(folder / "data").glob("part-*.parquet"), *cut):
         if stale != part:
             stale.unlink()
@@ -118,7 +118,7 @@ def read_run(folder: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]
             raise RunError(
                 f"{folder} holds a run that is not finished; measure again with the same arguments and it goes on"
             ) from None
-        if (folder / RESERVED).exists():
+        if (folder / WORKERS).exists():
             raise RunError(
                 f"{folder} holds a run that was interrupted before it was saved, or is being measured now; if nothing "
                 "measures into it, measure it again"
@@ -186,7 +186,7 @@ def _holds_other_files(folder: Path) -> bool:
     """Whether there is something that is no run's, nor what one left that was interrupted before its record came."""
     if not folder.exists() or (folder / "run.json").exists():
         return False
-    own = (RESERVED, BLOCKS, PROGRESS_LOG, "data")
+    own = (WORKERS, BLOCKS, PROGRESS_LOG, "data")
     if any(path.name not in own and not path.name.endswith(PARTIAL_SUFFIX) for path in folder.iterdir()):
         return True
     return (folder / "data").exists() and any("part" not in path.name for path in (folder / "data").iterdir())

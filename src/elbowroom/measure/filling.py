@@ -1,0 +1,125 @@
+"""The blocks of a phase, one after the other: in memory, or in a folder that other processes fill too."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core import BLOCK, Blocks
+from ..evidence import prepared_pair
+from ..posteriors import Posterior
+from ..results import Filling, Gaps, Parts
+from .block_ladder import as_one, fingerprint, measure_block
+from .measurement import Phase
+
+__all__ = ["KeptPhase", "Share", "kept_phase", "measured"]
+
+Share = tuple[int, int]  # (k, n): the k-th of n parts of the blocks, counted from 1
+
+
+def measured(phase: Phase, report: Callable[[float], None], size: int = BLOCK) -> Gaps:
+    """Measure all data of a phase, without notes and provenance.
+
+    Args:
+        report: called with the number of data done.
+        size: rows of a block.
+    Raises:
+        ValueError: no datum has a finite value on every rung.
+    """
+    found, before = [], 0
+    with prepared_pair(phase.model, phase.q, phase.x, size) as (posterior, blocks):
+        for block in blocks:
+            found.append(measure_block(phase, posterior, block, _within(report, before, block.rows)))
+            before += block.rows
+            report(before)
+    return as_one(found)
+
+
+@contextmanager
+def kept_phase(phase: Phase, parts: Parts, share: Share | None = None) -> Iterator["KeptPhase"]:
+    """A context in which a phase can be measured into its folder.
+
+    Args:
+        share: which blocks this process is to measure; None for all.
+    """
+    with prepared_pair(phase.model, phase.q, phase.x) as (posterior, blocks):
+        yield KeptPhase(phase, parts, posterior, blocks, share)
+
+
+class KeptPhase:
+    """A phase whose blocks are kept in a folder as they are measured; `kept_phase` makes it."""
+
+    def __init__(
+        self, phase: Phase, parts: Parts, posterior: Posterior, blocks: Blocks, share: Share | None = None
+    ) -> None:
+        self._phase, self._parts, self._posterior, self._blocks = phase, parts, posterior, blocks
+        first, step = (1, 1) if share is None else share
+        self.all = Filling(parts, {number: blocks.rows(number) for number in range(len(blocks))})
+        self.own = Filling(parts, {number: blocks.rows(number) for number in range(len(blocks))[first - 1 :: step]})
+        self._fingerprints: dict[int, NDArray[np.int64]] = {}
+
+    def verify(self) -> None:
+        """Read the own blocks that are there.
+
+        Raises:
+            RunError: one of them is of other data, or of more of them.
+        """
+        for number in self.own.rows.keys() - set(self.own.missing()):
+            self._load(number)
+
+    def fill(self, report: Callable[[float], None], in_memory: bool = True, waits: bool = True) -> None:
+        """Measure the own blocks that are not there.
+
+        Args:
+            report: called with the number of data done, those of the phases before included.
+            in_memory, waits: as in `Filling.fill`.
+        """
+        own, phase = self.own, self._phase
+
+        def measure(number: int) -> Gaps:
+            block = self._blocks[number]
+            self._fingerprints[number] = fingerprint(block)[: block.rows]
+            done = phase.before + own.rows_done()
+            return measure_block(phase, self._posterior, block, _within(report, done, block.rows))
+
+        own.fill(measure, lambda done: report(phase.before + done), in_memory, waits)
+
+    def collect(self, report: Callable[[float], None]) -> Gaps:
+        """All blocks as one, when they are there; one that is damaged is measured again.
+
+        Raises:
+            RunError: a block is of other data, or of more of them.
+            ValueError: no datum has a finite value on every rung.
+        """
+        found: list[Gaps] = []
+        while len(found) < len(self._blocks):
+            gaps = self._load(len(found))
+            if gaps is None:
+                self.fill(report)
+            else:
+                found.append(gaps)
+        return as_one(found)
+
+    def alone(self) -> AbstractContextManager[None]:
+        """A context that one process at a time is in."""
+        return self._parts.alone()
+
+    def release(self) -> None:
+        """Remove the claims, when all blocks are there."""
+        self._parts.finish()
+
+    def _load(self, number: int) -> Gaps | None:
+        if number not in self._fingerprints:
+            block = self._blocks[number]
+            self._fingerprints[number] = fingerprint(block)[: block.rows]
+        return self._parts.load(number, self._fingerprints[number])
+
+
+def _within(report: Callable[[float], None], before: float, rows: int) -> Callable[[int, int], None]:
+    """What a block calls with (rungs fitted, rungs in all), for a report of data done."""
+
+    def fitted(done: int, total: int) -> None:
+        report(before + rows * (1 + done) / (total + 2))  # L[q] is done, and log p(x) is still to come
+
+    return fitted

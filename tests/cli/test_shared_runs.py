@@ -1,0 +1,258 @@
+"""One run, many processes: the same numbers for any number of workers and parts, whoever is killed."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import elbowroom as er
+from elbowroom.cli import main
+from elbowroom.datasets import demo_images
+
+N = 300
+ANY_MOMENT = pytest.mark.parametrize("n_kills", [1, pytest.param(5, marks=pytest.mark.slow)])
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 images, half of them those that the demo's model was trained on."""
+    path = tmp_path_factory.mktemp("shared") / "x.npy"
+    sets = demo_images()
+    np.save(path, torch.cat([sets["train"][: N // 2], sets["heldout"][: N // 2]]).float().numpy())
+    return path
+
+
+def words(images: Path, out: Path, *more: str, n: int = N) -> list[str]:
+    spec = ["--model", "elbowroom.training:demo_model", "--data", str(images)]
+    return ["gaps", *spec, "--first", str(n), "--plan", "quick", "--out", str(out), *more]
+
+
+@pytest.fixture(scope="module")
+def whole(images: Path) -> er.Gaps:
+    """The run in one process."""
+    with single_precision():
+        assert main(words(images, images.parent / "whole", "--workers", "1")) == 0
+    return er.load_gaps(images.parent / "whole")
+
+
+@contextmanager
+def single_precision() -> Iterator[None]:
+    before, threads = torch.get_default_dtype(), torch.get_num_threads()
+    torch.set_default_dtype(torch.float32)
+    yield
+    torch.set_default_dtype(before)
+    torch.set_num_threads(threads)
+
+
+def assert_same(folder: Path, whole: er.Gaps) -> None:
+    """The rows of a saved run are equal to those of another bit for bit."""
+    (_, columns), (_, others) = er.load_gaps(folder).to_columns(), whole.to_columns()
+    assert columns.keys() == others.keys()
+    for name, column in columns.items():
+        np.testing.assert_array_equal(column, others[name], err_msg=name)
+
+
+def begun(images: Path, out: Path, *more: str, n: int = N) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "elbowroom", *words(images, out, *more, n=n)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def blocks(folder: Path) -> dict[str, int]:
+    """The finished blocks, and when each was written."""
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("blocks/first/block-*.parquet")}
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[int]:
+    """The worker processes of a command, without the tracker of resources that Python starts with them."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = re.search(r"^PPid:\t(\d+)", (path / "status").read_text(), re.MULTILINE)
+            line = (path / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if parent is not None and int(parent[1]) == process.pid and b"spawn_main" in line:
+            found.append(int(path.name))
+    return found
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether a block of the run is claimed."""
+    return any(folder.glob("blocks/first/claims/*"))
+
+
+def have_ended(pids: list[int]) -> bool:
+    return not any(is_running(pid) for pid in pids)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return "zombie" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def some_moment() -> None:
+    """Drawn anew in each run of the tests, for any moment must do."""
+    time.sleep(random.Random().uniform(0.0, 3.0))
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_numbers_do_not_depend_on_the_number_of_workers(
+    images: Path, whole: er.Gaps, tmp_path: Path, workers: int
+) -> None:
+    code, out, _ = ended(begun(images, tmp_path / "run", "--workers", str(workers)))
+    assert code == 0
+    assert str(whole) in out
+    assert_same(tmp_path / "run", whole)
+
+
+def test_parts_may_be_measured_in_any_order(images: Path, whole: er.Gaps, tmp_path: Path) -> None:
+    """The last of them prints the whole."""
+    for part in ("3/3", "1/3"):
+        code, out, _ = ended(begun(images, tmp_path / "run", "--part", part, "--workers", "1"))
+        assert code == 0
+        assert "blocks of other parts are not there yet" in out
+        assert "log p(x)" not in out
+    code, out, _ = ended(begun(images, tmp_path / "run", "--part", "2/3", "--workers", "1"))
+    assert code == 0
+    assert str(whole) in out
+    assert_same(tmp_path / "run", whole)
+
+
+def test_data_may_be_added_by_more_workers(images: Path, whole: er.Gaps, tmp_path: Path) -> None:
+    assert ended(begun(images, tmp_path / "run", "--workers", "2", n=120))[0] == 0
+    before = blocks(tmp_path / "run")
+    assert ended(begun(images, tmp_path / "run", "--workers", "3"))[0] == 0
+    assert {name for name in before if "-50-" in name} == before.keys() & blocks(tmp_path / "run").keys()
+    assert_same(tmp_path / "run", whole)
+
+
+@ANY_MOMENT
+def test_one_of_three_workers_is_killed(images: Path, whole: er.Gaps, tmp_path: Path, n_kills: int) -> None:
+    for number in range(n_kills):
+        folder = tmp_path / f"run {number}"
+        process = begun(images, folder, "--workers", "3")
+        wait_until(partial(has_begun, folder))
+        some_moment()
+        victims = workers_of(process)
+        if victims:  # otherwise the run has ended already
+            os.kill(random.Random().choice(victims), signal.SIGKILL)
+        code, out, _ = ended(process)
+        assert code == 0
+        assert str(whole) in out
+        assert_same(folder, whole)
+
+
+@ANY_MOMENT
+def test_the_driver_is_killed(images: Path, whole: er.Gaps, tmp_path: Path, n_kills: int) -> None:
+    """Its workers end; nothing that was finished is lost or measured again."""
+    for number in range(n_kills):
+        folder = tmp_path / f"run {number}"
+        process = begun(images, folder, "--workers", "3")
+        wait_until(partial(has_begun, folder))
+        some_moment()
+        workers = workers_of(process)
+        process.kill()
+        process.communicate()
+        wait_until(partial(have_ended, workers))
+        before = blocks(folder)
+        assert ended(begun(images, folder, "--workers", "2"))[0] == 0
+        assert before.items() <= blocks(folder).items()
+        assert_same(folder, whole)
+
+
+@ANY_MOMENT
+def test_two_of_three_tasks_of_an_array_are_killed(images: Path, whole: er.Gaps, tmp_path: Path, n_kills: int) -> None:
+    for number in range(n_kills):
+        folder = tmp_path / f"run {number}"
+        tasks = [begun(images, folder, "--part", f"{k}/3", "--workers", "1") for k in (1, 2, 3)]
+        wait_until(partial(has_begun, folder))
+        some_moment()
+        for task in tasks[:2]:
+            task.kill()
+            task.communicate()
+        before = blocks(folder)
+        assert ended(tasks[2])[0] == 0
+        again = [begun(images, folder, "--part", f"{k}/3", "--workers", "1") for k in (1, 2)]
+        shown = [ended(task) for task in again]
+        assert [code for code, _, _ in shown] == [0, 0]
+        assert any(str(whole) in out for _, out, _ in shown)
+        assert before.items() <= blocks(folder).items()
+        assert_same(folder, whole)
+
+
+def test_what_a_worker_cannot_write_the_command_measures_in_memory(
+    images: Path, whole: er.Gaps, tmp_path: Path
+) -> None:
+    """A limit on the size of a file does what a full disk does."""
+    code = (
+        "import resource, sys; from elbowroom.cli import main\n"
+        "if __name__ == '__main__':\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"
+        "    sys.exit(main(sys.argv[1:]))"
+    )
+    (tmp_path / "program.py").write_text(code)
+    command = [sys.executable, str(tmp_path / "program.py"), *words(images, tmp_path / "run", "--workers", "2")]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert str(whole) in ran.stdout
+    assert "could not be written" in ran.stderr
+    assert ran.stderr.splitlines()[-1].startswith("elbowroom: error: ")
+    assert "the run could not be saved (File too large); what was measured is printed above" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--part", "4/3"], "--part 4/3: expected K/N with K from 1 to N, such as 3/40"),
+        (["--part", "0/3"], "expected K/N"),
+        (["--part", "three"], "expected K/N"),
+        (["--part", "1/3", "--overwrite"], "--overwrite would remove the other parts"),
+        (["--workers", "0"], "--workers"),
+    ],
+)
+def test_options_that_cannot_be(images: Path, tmp_path: Path, more: list[str], message: str, capsys) -> None:
+    assert main(words(images, tmp_path / "run", *more)) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_parts_need_a_folder(images: Path, tmp_path: Path, capsys) -> None:
+    command = words(images, tmp_path)
+    del command[command.index("--out") : command.index("--out") + 2]
+    assert main([*command, "--part", "1/2"]) == 2
+    assert "expected --out FOLDER, which all parts share" in capsys.readouterr().err
+
+
+def test_workers_without_a_folder_leave_none(images: Path, whole: er.Gaps, tmp_path: Path) -> None:
+    command = words(images, tmp_path, "--workers", "2")
+    del command[command.index("--out") : command.index("--out") + 2]
+    program = [sys.executable, "-m", "elbowroom", *command]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    ran = subprocess.run(program, capture_output=True, text=True, env=environment, check=True)
+    assert str(whole) in ran.stdout
+    assert "saved" not in ran.stdout
+    assert not list(tmp_path.iterdir())

@@ -1,13 +1,14 @@
 """`make bench`: what the estimators cost and reach, side by side; writes docs/benchmarks.md and a figure.
 
     python -m benchmarks [arithmetic] [evidence] [fits] [training] [sizes] [growth] [hard]
-        [shortfall] [checkpoints] [faults]
+        [shortfall] [checkpoints] [faults] [scale]
 
 Where none is named, the first four are run.
 
 Ratios are medians over interleaved repeats with pinned threads. The model is the public `bdmc_mnist.pth` (50 latents)
 on MNIST test images, gray / 255; its files lie under $ELBOWROOM_DATA. A section that is run replaces its rows in
-docs/benchmarks.json; the others stay. `growth` and `hard` take some 20 minutes each, `shortfall` and `checkpoints` ten.
+docs/benchmarks.json; the others stay. `growth` and `hard` take some 20 minutes each, `scale`,
+`shortfall` and `checkpoints` ten.
 """
 
 import json
@@ -53,6 +54,7 @@ from tests.external import bdmc_mnist, jax_mnist, mnist_images, torch_mnist100
 from .accuracy import checkpoints, shortfall_table
 from .faults import faults
 from .hard import errors_of, hard, joined
+from .scale import scale
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 RESULTS = DOCS / "benchmarks.json"
@@ -77,7 +79,7 @@ def main() -> None:
         "arithmetic": arithmetic, "evidence": evidence, "fits": fits, "training": training, "sizes": sizes,
         "growth": growth,
         "hard": hard_models, "shortfall": shortfall_table, "checkpoints": checkpoints,
-        "faults": faults,
+        "faults": faults, "scale": scale,
     }  # fmt: skip
     chosen = sys.argv[1:] or ["arithmetic", "evidence", "fits", "training"]
     if unknown := set(chosen) - set(known):
@@ -152,9 +154,9 @@ def evidence(folder: Path) -> dict[str, Any]:
         path, _ = tune(prior, schedule, N, block.like.new_empty(N, 50), ("bench",))
         found = _value(anneal(prior, path, 16, 1, ("bench", "prior")).log_w)
         points["prior"].append([16 * 10 * n_temperatures, float(np.abs(found - truth).mean())])
-    for scale in (0.125, 0.5, 1, 4):
-        schedule = AnnealingSchedule(n_temperatures=max(3, int(10 * scale)))
-        evidence_plan = EvidencePlan(n_importance=int(2000 * scale), annealing=schedule)
+    for share in (0.125, 0.5, 1, 4):
+        schedule = AnnealingSchedule(n_temperatures=max(3, int(10 * share)))
+        evidence_plan = EvidencePlan(n_importance=int(2000 * share), annealing=schedule)
         rungs = fit_rungs(model, q, block, plan, 5, q.family)
         made = block_evidence(model, block, rungs["full"].params, evidence_plan, 5)
         spent = sum(made.work.values()) + gaps.work["fit full"]
@@ -500,6 +502,13 @@ TITLES = {
         ["", "alone", "with the own number", "what it says"],
         "Each fault is planted in a small trained VAE, whose own ELBO is given as a function with `own_elbo=` in the "
         "second column.",
+    ),
+    "scale": (
+        "Many processes",
+        ["", ""],
+        "The command `gaps --workers` on the public MNIST model, from its start to the printed table, and a "
+        "simulation: processes that fill one folder on this machine's disk with blocks that only sleep. A block that "
+        "was being measured when its process was killed is measured twice.",
     ),
     "growth": (
         "Growth with the number of data",

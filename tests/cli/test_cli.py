@@ -224,6 +224,23 @@ def test_a_json_object_is_all_of_standard_output(place: Path, capsys: pytest.Cap
     dry = json.loads(capsys.readouterr().out)["dry_run"]
     assert dry["n"] == [30]
     assert dry["seconds"][0] > 0
+    assert dry["memory"] > 2**20
+
+
+def test_a_dry_run_says_what_workers_and_machines_spare(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """120 data are three blocks, of which none is divided; the disk is known to a third."""
+    np.save("many.npy", np.random.default_rng(1).normal(size=(120, 6)))
+    asked = ["gaps", *GAPS[1:3], "--data", "many.npy", "--plan", "quick", "--workers", "2"]
+    assert main([*asked, "--dry-run", "--json"]) == 0
+    shown = capsys.readouterr()
+    assert "time, 2 workers" in shown.err
+    assert "time, 10 such machines" in shown.err
+    dry = json.loads(shown.out)["dry_run"]
+    alone, both, many = (dry["seconds_of_processes"][key][-1] for key in ("1", "2", "20"))
+    assert (both / alone, many / alone) == pytest.approx((2 / 3, 1 / 3))
+    assert main([*asked[:-2], "--out", "run"]) == 0
+    spent = sum(path.stat().st_size for path in Path("run").rglob("*") if path.is_file())
+    assert dry["disk"] == pytest.approx(spent, rel=0.33)
 
 
 def test_a_number_that_is_not_finite_is_null(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

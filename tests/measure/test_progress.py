@@ -2,9 +2,11 @@
 
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,6 +14,7 @@ from torch import nn
 import elbowroom as er
 from elbowroom.measure import progress as module
 from elbowroom.measure.progress import reporting
+from elbowroom.results import RunningMeans
 
 MODEL = er.DecoderModel(nn.Linear(2, 6).double(), "bernoulli", 2)
 Q = er.Amortized(nn.Linear(6, 4).double(), er.DiagonalGaussian(2))
@@ -67,13 +70,57 @@ def test_a_run_folder_has_a_log_with_a_line_for_each_interval(tmp_path: Path, mo
     ]
 
 
+def test_means_that_are_known_so_far_are_those_of_the_data_so_far() -> None:
+    """Of two blocks, and of data of which some are left out; a single datum has no error."""
+    gaps = er.decompose(MODEL, Q, X, plan="quick", progress=False)
+    means = RunningMeans()
+    for rows in (slice(0, 50), slice(50, 70)):
+        means.add(_rows(gaps, rows))
+    for name, estimate in (("L[q]", gaps.elbo), ("amortization", gaps.amortization), ("log p(x)", gaps.log_evidence)):
+        assert f"{name} {estimate.mean:.2f} +- {estimate.se:.2f}" in str(means)
+    keep = np.arange(70) % 3 > 0
+    masked = RunningMeans()
+    masked.add(replace(gaps, elbo=gaps.elbo.where(keep)))
+    kept = gaps.elbo.values[keep]
+    assert f"L[q] {kept.mean():.2f} +- {kept.std(ddof=1) / len(kept) ** 0.5:.2f}" in str(masked)
+    alone = RunningMeans()
+    alone.add(_rows(gaps, slice(0, 1)))
+    assert str(alone).startswith(f"L[q] {gaps.elbo.values[0]:.2f}, ")
+    assert str(RunningMeans()) == ""
+
+
+def _rows(gaps: er.Gaps, rows: slice) -> er.Gaps:
+    meta, columns = gaps.to_columns()
+    return er.Gaps.from_columns(meta, {name: column[rows] for name, column in columns.items()})
+
+
+def test_the_log_and_the_line_below_the_bar_say_the_means(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also of blocks that were there before, and of those that other processes measure."""
+    monkeypatch.setattr(module, "LOG_EVERY", 0.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    gaps = er.decompose(MODEL, Q, X, plan="quick", out=tmp_path)
+    first = gaps.elbo.values[:50]
+    known = f"L[q] {first.mean():.2f} +- {first.std(ddof=1) / 50**0.5:.2f}, amortization "
+    lines = (tmp_path / "progress.log").read_text().splitlines()
+    assert not any("L[q]" in line for line in lines if " 0 of 70 data" in line)
+    assert any(known in line for line in lines if " 50 of 70 data" in line)
+    assert known in capsys.readouterr().err
+    (tmp_path / "progress.log").unlink()
+    er.decompose(MODEL, Q, X, plan="quick", out=tmp_path)
+    last = (tmp_path / "progress.log").read_text().splitlines()[-1]
+    assert " 70 of 70 data" in last
+    assert f"L[q] {gaps.elbo.mean:.2f} +- {gaps.elbo.se:.2f}" in last
+
+
 def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOG_EVERY", 0.0)
     (tmp_path / "progress.log").mkdir()
     assert len(er.decompose(MODEL, Q, X[:5], plan="quick", out=tmp_path / "run")) == 5
-    assert (tmp_path / "run/progress.log").read_text().endswith("5 of 5 data\n") or "a second" in (
-        tmp_path / "run/progress.log"
-    ).read_text()
+    assert " of 5 data" in (tmp_path / "run/progress.log").read_text()
     with reporting(False, 5, folder=tmp_path) as report:
         report(1.0)
 

@@ -9,13 +9,14 @@ import torch
 
 from ..core import BLOCK
 from ..measure import PILOT, Forecast, PlanName
-from ..results import aligned, duration
+from ..results import aligned, bytes_on_disk, duration
 from .data_spec import Sample
 from .terminal import UserError, bars, say
 
 __all__ = ["dry_run_of"]
 
 LABEL_COLUMNS = 24  # a longer label goes on in the next line
+MACHINES = 10  # machines, for which the time is foretold too
 SIZES = (100, 1000)  # numbers of data that are foretold beside that of the sample
 
 
@@ -25,8 +26,14 @@ def dry_run_of(
     plan: PlanName,
     refine_on: int | None,
     refine_plan: PlanName,
+    workers: int,
 ) -> dict[str, Any]:
-    """Print what the first set says of all -> the same as a record. `foretell` is `forecast` of a model."""
+    """Print what the first set says of all -> the same as a record.
+
+    Args:
+        foretell: `forecast` of a model.
+        workers: the number of processes that a machine can run.
+    """
     if "published" in (plan, refine_plan if refine_on is not None else plan):
         raise UserError("--dry-run cannot time plan published, which takes minutes for each datum; choose another plan")
     name, sample = next(iter(chosen.items()))
@@ -39,7 +46,9 @@ def dry_run_of(
     table: list[tuple[str, ...]] = [("data", *(f"{size:,}" for size in sizes))]
     if any(found.refined):
         table.append(("refined", *(f"{refined:,}" for refined in found.refined)))
-    table.append(("time", *map(duration, found.seconds)))
+    times = {n_processes: _seconds(found, n_processes) for n_processes in (1, workers, MACHINES * workers)}
+    for n_processes, seconds in times.items():
+        table.append((_of_processes(n_processes, workers), *map(duration, seconds)))
     for row, errors in found.errors.items():
         label, *rest = wrap(f"se of {row}", LABEL_COLUMNS, subsequent_indent="  ")
         table.append((label, *(f"{error:.3f}" for error in errors)))
@@ -48,20 +57,45 @@ def dry_run_of(
     say(f"measured {len(found.pilot)} data of {name} in {took}; to expect, roughly (standard errors, se, in nats):\n")
     for line in aligned(table):
         say(line)
-    say(f"\nmemory: {_peak_memory()} so far; a run holds {BLOCK} data at a time")
+    memory = _peak_memory()
+    several = "" if workers == 1 else f", about {(workers + 1) * memory / 2**30:.1f} GiB with {workers} workers"
+    say(f"\nmemory: {memory / 2**30:.1f} GiB for a process{several}{_device_memory()}")
+    disk = bytes_on_disk(found.pilot, n, BLOCK)
+    say(f"disk: about {disk / 2**20:.1f} MiB with --out")
     others = [f"{other} ({len(s.ids):,})" for other, s in chosen.items() if other != name]
     if others:
         say(f"the time for each datum is the same in {', '.join(others)}")
-    numbers = {"n": sizes, "refined": found.refined, "seconds": found.seconds, "se": found.errors}
+    numbers = {
+        "n": sizes, "refined": found.refined, "seconds": found.seconds,
+        "seconds_of_processes": {str(key): seconds for key, seconds in times.items()}, "se": found.errors,
+        "memory": memory, "disk": disk,
+    }  # fmt: skip
     return {"set": name, "pilot": len(found.pilot), "pilot_seconds": found.pilot_seconds, **numbers}
 
 
-def _peak_memory() -> str:
-    """The most memory that this process has held so far."""
+def _of_processes(n_processes: int, workers: int) -> str:
+    """The label of a row of times."""
+    if n_processes <= workers:
+        return "time" if workers == 1 else f"time, {n_processes} worker{'s' * (n_processes > 1)}"
+    return f"time, {MACHINES} such machines"
+
+
+def _seconds(found: Forecast, n_processes: int) -> list[float]:
+    """The time of each run when processes share its blocks, of which none is divided."""
+    spent = []
+    for n, refined, seconds in zip(found.sizes, found.refined, found.seconds, strict=True):
+        n_blocks = -(-n // BLOCK) + -(-refined // BLOCK)
+        spent.append(seconds * -(-n_blocks // n_processes) / n_blocks)
+    return spent
+
+
+def _peak_memory() -> int:
+    """The most memory that this process has held so far, in bytes."""
     import resource  # not on every system
 
-    unit = 1 if sys.platform == "darwin" else 1024
-    text = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.1f} GiB"
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        text += f", {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB on the device"
-    return text
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _device_memory() -> str:
+    most = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return f", {most / 2**30:.1f} GiB on the device" if most else ""

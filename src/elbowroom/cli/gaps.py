@@ -14,7 +14,7 @@ from cyclopts.types import PositiveInt
 
 from ..measure import Measurement, PlanName, Share, forecast, kept_run, reporting, unkept_run
 from ..models import device_and_dtype
-from ..results import BlockNotKept, Gaps, RunError
+from ..results import BlockNotKept, Gaps, RunError, RunningMeans
 from ..scale import Crew, Report, WorkersError, n_cores
 from .dry_run import dry_run_of
 from .model_spec import checked
@@ -98,7 +98,8 @@ def gaps_command(
         checked(it.loaded, next(iter(it.chosen.values())).x, seed)
         if dry_run:
             foretell = partial(forecast, it.loaded.model, it.loaded.q, seed=seed, kl_weight=kl_weight)
-            record |= {"dry_run": dry_run_of(foretell, it.chosen, plan, refine_on, refine_plan)}
+            can = workers or _n_processes(it, threads)
+            record |= {"dry_run": dry_run_of(foretell, it.chosen, plan, refine_on, refine_plan, can)}
             return
         folders = {} if out is None else {name: out if it.found.is_one_file else out / name for name in it.chosen}
         finish = partial(_with_origin, notes=it.loaded.notes, command=command, origin=it.found.origin)
@@ -132,12 +133,16 @@ def _share(part: str | None, out: Path | None, overwrite: bool) -> Share | None:
 def _n_workers(wanted: int | None, it: Opened, threads: int) -> int:
     """How many processes measure: at most one for each block."""
     n_blocks = sum(phase.n_blocks for asked in it.measurements.values() for phase in asked.phases)
-    if wanted is not None:
-        return min(wanted, n_blocks)
-    device, _ = device_and_dtype(it.loaded.model, it.loaded.q)
-    if n_blocks < WORTH_IT or (device is not None and device.type != "cpu"):
+    if wanted is None and n_blocks < WORTH_IT:
         return 1
-    return max(1, min(n_cores() // threads, n_blocks))
+    return min(wanted or _n_processes(it, threads), n_blocks)
+
+
+def _n_processes(it: Opened, threads: int) -> int:
+    """How many processes suit this machine: one for each core, and one where the model is on a device of its own."""
+    device, _ = device_and_dtype(it.loaded.model, it.loaded.q)
+    is_elsewhere = device is not None and device.type != "cpu"
+    return 1 if is_elsewhere else max(1, n_cores() // threads)
 
 
 def _temporary(it: Opened, stack: ExitStack) -> dict[str, Path]:
@@ -171,16 +176,16 @@ def _measured(
     """
     runs: dict[str, Gaps] = {}
     for name, asked in it.measurements.items():
-        folder = places.get(name)
+        folder, means = places.get(name), RunningMeans()
         with _refusals(name, folder):
             if folder is None:
-                with _progress(name, asked, None) as report:
-                    gaps = unkept_run(asked, report)
+                with _progress(name, asked, None, means) as report:
+                    gaps = unkept_run(asked, report, means=means)
                 runs[name] = finish(name, gaps)
                 show_ladder(name, runs[name])
                 continue
-            with kept_run(asked, folder, share) as run:
-                with _progress(name, asked, folder) as report:
+            with kept_run(asked, folder, share, means) as run:
+                with _progress(name, asked, folder, means) as report:
                     found = run.measure(report, helpers=None if crew is None else partial(crew.work, name))
                 if found is None:
                     say(f"{name}: part of it is measured, {run.missing()} blocks of other parts are not there yet\n")
@@ -194,10 +199,18 @@ def _measured(
 
 
 @contextmanager
-def _progress(name: str, asked: Measurement, folder: Path | None) -> Iterator[Callable[[float], None]]:
-    """A bar, and a log in the run folder."""
-    with bars("data") as add, reporting(add(name, asked.total), asked.total, folder=folder) as report:
-        yield report
+def _progress(
+    name: str, asked: Measurement, folder: Path | None, means: RunningMeans
+) -> Iterator[Callable[[float], None]]:
+    """A bar with the means below it, and a log in the run folder."""
+    with bars("data") as add:
+        advance = add(name, asked.total)
+
+        def show(done: int, total: int) -> None:
+            advance(done, total, below=str(means))
+
+        with reporting(show, asked.total, folder=folder, means=means) as report:
+            yield report
 
 
 @contextmanager

@@ -14,14 +14,14 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 __all__ = [
     "Advance", "FactoryError", "UserError", "bars", "drop_stdout", "fail", "is_message", "json_object",
     "say",
 ]  # fmt: skip
 
-Advance = Callable[..., None]  # (done, total, note="")
+Advance = Callable[..., None]  # (done, total, note="", below="")
 CODE = "\n    "  # begins a line of code in a message
 
 
@@ -86,26 +86,28 @@ def json_object(wanted: bool) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def bars(unit: str) -> Iterator[Callable[[str, int], Advance]]:
-    """Progress bars with the time that is left: `add(label, total)` -> advance(done, total, note="").
+    """Progress bars with the time that is left: `add(label, total)` -> advance(done, total, note="", below="").
 
     Where standard error is no terminal there is a line when a bar is added, and nothing that moves.
     """
+    from ..measure import progress_with_notes  # with torch, which a command that has bars has loaded
+
     console = Console(stderr=True)
     parts = (
         TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn(unit),
         TimeRemainingColumn(), TextColumn("left"), TextColumn("{task.fields[note]}"),
     )  # fmt: skip
-    with Progress(
+    with progress_with_notes(
         *parts, console=console, transient=True, disable=not console.is_terminal, redirect_stdout=False, expand=True
     ) as progress:
 
         def add(label: str, total: int) -> Advance:
             if not console.is_terminal:
                 print(f"{label}: {total} {unit} ...", file=sys.stderr, flush=True)
-            task = progress.add_task(label, total=total, note="")
+            task = progress.add_task(label, total=total, note="", below="")
 
-            def advance(done: int, total: int, note: str = "") -> None:
-                progress.update(task, completed=done, total=total, note=note)
+            def advance(done: int, total: int, note: str = "", below: str = "") -> None:
+                progress.update(task, completed=done, total=total, note=note, below=below)
 
             return advance
 

@@ -9,8 +9,8 @@ from .kept import KeptRun, kept_run, unkept_run
 from .measurement import Measurement, measurement
 from .own_number import check_own_number
 from .plan import PLANS, Plan, PlanLike, PlanName, as_plan
-from .progress import reporting
-from .provenance import described
+from .progress import progress_with_notes, reporting
+from .provenance import described, described_data
 from .rungs import FittedRung, fit_rungs, fitted_flow, widest_gaussian
 from .sandwich import Sandwich, sandwich
 from .selftest import FALSE_ALARM, N_MODELS, SHORTFALL, TruthRow, limit_of, off, run_selftest
@@ -38,6 +38,7 @@ __all__ = [
     "data_notes",
     "decompose",
     "described",
+    "described_data",
     "estimate_cost",
     "expected_se",
     "fit_rungs",
@@ -47,6 +48,7 @@ __all__ = [
     "limit_of",
     "measurement",
     "off",
+    "progress_with_notes",
     "refined_rows",
     "reporting",
     "run_selftest",

@@ -18,7 +18,7 @@ from ..core import Data
 from ..evidence import check_door
 from ..models import LatentModel
 from ..posteriors import PosteriorLike
-from ..results import Gaps
+from ..results import Gaps, RunningMeans
 from .densities import density_notes
 from .kept import kept_run, unkept_run
 from .measurement import measurement
@@ -86,10 +86,11 @@ def decompose(
     if check:
         check_door(model, q, asked.x)
         unverified = density_notes(model, asked.x, seed)
-    with reporting(progress, asked.total, folder=out) as report:
+    means = RunningMeans()
+    with reporting(progress, asked.total, folder=out, means=means) as report:
         if out is None:
-            return unkept_run(asked, report, unverified)
-        with kept_run(asked, out) as run:
+            return unkept_run(asked, report, unverified, means)
+        with kept_run(asked, out, means=means) as run:
             gaps = run.measure(report, unverified)
             assert gaps is not None  # as this process had no share, but all blocks
             try:

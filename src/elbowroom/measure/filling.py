@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ..core import BLOCK, Blocks
 from ..evidence import prepared_pair
 from ..posteriors import Posterior
-from ..results import Filling, Gaps, Parts
+from ..results import Filling, Gaps, Parts, RunningMeans
 from .block_ladder import as_one, fingerprint, measure_block
 from .measurement import Phase
 
@@ -18,12 +18,15 @@ __all__ = ["KeptPhase", "Share", "kept_phase", "measured"]
 Share = tuple[int, int]  # (k, n): the k-th of n parts of the blocks, counted from 1
 
 
-def measured(phase: Phase, report: Callable[[float], None], size: int = BLOCK) -> Gaps:
+def measured(
+    phase: Phase, report: Callable[[float], None], size: int = BLOCK, means: RunningMeans | None = None
+) -> Gaps:
     """Measure all data of a phase, without notes and provenance.
 
     Args:
         report: called with the number of data done.
         size: rows of a block.
+        means: told of each block that is done.
     Raises:
         ValueError: no datum has a finite value on every rung.
     """
@@ -32,28 +35,41 @@ def measured(phase: Phase, report: Callable[[float], None], size: int = BLOCK) -
         for block in blocks:
             found.append(measure_block(phase, posterior, block, _within(report, before, block.rows)))
             before += block.rows
+            if means is not None:
+                means.add(found[-1])
             report(before)
     return as_one(found)
 
 
 @contextmanager
-def kept_phase(phase: Phase, parts: Parts, share: Share | None = None) -> Iterator["KeptPhase"]:
+def kept_phase(
+    phase: Phase, parts: Parts, share: Share | None = None, means: RunningMeans | None = None
+) -> Iterator["KeptPhase"]:
     """A context in which a phase can be measured into its folder.
 
     Args:
         share: which blocks this process is to measure; None for all.
+        means: told of each block that is there.
     """
     with prepared_pair(phase.model, phase.q, phase.x) as (posterior, blocks):
-        yield KeptPhase(phase, parts, posterior, blocks, share)
+        yield KeptPhase(phase, parts, posterior, blocks, share, means)
 
 
 class KeptPhase:
     """A phase whose blocks are kept in a folder as they are measured; `kept_phase` makes it."""
 
     def __init__(
-        self, phase: Phase, parts: Parts, posterior: Posterior, blocks: Blocks, share: Share | None = None
+        self,
+        phase: Phase,
+        parts: Parts,
+        posterior: Posterior,
+        blocks: Blocks,
+        share: Share | None = None,
+        means: RunningMeans | None = None,
     ) -> None:
         self._phase, self._parts, self._posterior, self._blocks = phase, parts, posterior, blocks
+        self._means = means
+        self._seen: set[int] = set()  # the blocks that the means know
         first, step = (1, 1) if share is None else share
         self.all = Filling(parts, {number: blocks.rows(number) for number in range(len(blocks))})
         self.own = Filling(parts, {number: blocks.rows(number) for number in range(len(blocks))[first - 1 :: step]})
@@ -66,6 +82,11 @@ class KeptPhase:
             RunError: one of them is of other data, or of more of them.
         """
         for number in self.own.rows.keys() - set(self.own.missing()):
+            self._load(number)
+
+    def look(self) -> None:
+        """Take blocks that have come to be since the last look into the running means."""
+        for number in self.all.rows.keys() - set(self.all.missing()) - self._seen:
             self._load(number)
 
     def fill(self, report: Callable[[float], None], in_memory: bool = True, waits: bool = True) -> None:
@@ -81,7 +102,9 @@ class KeptPhase:
             block = self._blocks[number]
             self._fingerprints[number] = fingerprint(block)[: block.rows]
             done = phase.before + own.rows_done()
-            return measure_block(phase, self._posterior, block, _within(report, done, block.rows))
+            gaps = measure_block(phase, self._posterior, block, _within(report, done, block.rows))
+            self._take_in(number, gaps)
+            return gaps
 
         own.fill(measure, lambda done: report(phase.before + done), in_memory, waits)
 
@@ -113,7 +136,15 @@ class KeptPhase:
         if number not in self._fingerprints:
             block = self._blocks[number]
             self._fingerprints[number] = fingerprint(block)[: block.rows]
-        return self._parts.load(number, self._fingerprints[number])
+        gaps = self._parts.load(number, self._fingerprints[number])
+        if gaps is not None:
+            self._take_in(number, gaps)
+        return gaps
+
+    def _take_in(self, number: int, gaps: Gaps) -> None:
+        if number not in self._seen and self._means is not None:
+            self._means.add(gaps)
+        self._seen.add(number)
 
 
 def _within(report: Callable[[float], None], before: float, rows: int) -> Callable[[int, int], None]:

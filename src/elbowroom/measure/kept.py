@@ -1,7 +1,7 @@
 """A measurement in a run folder: what makes it the same one later, how processes share it, and how it is saved."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -14,9 +14,9 @@ from ..core import BLOCK, forked, normal, read_rows, seeded
 from ..evidence import prepared_pair
 from ..models import latent_size, log_joint
 from ..posteriors import Local
-from ..results import BLOCKS, SCHEMA, Gaps, Parts, Presence, RunError, refuse_occupied, write_run
+from ..results import BLOCKS, SCHEMA, Gaps, Parts, Presence, RunError, RunningMeans, refuse_occupied, write_run
 from .filling import KeptPhase, Share, kept_phase, measured
-from .measurement import Measurement
+from .measurement import Measurement, Phase
 
 __all__ = ["Helpers", "KeptRun", "kept_run", "unkept_run"]
 
@@ -24,23 +24,34 @@ Helpers: TypeAlias = Callable[[Callable[[float], int]], None]  # works till noth
 ROWS_OF_PROBE = 8  # with a single row some decoders lose a dimension
 
 
-def unkept_run(asked: Measurement, report: Callable[[float], None], unverified: Sequence[str] = ()) -> Gaps:
-    """Measure all data in memory. The arguments are those of `KeptRun.measure`.
+def unkept_run(
+    asked: Measurement,
+    report: Callable[[float], None],
+    unverified: Sequence[str] = (),
+    means: RunningMeans | None = None,
+) -> Gaps:
+    """Measure all data in memory. The arguments are those of `kept_run` and `KeptRun.measure`.
 
     Raises:
         ValueError: no datum has a finite value on every rung.
     """
     start = time.perf_counter()
-    found = [measured(phase, partial(_counting_on, report, phase.before)) for phase in asked.phases]
+    found = [
+        measured(phase, partial(_counting_on, report, phase.before), means=_of_first(phase, means))
+        for phase in asked.phases
+    ]
     return asked.result(found, unverified, time.perf_counter() - start)
 
 
 @contextmanager
-def kept_run(asked: Measurement, out: str | Path, share: Share | None = None) -> Iterator["KeptRun"]:
+def kept_run(
+    asked: Measurement, out: str | Path, share: Share | None = None, means: RunningMeans | None = None
+) -> Iterator["KeptRun"]:
     """A context in which this process measures into a run folder, beside others that do the same.
 
     Args:
         share: measure these blocks alone; None for all.
+        means: told of each block of the first phase that is there.
     Raises:
         RunError: the folder holds another run or other files, or cannot be written to, or its run is being replaced.
     """
@@ -54,12 +65,12 @@ def kept_run(asked: Measurement, out: str | Path, share: Share | None = None) ->
             raise RunError(
                 f"{folder} cannot be written to ({error.strerror or error}); nothing was measured. Name another folder."
             ) from None
-        identity, probe = _identity(asked.provenance, asked.n), _probe(asked)
+        identity, probe = _identity(asked), _probe(asked)
         phases = []
         for phase in asked.phases:
             own = {**identity, "phase": phase.name}
             parts = Parts(folder / BLOCKS / phase.name, own, probe, phase.n_blocks, presence)
-            phases.append(stack.enter_context(kept_phase(phase, parts, share)))
+            phases.append(stack.enter_context(kept_phase(phase, parts, share, _of_first(phase, means))))
         yield KeptRun(asked, folder, phases, presence)
 
 
@@ -87,12 +98,15 @@ class KeptRun:
         start = time.perf_counter()
         for phase in self._phases:
             phase.verify()
+
+        def left(done: float) -> int:
+            for phase in self._phases:
+                phase.look()
+            report(max(done, sum(phase.own.rows_done() for phase in self._phases)))
+            return sum(len(phase.own.missing()) for phase in self._phases)
+
+        left(0.0)
         if helpers is not None:
-
-            def left(done: float) -> int:
-                report(max(done, sum(phase.own.rows_done() for phase in self._phases)))
-                return sum(len(phase.own.missing()) for phase in self._phases)
-
             helpers(left)
         for phase in self._phases:
             phase.fill(report)
@@ -130,24 +144,28 @@ class KeptRun:
         self._presence.sweep()
 
 
+def _of_first(phase: Phase, means: RunningMeans | None) -> RunningMeans | None:
+    """The means of a sample that is refined are not those of the data."""
+    return means if phase.before == 0 else None
+
+
 def _counting_on(report: Callable[[float], None], before: int, done: float) -> None:
     report(before + done)
 
 
-def _identity(provenance: Mapping[str, Any], n: int) -> dict[str, Any]:
+def _identity(asked: Measurement) -> dict[str, Any]:
     """What must be the same for blocks of two measurements to be those of one, but the data, which each block knows."""
-    arguments = provenance["arguments"]
-    refined = arguments["refine_on"]
+    known, refined = asked.identity, asked.refine_on
     return {
         "schema": SCHEMA,
         "version of elbowroom": _own_version(),
         "block size": BLOCK,
-        "model": provenance["model"],
-        "posterior": provenance["posterior"],
-        "plan": provenance["plans"],
-        "seed": int(arguments["seed"]),
-        "kl_weight": float(arguments["kl_weight"]),
-        "number of refined data and of all": None if refined is None else [int(refined), n],
+        "model": known["model"],
+        "posterior": known["posterior"],
+        "plan": known["plans"],
+        "seed": int(asked.seed),
+        "kl_weight": float(asked.kl_weight),
+        "number of refined data and of all": None if refined is None else [int(refined), asked.n],
     }
 
 

@@ -14,7 +14,7 @@ from ..results import Estimate, Gaps
 from .check import data_notes
 from .double_sampling import combine, refined_rows, second_phase_seed
 from .plan import Plan, PlanLike, as_plan
-from .provenance import described
+from .provenance import described, described_data
 
 __all__ = ["Measurement", "Phase", "measurement"]
 
@@ -70,10 +70,10 @@ class Measurement:
         return self.n + (self.refine_on or 0)
 
     @cached_property
-    def provenance(self) -> dict[str, Any]:
-        """What is measured, and by what, as JSON can hold it."""
+    def identity(self) -> dict[str, Any]:
+        """What is measured but for the data, and by what, as JSON can hold it."""
         plans = [self.plan] if self.refine_on is None else [self.plan, self.refine_plan]
-        return described(self.model, self.q, self.x) | {
+        return described(self.model, self.q) | {
             "arguments": {
                 "seed": int(self.seed), "kl_weight": self.kl_weight, "objective": self.objective,
                 "refine_on": self.refine_on,
@@ -108,7 +108,8 @@ class Measurement:
             gaps = combine(gaps, found[1], refined_rows(self.n, self.refine_on, self.seed).numpy())
         labels = None if self.groups is None else np.asarray(self.groups)
         notes = (*gaps.notes, *unverified, *self._notes(gaps))
-        return replace(gaps, groups=labels, notes=notes, provenance={**self.provenance, "seconds": round(seconds, 3)})
+        provenance = {**self.identity, "data": described_data(self.x), "seconds": round(seconds, 3)}
+        return replace(gaps, groups=labels, notes=notes, provenance=provenance)
 
     def _notes(self, gaps: Gaps) -> tuple[str, ...]:
         """What a reader of the table must know."""

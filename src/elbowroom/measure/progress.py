@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from ..results import PROGRESS_LOG, duration
+from ..results import PROGRESS_LOG, RunningMeans, duration
 
-__all__ = ["ProgressLike", "reporting"]
+__all__ = ["ProgressLike", "progress_with_notes", "reporting"]
 
 ProgressLike: TypeAlias = Callable[[int, int], None] | Literal[False] | None
 TOO_LONG = 600.0  # seconds of which the user is warned
@@ -26,7 +26,11 @@ LINE_AFTER, LINE_EVERY = 4.0, 1.0  # seconds before the first line in a notebook
 
 @contextmanager
 def reporting(
-    progress: ProgressLike, total: int, is_warned: bool = True, folder: str | Path | None = None
+    progress: ProgressLike,
+    total: int,
+    is_warned: bool = True,
+    folder: str | Path | None = None,
+    means: RunningMeans | None = None,
 ) -> Iterator[Callable[[float], None]]:
     """Yield a function that is told how many of the `total` data are done, also in parts of a datum.
 
@@ -35,10 +39,12 @@ def reporting(
             neither.
         is_warned: issue a UserWarning, once, if the work will take more than ten minutes.
         folder: a run folder, in whose log a line is written every minute.
+        means: shown below the bar and in the log.
     """
-    log = None if folder is None else _Log(Path(folder), total)
+    means = RunningMeans() if means is None else means
+    log = None if folder is None else _Log(Path(folder), total, means)
     start, warned = time.perf_counter(), not is_warned
-    with _shown(progress, total) as show:
+    with _shown(progress, total, means) as show:
 
         def report(done: float) -> None:
             nonlocal warned
@@ -59,14 +65,14 @@ def reporting(
 
 
 class _Log:
-    """A file with a line a minute: when, how many of `total` data are done, and how long the others will take.
+    """A file with a line a minute: when, how many of `total` data are done, how long the others will take, and means.
 
     The speed is that of the last minute, since blocks that were kept from before are done at once. What cannot be
     written is left out.
     """
 
-    def __init__(self, folder: Path, total: int) -> None:
-        self.path, self.total = folder / PROGRESS_LOG, total
+    def __init__(self, folder: Path, total: int, means: RunningMeans) -> None:
+        self.path, self.total, self.means = folder / PROGRESS_LOG, total, means
         self._last, self._done = time.perf_counter(), 0.0
 
     def __call__(self, done: float) -> None:
@@ -76,13 +82,13 @@ class _Log:
         speed = (done - self._done) / (now - self._last)
         left = f", {speed:.3g} a second, about {duration((self.total - done) / speed)} left" if speed > 0 else ""
         self._last, self._done = now, done
-        when = datetime.now(UTC).isoformat(timespec="seconds")
+        when, means = datetime.now(UTC).isoformat(timespec="seconds"), str(self.means)
         with suppress(OSError), self.path.open("a") as file:
-            file.write(f"{when} {int(done):,} of {self.total:,} data{left}\n")
+            file.write(f"{when} {int(done):,} of {self.total:,} data{left}{means and '; '}{means}\n")
 
 
 @contextmanager
-def _shown(progress: ProgressLike, total: int) -> Iterator[Callable[[float], None]]:
+def _shown(progress: ProgressLike, total: int, means: RunningMeans) -> Iterator[Callable[[float], None]]:
     """Yield what shows the number of data done."""
     if callable(progress):
         yield lambda done: progress(int(done), total)
@@ -94,23 +100,39 @@ def _shown(progress: ProgressLike, total: int) -> Iterator[Callable[[float], Non
     if progress is False or not sys.stderr.isatty():
         yield lambda done: None
         return
-    with _bar(total) as show:
+    with _bar(total, means) as show:
         yield show
 
 
 @contextmanager
-def _bar(total: int) -> Iterator[Callable[[float], None]]:
-    """Yield what moves a bar on standard error, which is a terminal."""
+def _bar(total: int, means: RunningMeans) -> Iterator[Callable[[float], None]]:
+    """Yield what moves a bar on standard error, which is a terminal, with the means below it."""
     from rich.console import Console  # here, since importing it draws from the random module
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("data"),
         TimeRemainingColumn(), TextColumn("left"),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
-        task = bar.add_task("measuring", total=total)
-        yield lambda done: bar.update(task, completed=int(done))
+    options = {"console": Console(stderr=True), "transient": True, "redirect_stdout": False}
+    with progress_with_notes(*columns, **options) as bar:
+        task = bar.add_task("measuring", total=total, below="")
+        yield lambda done: bar.update(task, completed=int(done), below=str(means))
+
+
+def progress_with_notes(*columns: Any, **options: Any) -> Any:
+    """Bars of rich with a line below those whose field `below` says something."""
+    from rich.progress import Progress
+    from rich.text import Text
+
+    class ProgressWithNotes(Progress):
+        def get_renderables(self) -> Iterator[Any]:
+            for task in self.tasks:
+                yield self.make_tasks_table([task])
+                if task.fields.get("below") and not task.finished:
+                    yield Text(f"  {task.fields['below']}", style="dim")
+
+    return ProgressWithNotes(*columns, **options)
 
 
 @contextmanager

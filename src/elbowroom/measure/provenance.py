@@ -8,14 +8,13 @@ from torch import Tensor
 from ..core import MapStyle, Rows, digest_of, n_data
 from ..models import LatentModel, latent_size, modules_of
 
-__all__ = ["described"]
+__all__ = ["described", "described_data"]
 
 
-def described(model: LatentModel, q: object, x: Rows | MapStyle) -> dict[str, Any]:
-    """Describe model, posterior and data, each by its class or sizes and a SHA-256 of its numbers.
+def described(model: LatentModel, q: object) -> dict[str, Any]:
+    """Describe model and posterior, each by its class and a SHA-256 of its numbers.
 
-    The hash of a model or posterior covers every parameter and buffer of the networks that can be found in it; it is
-    None where there are none. Data that are read row by row have no hash and no shapes.
+    The hash covers every parameter and buffer of the networks that can be found in it; it is None where there are none.
     """
     family = getattr(q, "family", None)
     return {
@@ -30,11 +29,11 @@ def described(model: LatentModel, q: object, x: Rows | MapStyle) -> dict[str, An
             "family": None if family is None else family.name,
             "weights": _weights(q),
         },
-        "data": _data(x),
     }
 
 
-def _data(x: Rows | MapStyle) -> dict[str, Any]:
+def described_data(x: Rows | MapStyle) -> dict[str, Any]:
+    """Describe data by their sizes and a SHA-256 of their numbers. Data that are read row by row have no hash."""
     if not isinstance(x, Tensor | Mapping):
         return {"n": n_data(x), "shapes": None, "sha256": None}
     tensors = x if isinstance(x, Mapping) else {"x": x}

@@ -12,7 +12,8 @@ from .gaps import Gaps, load_gaps
 from .ladder import REMAINDER, TEMPERED, Ladder, Rung, suggestion
 from .listing import RunState, run_folders, run_states
 from .outcomes import FLAG_WORDS, OUTCOME_WORDS, SECOND_OPINION, FitReport, Flag, Outcome
-from .parts import Parts, rows_in
+from .parts import Parts, bytes_on_disk
+from .running import RunningMeans
 from .store import BLOCKS, PROGRESS_LOG, SCHEMA, WORKERS, RunError, read_run, refuse_occupied, write_run
 from .summary import ladder_summary
 from .table import LadderRow, flag_counts, group_table, ladder_html, ladder_rows, ladder_table, rungs_beside
@@ -46,6 +47,7 @@ __all__ = [
     "RunError",
     "RunState",
     "Rung",
+    "RunningMeans",
     "SCHEMA",
     "SIDES",
     "Shown",
@@ -53,6 +55,7 @@ __all__ = [
     "Verdict",
     "WORKERS",
     "aligned",
+    "bytes_on_disk",
     "duration",
     "compare",
     "concatenate",
@@ -70,7 +73,6 @@ __all__ = [
     "refuse_occupied",
     "run_folders",
     "run_states",
-    "rows_in",
     "rungs_beside",
     "suggestion",
     "write_run",

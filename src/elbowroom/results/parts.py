@@ -8,7 +8,6 @@ leaves that of the first.
 """
 
 import hashlib
-import io
 import json
 import re
 import time
@@ -26,9 +25,9 @@ from numpy.typing import NDArray
 from ..core import write_atomically, write_new
 from .claims import Claims, Presence
 from .gaps import Gaps
-from .store import RunError, as_table, columns_of, plain_json
+from .store import RunError, as_parquet, columns_of, plain_json
 
-__all__ = ["Parts", "blocks_promised", "rows_in"]
+__all__ = ["Parts", "blocks_promised", "bytes_on_disk"]
 
 IDENTITY = "identity.json"
 ASIDE = ".damaged"
@@ -202,14 +201,9 @@ class Parts:
         write_atomically(self.folder / IDENTITY, json.dumps(wanted, indent=1).encode())
 
     def _content(self, gaps: Gaps) -> bytes:
-        import pyarrow.parquet as pq
-
         meta, columns = gaps.to_columns()
         record = json.dumps({"identity": self._digest, "gaps": meta}, default=plain_json)
-        table = as_table(columns).replace_schema_metadata({META: record.encode()})
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer)
-        return buffer.getvalue()
+        return as_parquet(columns, {META: record.encode()})
 
     def _read(self, path: Path) -> Gaps | None:
         """The block in a file; one that is damaged is set aside, and None."""
@@ -252,9 +246,13 @@ def blocks_promised(blocks: Path) -> tuple[int | None, int | None, str | None, s
     return len(kept) if known else None, sum(totals) or None, plans[0] if plans else None, written
 
 
-def rows_in(blocks: Path) -> int:
-    """The number of rows that a run's folder of blocks holds, those that were refined counted twice."""
-    return sum(sum(_longest(phase).values()) for phase in blocks.glob("*"))
+def bytes_on_disk(gaps: Gaps, n: int, size: int) -> int:
+    """About how many bytes a run of n data will take, its table and its blocks of `size` data, from gaps of a few."""
+    meta, columns = gaps.to_columns()
+    one, all_of_them = (len(as_parquet({key: it[:rows] for key, it in columns.items()})) for rows in (1, len(gaps)))
+    per_datum = (all_of_them - one) / max(len(gaps) - 1, 1)
+    of_a_file = one - per_datum + len(json.dumps(meta, default=plain_json))
+    return round(2 * n * per_datum + (-(-n // size) + 1) * of_a_file)
 
 
 def _longest(folder: Path) -> dict[int, int]:

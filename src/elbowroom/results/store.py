@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ..core import PARTIAL_SUFFIX, write_atomically
 
 __all__ = [
-    "BLOCKS", "PROGRESS_LOG", "SCHEMA", "WORKERS", "RunError", "as_table", "columns_of", "plain_json", "read_run",
+    "BLOCKS", "PROGRESS_LOG", "SCHEMA", "WORKERS", "RunError", "as_parquet", "columns_of", "plain_json", "read_run",
     "refuse_occupied", "write_run",
 ]  # fmt: skip
 
@@ -55,15 +55,11 @@ def write_run(
     Raises:
         RunError: the folder holds a run and `overwrite` is False, or it holds other files, or is a file.
     """
-    import pyarrow.parquet as pq
-
     folder = Path(folder)
     refuse_occupied(folder, overwrite, keep_blocks)
     (folder / "data").mkdir(parents=True, exist_ok=True)
     part = folder / "data" / f"part-{_free_number(folder):05d}.parquet"
-    table = io.BytesIO()
-    pq.write_table(as_table(columns), table)
-    write_atomically(part, table.getvalue())
+    write_atomically(part, as_parquet(columns))
     record = {
         "schema": SCHEMA,
         **meta,
@@ -145,11 +141,15 @@ def read_run(folder: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]
     return meta, columns_of(pa.concat_tables(tables))
 
 
-def as_table(columns: Mapping[str, NDArray[Any]]) -> Any:
-    """An Arrow table of columns (N,) or (N, G)."""
+def as_parquet(columns: Mapping[str, NDArray[Any]], record: Mapping[bytes, bytes] | None = None) -> bytes:
+    """The content of a Parquet file of columns (N,) or (N, G), with a record beside them."""
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    return pa.table({name: _arrow(pa, np.asarray(values)) for name, values in columns.items()})
+    table = pa.table({name: _arrow(pa, np.asarray(values)) for name, values in columns.items()})
+    buffer = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(record), buffer)
+    return buffer.getvalue()
 
 
 def columns_of(table: Any) -> dict[str, NDArray[Any]]:

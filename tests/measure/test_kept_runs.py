@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -278,6 +279,31 @@ def test_a_disk_that_is_full_loses_nothing_that_was_finished(
     assert "No space left on device" in str(warned[1].message)
     monkeypatch.undo()
     assert len(blocks(tmp_path)) == 1
+    assert_same_numbers(measure(tmp_path), whole)
+
+
+@pytest.mark.parametrize("moment", [50, 100, 130])
+def test_a_folder_that_vanishes_loses_no_number(whole: er.Gaps, tmp_path: Path, moment: int) -> None:
+    """Somebody removes it when so many data are done: what was in it is measured again, and all is returned."""
+    run, removed = tmp_path / "run", []
+
+    def remove(done: int, total: int) -> None:
+        if done >= moment and not removed:
+            shutil.rmtree(run)
+            removed.append(done)
+
+    assert_same_numbers(measure(run, progress=remove), whole)
+    assert removed
+    assert_same_numbers(er.load_gaps(run), whole)
+    assert len(blocks(run)) == 3
+
+
+def test_a_clock_that_is_set_back_hinders_nothing(whole: er.Gaps, tmp_path: Path) -> None:
+    """Everything in the folder seems to be of tomorrow."""
+    with pytest.raises(KeyboardInterrupt):
+        measure(tmp_path, progress=stopping_after(1))
+    for path in tmp_path.rglob("*"):
+        os.utime(path, (time.time() + 86_400,) * 2)
     assert_same_numbers(measure(tmp_path), whole)
 
 

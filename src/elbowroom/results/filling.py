@@ -13,7 +13,8 @@ from .store import RunError
 
 __all__ = ["BlockNotKept", "Filling"]
 
-BETWEEN_LOOKS = 0.5  # seconds between two looks at what other processes have done
+BETWEEN_LOOKS = 0.5  # seconds between two looks at what other processes have done, or more
+SHARE_OF_LOOKS = 0.02  # of the time, that looking may take where there are many blocks
 
 
 class BlockNotKept(RunError):
@@ -30,21 +31,28 @@ class Filling:
 
     def __init__(self, parts: Parts, rows: Mapping[int, int]) -> None:
         self.parts, self.rows = parts, rows
-        self._done, self._looked = 0, -BETWEEN_LOOKS
+        self._done, self._next_look, self._pause = 0, 0.0, BETWEEN_LOOKS
 
     def missing(self) -> list[int]:
         """The numbers of the blocks that are not there."""
-        kept = self.parts.rows_kept()
+        kept = self._look()
         return [number for number, rows in self.rows.items() if kept.get(number, 0) < rows]
 
     def rows_done(self) -> int:
-        """How many rows of these blocks were there at the last look, at most `BETWEEN_LOOKS` seconds ago."""
-        now = time.monotonic()
-        if now >= self._looked + BETWEEN_LOOKS:
-            kept = self.parts.rows_kept()
-            self._done = sum(min(rows, kept.get(number, 0)) for number, rows in self.rows.items())
-            self._looked = now
+        """How many rows of these blocks were there at the last look, and those measured here since."""
+        if time.monotonic() >= self._next_look:
+            self._look()
         return self._done
+
+    def _look(self) -> dict[int, int]:
+        """The rows of all blocks that are there. The next look comes so late that looking takes little of the time."""
+        start = time.monotonic()
+        kept = self.parts.rows_kept()
+        self._done = sum(min(rows, kept.get(number, 0)) for number, rows in self.rows.items())
+        now = time.monotonic()
+        self._pause = max(BETWEEN_LOOKS, (now - start) / SHARE_OF_LOOKS)
+        self._next_look = now + self._pause
+        return kept
 
     def fill(
         self,
@@ -78,7 +86,7 @@ class Filling:
             if not waits and not n_measured:
                 return
             if take_over and not n_measured:
-                time.sleep(BETWEEN_LOOKS)
+                time.sleep(self._pause)
                 report(self.rows_done())
             take_over = n_measured == 0
 

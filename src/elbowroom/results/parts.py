@@ -9,6 +9,7 @@ leaves that of the first.
 
 import hashlib
 import json
+import os
 import re
 import time
 import warnings
@@ -64,6 +65,7 @@ class Parts:
         self._presence = presence
         self._claims = Claims(folder / CLAIMS, presence)
         self._unkept: dict[int, Gaps] = {}  # measured, but not to be written
+        self._maybe_there: dict[int, int] = {}  # rows of blocks that were there, or that others may have written
         wanted = json.loads(json.dumps({"identity": identity, "probe": probe, "blocks": n_blocks}, default=plain_json))
         self._digest = _checksum(json.dumps(wanted["identity"], sort_keys=True).encode())
         try:
@@ -83,7 +85,14 @@ class Parts:
 
     def rows_kept(self) -> dict[int, int]:
         """The number of rows of each block that is there, by the number of the block."""
-        return {**_longest(self.folder), **{number: len(gaps) for number, gaps in self._unkept.items()}}
+        kept = {number: len(gaps) for number, gaps in self._unkept.items()}
+        with suppress(OSError), os.scandir(self.folder) as entries:
+            for entry in entries:
+                match = NAME.fullmatch(entry.name)
+                if match:
+                    kept[int(match[1])] = max(kept.get(int(match[1]), 0), int(match[2]))
+        self._maybe_there = kept
+        return dict(kept)
 
     @property
     def is_lost(self) -> bool:
@@ -103,6 +112,8 @@ class Parts:
         """
         if self._unkept:
             return True
+        if take_over:
+            self._maybe_there.setdefault(number, 0)
         try:
             return self._claims.take(_key(number), take_over)
         except OSError:  # a disk that is full or gone: the block is measured all the same
@@ -152,7 +163,8 @@ class Parts:
             self._unkept[number] = gaps
             return
         try:
-            earlier = _blocks_in(self.folder, number)
+            may_be_there = number in self._maybe_there  # a look at every name in a large folder takes long
+            earlier = _blocks_in(self.folder, number) if may_be_there else []
             if any(rows >= len(gaps) for _, rows, _ in earlier):  # by one that took this process for dead
                 return
             content = self._content(gaps)
@@ -255,23 +267,18 @@ def bytes_on_disk(gaps: Gaps, n: int, size: int) -> int:
     return round(2 * n * per_datum + (-(-n // size) + 1) * of_a_file)
 
 
-def _longest(folder: Path) -> dict[int, int]:
-    """The rows of each block, by its number; of a block that is there twice, those of the longer one."""
-    longest: dict[int, int] = {}
-    for number, rows, _ in _blocks_in(folder):
-        longest[number] = max(longest.get(number, 0), rows)
-    return longest
-
-
 def _key(number: int) -> str:
     return f"{number:06d}"
 
 
 def _blocks_in(folder: Path, number: int | None = None) -> list[tuple[int, int, Path]]:
     """(number, rows, file) of each block in a folder, or of those of one number, in the order of names."""
-    pattern = "block-*.parquet" if number is None else f"block-{_key(number)}-*.parquet"
-    named = [(NAME.fullmatch(path.name), path) for path in sorted(folder.glob(pattern))]
-    return [(int(match[1]), int(match[2]), path) for match, path in named if match]
+    begin = "block-" if number is None else f"block-{_key(number)}-"
+    names: list[str] = []
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:  # faster than a glob
+        names = sorted(entry.name for entry in entries if entry.name.startswith(begin))
+    matches = [match for name in names if (match := NAME.fullmatch(name))]
+    return [(int(match[1]), int(match[2]), folder / match[0]) for match in matches]
 
 
 def _checksum(content: bytes) -> str:

@@ -9,7 +9,7 @@ RUN := $(VENV)/.elbowroom-run
 DEV := $(VENV)/.elbowroom-dev
 CHECK_PYTHON := 'import sys; sys.version_info < (3, 11) and sys.exit("needs Python 3.11 or newer: set PYTHON=")'
 
-.PHONY: all help venv demo test slow adapters bench lint types clean
+.PHONY: all help venv demo test slow adapters ray bench lint types clean
 
 all: venv help  ## build the environment and list the targets
 
@@ -50,6 +50,18 @@ $(ADAPTERS)/.ready: $(DEV)
 
 adapters: $(ADAPTERS)/.ready  ## run the tests of the adapters, with the foreign libraries
 	@ELBOWROOM_ADAPTERS=1 $(ADAPTERS)/bin/python -m pytest -q -p no:cacheprovider -m adapters tests/adapters $(ARGS)
+
+# Ray too, with its many dependencies.
+RAY := $(VENV)-ray
+
+$(RAY)/.ready: $(DEV)
+	@rm -rf $(RAY) && echo "Building $(RAY) ..." && $(BIN)/python -m venv $(RAY)
+	@$(BIN)/python -c $(BENEATH) > $$(echo $(RAY)/lib/python3*/site-packages)/beneath.pth
+	@$(RAY)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt ray==2.60.0
+	@touch $@
+
+ray: $(RAY)/.ready  ## run the tests on a cluster of Ray
+	@ELBOWROOM_RAY=1 $(RAY)/bin/python -m pytest -q -p no:cacheprovider -m ray tests/scale $(ARGS)
 
 bench: $(DEV)  ## measure cost and reach on the files of ELBOWROOM_DATA, write docs/benchmarks.md (ARGS="growth" for sizes)
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -42,7 +42,7 @@ def scale(folder: Path) -> dict[str, Any]:
             "blocks that slept 10 ms, in one folder",
             f"{N_BLOCKS:,} of {N_PROCESSES} processes, {N_KILLS} of them killed",
         ],
-        ["... lost, and measured twice", f"{found['lost']}, {found['repeated']}"],
+        ["... lost, and measured twice", f"{found['lost']:.0f}, {found['repeated']:.0f}"],
         ["... seconds, and blocks per second", f"{found['seconds']:.0f}, {found['rate']:.0f}"],
         ["... claims per second of one process", f"{found['claims']:,.0f}"],
     ]
@@ -123,6 +123,7 @@ def simulation(
         How many blocks were "lost" and how many "repeated", the "seconds" that it took, the "rate" of blocks per
         second, and the "claims" per second that one process makes.
     """
+    os.environ["OMP_NUM_THREADS"] = "1"  # fifty processes of two threads would wait for each other
     context = get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.scale"])
     with tempfile.TemporaryDirectory() as place:

@@ -285,7 +285,8 @@ def test_a_disk_that_is_full_loses_nothing_that_was_finished(
 @pytest.mark.parametrize("moment", [50, 100, 130])
 def test_a_folder_that_vanishes_loses_no_number(whole: er.Gaps, tmp_path: Path, moment: int) -> None:
     """Somebody removes it when so many data are done: what was in it is measured again, and all is returned."""
-    run, removed = tmp_path / "run", []
+    run = tmp_path / "run"
+    removed: list[int] = []
 
     def remove(done: int, total: int) -> None:
         if done >= moment and not removed:

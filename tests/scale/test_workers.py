@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from elbowroom.measure import BlockKey
 from elbowroom.results import load_gaps
 from elbowroom.scale import Crew, Report, WorkersError
 from elbowroom.scale import workers as module
@@ -42,13 +43,13 @@ def print_noise(report: Report) -> None:
     print("noise of a factory")
 
 
-def left_of(folder: Path, n: int, seen: list[float], done: float) -> int:
+def left_of(folder: Path, n: int, seen: list[float], done: float) -> list[BlockKey]:
     seen.append(done)
-    return max(0, n - len(list(folder.glob("file-*"))))
+    return [("files", number) for number in range(len(list(folder.glob("file-*"))), n)]
 
 
-def pids(folder: Path, n: int, done: float) -> list[int]:
-    return [int(path.name) for path in folder.iterdir()]
+def always_left(done: float) -> list[BlockKey]:
+    return [("first", 0)]
 
 
 def test_they_work_till_nothing_is_left(tmp_path: Path) -> None:
@@ -63,18 +64,18 @@ def test_they_work_till_nothing_is_left(tmp_path: Path) -> None:
 def test_none_is_started_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "get_context", None)
     with Crew(partial(write_files, tmp_path, 0), 2) as crew:
-        crew.work("files", lambda done: 0)
+        crew.work("files", lambda done: [])
 
 
 def test_one_that_is_killed_is_not_missed(tmp_path: Path) -> None:
     killed: list[int] = []
 
-    def left(done: float) -> int:
+    def left(done: float) -> list[BlockKey]:
         files = list(tmp_path.glob("file-*"))
         if len(files) > 5 and not killed:
             killed.append(int(files[0].name.split("-")[2]))
             os.kill(killed[0], signal.SIGKILL)
-        return max(0, 60 - len(files))
+        return [("files", number) for number in range(len(files), 60)]
 
     with (
         pytest.warns(UserWarning, match=r"a worker process was killed \(signal 9\); the others take over its block"),
@@ -85,11 +86,11 @@ def test_one_that_is_killed_is_not_missed(tmp_path: Path) -> None:
 
 
 def test_all_killed_is_an_error(tmp_path: Path) -> None:
-    def left(done: float) -> int:
+    def left(done: float) -> list[BlockKey]:
         for path in tmp_path.iterdir():
             os.kill(int(path.name), signal.SIGKILL)
             path.unlink()
-        return 1
+        return always_left(done)
 
     with (
         pytest.warns(UserWarning, match="signal 9"),
@@ -101,23 +102,23 @@ def test_all_killed_is_an_error(tmp_path: Path) -> None:
 
 def test_an_error_of_one_ends_all() -> None:
     with pytest.raises(WorkersError, match=r"^nowhere does not exist") as raised, Crew(fail, 2) as crew:
-        crew.work("", lambda done: 1)
+        crew.work("", always_left)
     assert not raised.value.shown
     with (
         pytest.raises(WorkersError, match="a worker process raised ValueError") as raised,
         Crew(fail_in_foreign_code, 2) as crew,
     ):
-        crew.work("", lambda done: 1)
+        crew.work("", always_left)
     assert 'int("no number")' in raised.value.shown
 
 
 def test_what_they_print_does_not_reach_standard_output(tmp_path: Path) -> None:
     """Which may be read as JSON."""
     code = (
-        "from tests.scale.test_workers import print_noise\n"
+        "from tests.scale.test_workers import always_left, print_noise\n"
         "from elbowroom.scale import Crew\n"
         "if __name__ == '__main__':\n"
-        "    with Crew(print_noise, 1) as crew: crew.work('', lambda done: 1)"
+        "    with Crew(print_noise, 1) as crew: crew.work('', always_left)"
     )
     (tmp_path / "program.py").write_text(code)
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
@@ -133,11 +134,11 @@ def test_they_end_with_the_process_that_started_them(tmp_path: Path) -> None:
         "import sys\n"
         "from functools import partial\n"
         "from pathlib import Path\n"
-        "from tests.scale.test_workers import wait_for_end\n"
+        "from tests.scale.test_workers import always_left, wait_for_end\n"
         "from elbowroom.scale import Crew\n"
         "if __name__ == '__main__':\n"
         "    folder = Path(sys.argv[1])\n"
-        "    with Crew(partial(wait_for_end, folder), 2) as crew: crew.work('', lambda done: 1)"
+        "    with Crew(partial(wait_for_end, folder), 2) as crew: crew.work('', always_left)"
     )
     (tmp_path / "program.py").write_text(code)
     (tmp_path / "pids").mkdir()

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from cyclopts.types import PositiveInt
 
-from ..measure import Measurement, PlanName, Share, forecast, kept_run, reporting, unkept_run
+from ..measure import BlockKey, Measurement, PlanName, Share, forecast, kept_run, reporting, unkept_run
 from ..models import device_and_dtype
 from ..results import BlockNotKept, Gaps, RunError, RunningMeans
-from ..scale import Crew, Report, WorkersError, n_cores
+from ..scale import Cluster, Crew, Report, WorkersError, n_cores
 from .dry_run import dry_run_of
 from .model_spec import checked
 from .options import NO_CHOICE, DataChoice, Switch, command_of
-from .request import Opened, Request, opened
+from .request import Opened, Request, SentData, measurement_of, opened, sent
 from .run_folders import blocks_in, reserved, save_kept
 from .show import runs_record, show_ladder, show_verdict
 from .terminal import FactoryError, UserError, bars, json_object, say
@@ -41,6 +41,8 @@ def gaps_command(
     refine_plan: PlanName = "standard",
     workers: PositiveInt | None = None,
     part: str | None = None,
+    ray: str | None = None,
+    ray_gpus: float = 0.0,
     threads: PositiveInt = 1,
     device: str | None = None,
     kl_weight: float = 1.0,
@@ -70,6 +72,9 @@ def gaps_command(
             GPU or the data are few. Numbers do not depend on it.
         part: K/N: Measure only the K-th of N parts of the data into --out. N such commands, on any machines that share
             the folder, measure all, and the last to end prints the table.
+        ray: Measure on a cluster of Ray: the address of one, or "local" for one of this machine alone. All its nodes
+            must see --out and the files that are named here.
+        ray_gpus: The share of a GPU that each of its tasks needs, such as 0.25.
         threads: Number of CPU threads of each process. The last digits of the numbers depend on it, and one is fastest
             where there are as many workers as cores.
         device: Torch device to move the networks to, such as cuda. By default they stay where the factory put them.
@@ -85,8 +90,9 @@ def gaps_command(
         dry_run: Measure 8 data, print the time and the standard errors to expect, and stop.
         json: Print one JSON object on standard output, and the table on standard error.
     """
-    command = command_of("gaps", gaps_command, locals(), without={"json", "workers"})
+    command = command_of("gaps", gaps_command, locals(), without={"json", "workers", "ray", "ray_gpus"})
     share = _share(part, out, overwrite)
+    _refuse_without_folder(ray, out)
     torch.set_num_threads(threads)
     with json_object(json) as record:
         request = Request(
@@ -103,17 +109,27 @@ def gaps_command(
             return
         folders = {} if out is None else {name: out if it.found.is_one_file else out / name for name in it.chosen}
         finish = partial(_with_origin, notes=it.loaded.notes, command=command, origin=it.found.origin)
-        n_workers = _n_workers(workers, it, threads)
         with ExitStack() as stack:
             stack.enter_context(reserved(folders.values(), overwrite))
+            n_workers = _n_workers(workers, it, threads)
+            crew: Crew | Cluster | None = None
             places = folders or (_temporary(it, stack) if n_workers > 1 else {})
-            crew = stack.enter_context(Crew(partial(_work, request, places, share, threads), n_workers))
-            runs = _measured(it, finish, places, share, crew if n_workers > 1 else None)
+            if ray is not None:
+                job, cores = partial(_work_on_node, request, places, threads), workers or _n_processes(it, threads)
+                crew = stack.enter_context(Cluster(job, sent(it.chosen), ray, cores, ray_gpus))
+            elif n_workers > 1:
+                crew = stack.enter_context(Crew(partial(_work, request, places, share, threads), n_workers))
+            runs = _measured(it, finish, places, share, crew)
         if len(runs) == len(it.chosen):
             show_verdict(runs)
         record |= runs_record(runs, folders)
         if folders and runs:
             say("\nsaved in " + " and ".join(str(folders[name]) for name in runs))
+
+
+def _refuse_without_folder(ray: str | None, out: Path | None) -> None:
+    if ray is not None and out is None:
+        raise UserError(f"--ray {ray}: expected --out FOLDER, which all nodes of the cluster see; got none")
 
 
 def _share(part: str | None, out: Path | None, overwrite: bool) -> Share | None:
@@ -164,12 +180,21 @@ def _work(request: Request, places: Mapping[str, Path], share: Share | None, thr
         warnings.warn(str(error), stacklevel=2)
 
 
+def _work_on_node(
+    request: Request, places: Mapping[str, Path], threads: int, data: SentData, name: str, key: BlockKey
+) -> None:
+    """What a task of a cluster does: it measures one block."""
+    torch.set_num_threads(threads)
+    with kept_run(measurement_of(request, name, data), places[name]) as run:
+        run.measure_block(key)
+
+
 def _measured(
     it: Opened,
     finish: Callable[[str, Gaps], Gaps],
     places: Mapping[str, Path],
     share: Share | None,
-    crew: Crew | None,
+    crew: Crew | Cluster | None,
 ) -> dict[str, Gaps]:
     """Measure every set, and print and save the ladders of those that are whole. `finish` adds what only the command
     knows.

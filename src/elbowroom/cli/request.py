@@ -1,16 +1,27 @@
 """What `elbowroom gaps` was asked to measure, in words, with which any process opens the same model and data."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..core import MapStyle, Rows
 from ..measure import Measurement, PlanName, measurement
 from .data_spec import Sample, Sets, open_sets, samples
 from .model_spec import LoadedModel, load_weights, open_model, to_device
 from .options import DataChoice
 from .terminal import UserError
 
-__all__ = ["Opened", "Request", "opened"]
+__all__ = ["Opened", "Request", "SentData", "measurement_of", "opened", "sent"]
+
+Arrays: TypeAlias = NDArray[Any] | Mapping[str, NDArray[Any]] | None
+SentData: TypeAlias = Mapping[str, tuple[Arrays, NDArray[np.int64]]]  # the data and the ids of each set
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,22 +55,65 @@ class Opened:
 
 def opened(request: Request) -> Opened:
     """Open what a request names. UserError for what cannot be opened or is not there."""
-    loaded = open_model(request.model, request.unfinished)
+    loaded = _loaded(request)
     found = open_sets(loaded, request.choice, request.model, request.seed)
-    if request.weights is not None:
-        load_weights(loaded, request.weights)
-    if request.device is not None:
-        to_device(loaded, request.device)
     chosen = samples(found, request.n, request.first, request.seed)
     for name, sample in chosen.items():
         if request.refine_on is not None and not 2 <= request.refine_on <= len(sample.ids):
             many = len(sample.ids)
             raise UserError(f"--refine-on {request.refine_on}: expected 2 to {many}, the number of data of {name}")
-    measurements = {
-        name: measurement(
-            loaded.model, loaded.q, sample.x, request.plan, request.seed, request.kl_weight, request.objective,
-            ids=sample.ids.tolist(), refine_on=request.refine_on, refine_plan=request.refine_plan,
-        )
-        for name, sample in chosen.items()
-    }  # fmt: skip
+    measurements = {name: _measurement(request, loaded, sample) for name, sample in chosen.items()}
     return Opened(loaded=loaded, found=found, chosen=chosen, measurements=measurements)
+
+
+def sent(chosen: Mapping[str, Sample]) -> SentData:
+    """Data as arrays that other processes can be sent; None for a set that is read row by row."""
+    return {name: (_arrays(sample.x), sample.ids) for name, sample in chosen.items()}
+
+
+def measurement_of(request: Request, name: str, data: SentData) -> Measurement:
+    """What is measured of one set, of data that were sent; a process opens a request once."""
+    global _ready
+    if _ready is None or _ready[0] != request:
+        if any(arrays is None for arrays, _ in data.values()):
+            _ready = request, opened(request).measurements
+        else:
+            loaded = _loaded(request)
+            samples_of = {key: Sample(_tensors(arrays), ids) for key, (arrays, ids) in data.items()}
+            _ready = request, {key: _measurement(request, loaded, sample) for key, sample in samples_of.items()}
+    return _ready[1][name]
+
+
+_ready: tuple[Request, Mapping[str, Measurement]] | None = None  # in a worker: what it has opened
+
+
+def _loaded(request: Request) -> LoadedModel:
+    loaded = open_model(request.model, request.unfinished)
+    if request.weights is not None:
+        load_weights(loaded, request.weights)
+    if request.device is not None:
+        to_device(loaded, request.device)
+    return loaded
+
+
+def _measurement(request: Request, loaded: LoadedModel, sample: Sample) -> Measurement:
+    return measurement(
+        loaded.model, loaded.q, sample.x, request.plan, request.seed, request.kl_weight, request.objective,
+        ids=sample.ids.tolist(), refine_on=request.refine_on, refine_plan=request.refine_plan,
+    )  # fmt: skip
+
+
+def _arrays(x: Rows | MapStyle) -> Arrays:
+    if isinstance(x, Tensor):
+        return x.cpu().numpy()
+    return {key: value.cpu().numpy() for key, value in x.items()} if isinstance(x, Mapping) else None
+
+
+def _tensors(arrays: Arrays) -> Rows:
+    """Tensors of arrays that are shared with other processes, and are never written to."""
+    assert arrays is not None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        if isinstance(arrays, Mapping):
+            return {key: torch.from_numpy(value) for key, value in arrays.items()}
+        return torch.from_numpy(arrays)

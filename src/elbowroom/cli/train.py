@@ -1,8 +1,10 @@
 """`elbowroom train`: train a VAE on a data set and save it as a folder for `elbowroom gaps --model`."""
 
+import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +30,7 @@ from ..training import (
     build,
     fit,
     load_model,
+    torchrun_team,
     training_progress,
     write_config,
 )
@@ -181,20 +184,36 @@ def train_command(
     if fixed is not None:
         model = fixed.requires_grad_(False)
     check_range(model, images)
-    for note in data_notes(model, images):
-        say(note)
     if device is not None:
         to_device(LoadedModel(model=model, q=q), device)
     command = f"{command} --out {folder}"
     trained_on = {"name": dataset, "split": "train", "n": len(images), "binarize": rule, "seed": seed}
     config = {"command": command, "data": trained_on, "architecture": asdict(architecture)}
-    if dataset not in DATASETS or not _to_be_measured(folder, command):
-        _refuse_finished(folder, command)
-        _fit(model, q, images, held_out, settings, folder, config, checkpoint_seconds, half)
+    with _one_voice() as is_first:
+        for note in data_notes(model, images):
+            say(note)
+        if dataset not in DATASETS or not _to_be_measured(folder, command):
+            _refuse_finished(folder, command)
+            _fit(model, q, images, held_out, settings, folder, config, checkpoint_seconds, half)
+    if not is_first:
+        return
     if dataset in DATASETS:
         _report_test(read(split="test"), folder, seed)
     beta = f" --kl-weight {settings.kl_weight:g}" if settings.kl_weight != 1 else ""
     say(f"measure it: elbowroom gaps --model {folder} --n 250{beta}")
+
+
+@contextmanager
+def _one_voice() -> Iterator[bool]:
+    """A context in which the processes that torchrun started train together -> whether this is the first of them, or
+    alone; the others print nothing.
+    """
+    with torchrun_team() as team, ExitStack() as stack:
+        if team.rank:
+            nothing = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(redirect_stdout(nothing))
+            stack.enter_context(redirect_stderr(nothing))
+        yield team.rank == 0
 
 
 def layer_sizes(text: str) -> tuple[int, ...]:

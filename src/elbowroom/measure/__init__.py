@@ -5,7 +5,7 @@ from .decompose import decompose
 from .double_sampling import combine, expected_se, refined_rows, second_phase_seed
 from .filling import Share
 from .forecast import PILOT, Forecast, estimate_cost, forecast
-from .kept import KeptRun, kept_run, unkept_run
+from .kept import BlockKey, KeptRun, kept_run, unkept_run
 from .measurement import Measurement, measurement
 from .own_number import check_own_number
 from .plan import PLANS, Plan, PlanLike, PlanName, as_plan
@@ -16,6 +16,7 @@ from .sandwich import Sandwich, sandwich
 from .selftest import FALSE_ALARM, N_MODELS, SHORTFALL, TruthRow, limit_of, off, run_selftest
 
 __all__ = [
+    "BlockKey",
     "FALSE_ALARM",
     "FittedRung",
     "Forecast",

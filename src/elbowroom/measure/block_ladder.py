@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from .measurement import Phase
 from .plan import Plan
 from .rungs import FittedRung, fit_rungs, fitted_flow, widest_gaussian
 
-__all__ = ["fingerprint", "as_one", "measure_block"]
+__all__ = ["as_one", "fingerprint", "measure_block", "not_measured"]
 
 
 def measure_block(phase: Phase, posterior: Posterior, block: Block, fitted: Callable[[int, int], None]) -> Gaps:
@@ -92,6 +93,30 @@ def as_one(blocks: Sequence[Gaps]) -> Gaps:
         fingerprint=np.concatenate([block.fingerprint for block in blocks if block.fingerprint is not None]),
     )
     return _masked(whole)
+
+
+def not_measured(like: Gaps, ids: NDArray[np.int64], prints: NDArray[np.int64]) -> Gaps:
+    """Data of which nothing is known, with the estimates of a block of which something is.
+
+    Args:
+        ids: (B,) the rows of the data.
+        prints: (B,) their fingerprints.
+    """
+    meta, columns = like.to_columns()
+    n = len(ids)
+    unknown = {name: _nothing_like(name, column, n) for name, column in columns.items()}
+    unknown |= {"id": ids, "fingerprint": prints, "flags": np.full(n, int(Flag.NOT_FINITE))}
+    return Gaps.from_columns({**meta, "n": n}, unknown)
+
+
+def _nothing_like(name: str, column: NDArray[Any], n: int) -> NDArray[Any]:
+    """NaN for numbers, no noise, no work, and a fit that did not end; the estimator is any, as for NaN elsewhere."""
+    shape = (n, *column.shape[1:])
+    if name.startswith("outcome."):
+        return np.full(shape, int(Outcome.DIVERGED), dtype=column.dtype)
+    if ".noise" in name or name.startswith(("work.", "steps.")):
+        return np.zeros(shape, dtype=column.dtype)
+    return np.full(shape, np.nan) if column.dtype.kind == "f" else np.resize(column, shape)
 
 
 def fingerprint(block: Block) -> NDArray[np.int64]:

@@ -1,6 +1,6 @@
 """The blocks of a phase, one after the other: in memory, or in a folder that other processes fill too."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
@@ -10,7 +10,7 @@ from ..core import BLOCK, Blocks
 from ..evidence import prepared_pair
 from ..posteriors import Posterior
 from ..results import Filling, Gaps, Parts, RunningMeans
-from .block_ladder import as_one, fingerprint, measure_block
+from .block_ladder import as_one, fingerprint, measure_block, not_measured
 from .measurement import Phase
 
 __all__ = ["KeptPhase", "Share", "kept_phase", "measured"]
@@ -74,6 +74,12 @@ class KeptPhase:
         self.all = Filling(parts, {number: blocks.rows(number) for number in range(len(blocks))})
         self.own = Filling(parts, {number: blocks.rows(number) for number in range(len(blocks))[first - 1 :: step]})
         self._fingerprints: dict[int, NDArray[np.int64]] = {}
+        self.given_up: Collection[int] = ()  # blocks that are not to be measured, since that failed elsewhere
+
+    @property
+    def name(self) -> str:
+        """The name of the phase."""
+        return self._phase.name
 
     def verify(self) -> None:
         """Read the own blocks that are there.
@@ -96,17 +102,13 @@ class KeptPhase:
             report: called with the number of data done, those of the phases before included.
             in_memory, waits: as in `Filling.fill`.
         """
-        own, phase = self.own, self._phase
+        rows = {number: n for number, n in self.own.rows.items() if number not in self.given_up}
+        self._fill(Filling(self._parts, rows), report, in_memory, waits)
 
-        def measure(number: int) -> Gaps:
-            block = self._blocks[number]
-            self._fingerprints[number] = fingerprint(block)[: block.rows]
-            done = phase.before + own.rows_done()
-            gaps = measure_block(phase, self._posterior, block, _within(report, done, block.rows))
-            self._take_in(number, gaps)
-            return gaps
-
-        own.fill(measure, lambda done: report(phase.before + done), in_memory, waits)
+    def fill_one(self, number: int) -> None:
+        """Measure one block that is not there, or wait for who measures it."""
+        one = Filling(self._parts, {number: self._blocks.rows(number)})
+        self._fill(one, lambda done: None, in_memory=False, waits=True)
 
     def collect(self, report: Callable[[float], None]) -> Gaps:
         """All blocks as one, when they are there; one that is damaged is measured again.
@@ -115,14 +117,19 @@ class KeptPhase:
             RunError: a block is of other data, or of more of them.
             ValueError: no datum has a finite value on every rung.
         """
-        found: list[Gaps] = []
-        while len(found) < len(self._blocks):
-            gaps = self._load(len(found))
-            if gaps is None:
+        found: dict[int, Gaps] = {}
+        for number in (number for number in range(len(self._blocks)) if number not in self.given_up):
+            while (gaps := self._load(number)) is None:
                 self.fill(report)
-            else:
-                found.append(gaps)
-        return as_one(found)
+            found[number] = gaps
+        if not found:
+            raise ValueError("no block of data could be measured: nothing can be reported")
+        some = next(iter(found.values()))
+        for number in self.given_up:
+            block = self._blocks[number]
+            rows = slice(0, block.rows)
+            found[number] = not_measured(some, block.index.numpy()[rows], fingerprint(block)[rows])
+        return as_one([found[number] for number in sorted(found)])
 
     def alone(self) -> AbstractContextManager[None]:
         """A context that one process at a time is in."""
@@ -131,6 +138,19 @@ class KeptPhase:
     def release(self) -> None:
         """Remove the claims, when all blocks are there."""
         self._parts.finish()
+
+    def _fill(self, wanted: Filling, report: Callable[[float], None], in_memory: bool, waits: bool) -> None:
+        phase = self._phase
+
+        def measure(number: int) -> Gaps:
+            block = self._blocks[number]
+            self._fingerprints[number] = fingerprint(block)[: block.rows]
+            done = phase.before + wanted.rows_done()
+            gaps = measure_block(phase, self._posterior, block, _within(report, done, block.rows))
+            self._take_in(number, gaps)
+            return gaps
+
+        wanted.fill(measure, lambda done: report(phase.before + done), in_memory, waits)
 
     def _load(self, number: int) -> Gaps | None:
         if number not in self._fingerprints:

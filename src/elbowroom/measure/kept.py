@@ -1,7 +1,7 @@
 """A measurement in a run folder: what makes it the same one later, how processes share it, and how it is saved."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -18,9 +18,10 @@ from ..results import BLOCKS, SCHEMA, Gaps, Parts, Presence, RunError, RunningMe
 from .filling import KeptPhase, Share, kept_phase, measured
 from .measurement import Measurement, Phase
 
-__all__ = ["Helpers", "KeptRun", "kept_run", "unkept_run"]
+__all__ = ["BlockKey", "Helpers", "KeptRun", "kept_run", "unkept_run"]
 
-Helpers: TypeAlias = Callable[[Callable[[float], int]], None]  # works till nothing is left; see `KeptRun.measure`
+BlockKey: TypeAlias = tuple[str, int]  # the phase and the number of a block
+Helpers: TypeAlias = Callable[[Callable[[float], list[BlockKey]]], Mapping[BlockKey, str]]  # see `KeptRun.measure`
 ROWS_OF_PROBE = 8  # with a single row some decoders lose a dimension
 
 
@@ -90,7 +91,8 @@ class KeptRun:
             report: called with the number of data done.
             unverified: notes of what `check` could not verify.
             helpers: measures blocks by other processes, before this one measures what is left. It is given a function
-                to call from time to time, with the number of data done as far as it knows -> the number of blocks left.
+                to call from time to time, with the number of data done as far as it knows -> the blocks left; and
+                returns the error of each block that it gave up. The data of those are left out, and a note says so.
         Raises:
             RunError: the folder holds blocks of other data, or of more of them.
             ValueError: no datum has a finite value on every rung.
@@ -99,21 +101,31 @@ class KeptRun:
         for phase in self._phases:
             phase.verify()
 
-        def left(done: float) -> int:
+        def left(done: float) -> list[BlockKey]:
             for phase in self._phases:
                 phase.look()
             report(max(done, sum(phase.own.rows_done() for phase in self._phases)))
-            return sum(len(phase.own.missing()) for phase in self._phases)
+            return [(phase.name, number) for phase in self._phases for number in phase.own.missing()]
 
         left(0.0)
-        if helpers is not None:
-            helpers(left)
+        failed = {} if helpers is None else helpers(left)
         for phase in self._phases:
+            phase.given_up = {number for name, number in failed if name == phase.name}
             phase.fill(report)
-        if self.missing():
+        if self.missing() > len(failed):
             return None
         found = [phase.collect(report) for phase in self._phases]
-        return self._asked.result(found, unverified, time.perf_counter() - start)
+        notes = [f"{_data_of(key)} could not be measured: {text}" for key, text in failed.items()]
+        return self._asked.result(found, [*unverified, *notes], time.perf_counter() - start)
+
+    def measure_block(self, key: BlockKey) -> None:
+        """Measure one block if it is not there; one that another process measures is waited for.
+
+        Raises:
+            BlockNotKept: it could not be written; it is a RunError.
+        """
+        name, number = key
+        next(phase for phase in self._phases if phase.name == name).fill_one(number)
 
     def fill(self, report: Callable[[float], None], waits: bool = True) -> None:
         """Measure the blocks that are not there, without reading those that are, and without a result.
@@ -142,6 +154,12 @@ class KeptRun:
         for phase in self._phases:
             phase.release()
         self._presence.sweep()
+
+
+def _data_of(key: BlockKey) -> str:
+    name, number = key
+    sample = "" if name == "first" else " of the sample that is refined"
+    return f"data {number * BLOCK} to {(number + 1) * BLOCK - 1}{sample}"
 
 
 def _of_first(phase: Phase, means: RunningMeans | None) -> RunningMeans | None:

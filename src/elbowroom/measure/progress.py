@@ -11,9 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ..results import PROGRESS_LOG, RunningMeans, duration
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.progress import Progress, ProgressColumn
 
 __all__ = ["ProgressLike", "progress_with_notes", "reporting"]
 
@@ -114,25 +118,25 @@ def _bar(total: int, means: RunningMeans) -> Iterator[Callable[[float], None]]:
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("data"),
         TimeRemainingColumn(), TextColumn("left"),
     )  # fmt: skip
-    options = {"console": Console(stderr=True), "transient": True, "redirect_stdout": False}
-    with progress_with_notes(*columns, **options) as bar:
+    console = Console(stderr=True)
+    with progress_with_notes(*columns, console=console, transient=True, redirect_stdout=False) as bar:
         task = bar.add_task("measuring", total=total, below="")
         yield lambda done: bar.update(task, completed=int(done), below=str(means))
 
 
-def progress_with_notes(*columns: Any, **options: Any) -> Any:
+def progress_with_notes(*columns: ProgressColumn | str, console: Console, **options: bool) -> Progress:
     """Bars of rich with a line below those whose field `below` says something."""
     from rich.progress import Progress
     from rich.text import Text
 
     class ProgressWithNotes(Progress):
-        def get_renderables(self) -> Iterator[Any]:
+        def get_renderables(self) -> Iterator[RenderableType]:
             for task in self.tasks:
                 yield self.make_tasks_table([task])
                 if task.fields.get("below") and not task.finished:
                     yield Text(f"  {task.fields['below']}", style="dim")
 
-    return ProgressWithNotes(*columns, **options)
+    return ProgressWithNotes(*columns, console=console, **options)  # type: ignore[arg-type]
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The same work in more than one process."""
 
-from .workers import Crew, Report, WorkersError, n_cores
+from .cluster import LOCAL, Cluster
+from .workers import Crew, Left, Report, WorkersError, n_cores
 
-__all__ = ["Crew", "Report", "WorkersError", "n_cores"]
+__all__ = ["LOCAL", "Cluster", "Crew", "Left", "Report", "WorkersError", "n_cores"]

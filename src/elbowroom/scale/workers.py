@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
@@ -19,9 +19,11 @@ from threading import Thread
 from typing import Self, TypeAlias
 
 from ..core import raised_here
+from ..measure import BlockKey
 
-__all__ = ["Crew", "Report", "WorkersError", "n_cores"]
+__all__ = ["LOOK_EVERY", "Crew", "Left", "Report", "WorkersError", "n_cores"]
 
+Left: TypeAlias = Callable[[float], Collection[BlockKey]]  # (data done as far as is known) -> the blocks that are left
 Report: TypeAlias = Callable[[str, float], None]  # (what is measured, data done)
 LOOK_EVERY = 0.25  # seconds between two looks at what is done
 PATIENCE = 10.0  # seconds in which a worker that is asked to end does so
@@ -64,12 +66,12 @@ class Crew:
             process.kill()
             pipe.close()
 
-    def work(self, name: str, left: Callable[[float], int]) -> None:
-        """Let them work until nothing is left.
+    def work(self, name: str, left: Left) -> Mapping[BlockKey, str]:
+        """Let them work until nothing is left -> the errors of blocks that were given up, which are none.
 
         Args:
             name: what is measured, as they report it.
-            left: called with the data done as they report it -> how many blocks are left.
+            left: called with the data done as they report it -> the blocks that are left.
         Raises:
             WorkersError: an error stopped one of them, or all of them were killed.
         """
@@ -81,10 +83,11 @@ class Crew:
                     raise WorkersError(
                         "all worker processes were killed, as a system does that runs out of memory. Try fewer of them"
                     )
-                return  # they have ended, and their starter measures what is left
+                break  # they have ended, and their starter measures what is left
             for pipe in wait(list(self._processes), LOOK_EVERY):
                 assert isinstance(pipe, Connection)
                 self._read(pipe)
+        return {}
 
     def _start(self) -> None:
         context = get_context("spawn")

@@ -7,6 +7,7 @@ from .model_folders import demo_model, load_model, save_model, shipped, training
 from .networks import conv_decoder, conv_encoder, mlp, mlp_decoder, mlp_encoder
 from .repair import Repair, repair
 from .settings import ADAM_EPS, Epoch, LearningRateSchedule, Settings, entropy_weight, learning_rate_factor
+from .team import Team, torchrun_team
 from .weight_files import (
     CHECKPOINT,
     CONFIG,
@@ -32,6 +33,7 @@ __all__ = [
     "LearningRateSchedule",
     "Repair",
     "Settings",
+    "Team",
     "TrainingFolder",
     "TrainingState",
     "WEIGHTS",
@@ -62,6 +64,7 @@ __all__ = [
     "state_of",
     "step_of",
     "to_half",
+    "torchrun_team",
     "training_progress",
     "write_config",
     "write_tensors",

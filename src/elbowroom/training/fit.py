@@ -28,6 +28,7 @@ from ..evidence import log_weights
 from ..models import LatentModel, evaluating
 from .checkpoints import TrainingFolder, TrainingState
 from .settings import ADAM_EPS, Epoch, Settings, learning_rate_factor
+from .team import Team
 from .weight_files import modules_by_prefix
 
 __all__ = ["adam", "fit", "run_epoch", "step_of"]
@@ -52,6 +53,10 @@ def fit(
 
     To train q alone, freeze the model (`requires_grad_(False)`); it is then in evaluation mode during training. The
     global random state and the modes of the modules are left as they were, also after an error.
+
+    Under torchrun, once `torch.distributed.init_process_group` was called, each process computes its share of every
+    batch, and the result is that of one process but for rounding. All must call it with the same arguments; the first
+    writes the files.
 
     Args:
         model: a `LatentModel`.
@@ -84,7 +89,9 @@ def fit(
     if isinstance(data, Tensor | Mapping):
         data = move(data, parameters[0].device, parameters[0].dtype)
     state = TrainingState(modules, adam(parameters, settings), settings)
-    folder = None if out is None else TrainingFolder(Path(out), state, data, config or {})
+    team = Team()
+    folder = None if out is None or team.rank else TrainingFolder(Path(out), state, data, config or {})
+    team.agree_on(state)
     step = step_of(model, q, settings)
     n_noise = _noise_size(q, data, parameters[0])
     written = time.monotonic()
@@ -124,7 +131,13 @@ def fit(
 
 
 def run_epoch(
-    step: Step, x: Rows | MapStyle, optimizer: torch.optim.Optimizer, n_noise: int, epoch: int, settings: Settings
+    step: Step,
+    x: Rows | MapStyle,
+    optimizer: torch.optim.Optimizer,
+    n_noise: int,
+    epoch: int,
+    settings: Settings,
+    team: Team | None = None,
 ) -> Epoch:
     """Train for one pass over the data. Nothing is read back from the device before its end.
 
@@ -135,10 +148,11 @@ def run_epoch(
         n_noise: E, how many standard normals make one z.
         epoch: number of the epoch, counted from 1.
         settings: the settings of the run.
+        team: the processes that share each batch; None for this one alone.
     Returns:
         The `Epoch`, with means over the data in nats.
     """
-    start = time.perf_counter()
+    start, team = time.perf_counter(), Team() if team is None else team
     like = optimizer.param_groups[0]["params"][0]
     rate = settings.learning_rate * learning_rate_factor(settings.schedule, epoch, settings.epochs)
     optimizer.param_groups[0]["lr"] = rate
@@ -148,16 +162,18 @@ def run_epoch(
     sums = torch.zeros(3, dtype=torch.float64, device=like.device)
     with forked(generator.initial_seed(), like.device):  # for dropout and the like in a user's networks
         for index in order.split(settings.batch_size):
-            batch = move(read_rows(x, index), like.device, like.dtype)
             noise = normal((settings.n_samples, len(index), n_noise), generator, like)
+            rows, own = team.share(index, noise)
             optimizer.zero_grad(set_to_none=True)
-            loss, terms = step(batch, noise, weight)
-            loss.backward()
+            if len(rows):
+                loss, terms = step(move(read_rows(x, rows), like.device, like.dtype), own, weight)
+                loss.backward()
+                sums += terms
+            team.add_up(optimizer.param_groups[0]["params"], len(rows) / len(index))
             if settings.clip_norm:
                 nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], settings.clip_norm)
             optimizer.step()
-            sums += terms
-    objective, bound, log_likelihood = (sums / n_data(x)).tolist()
+    objective, bound, log_likelihood = (team.total(sums) / n_data(x)).tolist()
     seconds = time.perf_counter() - start
     return Epoch(
         epoch=epoch,

@@ -78,6 +78,8 @@ class Filling:
             n_measured = 0
             for number in self.parts.in_own_order(left):
                 if self.parts.claim(number, take_over):
+                    if take_over and self.parts.rows_of(number) >= self.rows[number]:
+                        continue  # its process has written it since the last look, and left
                     self._measure_claimed(number, measure)
                     n_measured += 1
                     report(self.rows_done())

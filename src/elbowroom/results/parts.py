@@ -94,6 +94,10 @@ class Parts:
         self._maybe_there = kept
         return dict(kept)
 
+    def rows_of(self, number: int) -> int:
+        """The number of rows of one block, 0 if it is not there."""
+        return max((rows for _, rows, _ in _blocks_in(self.folder, number)), default=0)
+
     @property
     def is_lost(self) -> bool:
         """Whether a block could not be written, and so is in this process's memory alone."""

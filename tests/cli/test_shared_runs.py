@@ -28,7 +28,7 @@ from ..shared_runs import (
     workers_of,
 )
 
-ANY_MOMENT = pytest.mark.parametrize("n_kills", [1, pytest.param(5, marks=pytest.mark.slow)])
+ANY_MOMENT = pytest.mark.parametrize("n_kills", [1, pytest.param(3, marks=pytest.mark.slow)])
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 import elbowroom as er
+from elbowroom.measure import kept_run, measurement
+from elbowroom.measure.filling import KeptPhase
 from elbowroom.results import BLOCKS, RunError
 from elbowroom.results.store import plain_json
 
@@ -168,6 +170,51 @@ def test_a_bad_block_is_set_aside_and_measured_again(
         assert first.with_name(first.name + ".damaged").exists()
     assert counted == [0]
     assert_same_numbers(again, whole)
+
+
+def test_a_bad_block_of_another_part_is_left_to_that_part(whole: er.Gaps, tmp_path: Path) -> None:
+    measure(tmp_path)
+    first = blocks(tmp_path)[0]
+    first.write_bytes(first.read_bytes()[:100])
+    asked = measurement(*setting(), data(), PLAN)
+    with kept_run(asked, tmp_path, share=(3, 3)) as run:
+        with pytest.warns(UserWarning, match=rf"{first.name} was damaged and is measured again"):
+            assert run.measure(lambda done: None) is None
+        assert run.missing() == 1
+    with kept_run(asked, tmp_path, share=(1, 3)) as run:
+        gaps = run.measure(lambda done: None)
+        assert gaps is not None
+        assert_same_numbers(gaps, whole)
+
+
+def test_a_block_that_goes_bad_as_the_whole_is_collected_is_measured_by_any_part(
+    whole: er.Gaps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure(tmp_path)
+    asked = measurement(*setting(), data(), PLAN)
+    with kept_run(asked, tmp_path, share=(3, 3)) as run:
+        real = KeptPhase.collect
+
+        def collect(phase: KeptPhase) -> er.Gaps:
+            blocks(tmp_path)[0].unlink()
+            return real(phase)
+
+        monkeypatch.setattr(KeptPhase, "collect", collect)
+        gaps = run.measure(lambda done: None)
+        assert gaps is not None
+        assert_same_numbers(gaps, whole)
+
+
+def test_a_part_that_is_not_the_last_has_no_result(whole: er.Gaps, tmp_path: Path) -> None:
+    asked = measurement(*setting(), data(), PLAN)
+    for k, missing in ((2, 2), (3, 1)):
+        with kept_run(asked, tmp_path, share=(k, 3)) as run:
+            assert run.measure(lambda done: None) is None
+            assert run.missing() == missing
+    with kept_run(asked, tmp_path, share=(1, 3)) as run:
+        gaps = run.measure(lambda done: None)
+        assert gaps is not None
+        assert_same_numbers(gaps, whole)
 
 
 def test_more_data_are_added_without_measuring_again_what_is_there(

@@ -172,6 +172,23 @@ def test_a_process_shows_that_it_lives(tmp_path: Path, monkeypatch: pytest.Monke
     assert not (tmp_path / WORKERS).exists()
 
 
+def test_a_process_may_come_as_the_last_one_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which removes the folder of the processes' files between its making and the writing of the new file."""
+    real = module.write_atomically
+    removed: list[Path] = []
+
+    def write(path: Path, content: bytes) -> None:
+        if len(removed) < 3:
+            path.parent.rmdir()
+            removed.append(path.parent)
+        real(path, content)
+
+    monkeypatch.setattr(module, "write_atomically", write)
+    with Presence(tmp_path) as presence:
+        assert (tmp_path / WORKERS / presence.owner.name).exists()
+    assert len(removed) == 3
+
+
 def test_who_replaces_a_run_is_alone(tmp_path: Path) -> None:
     with Presence(tmp_path, is_replacing=True) as presence:
         left_by_another = tmp_path / WORKERS / "other.json"

@@ -90,7 +90,7 @@ def gaps_command(
         dry_run: Measure 8 data, print the time and the standard errors to expect, and stop.
         json: Print one JSON object on standard output, and the table on standard error.
     """
-    command = command_of("gaps", gaps_command, locals(), without={"json", "workers", "ray", "ray_gpus"})
+    command = command_of("gaps", gaps_command, locals(), without={"json", "workers", "part", "ray", "ray_gpus"})
     share = _share(part, out, overwrite)
     _refuse_without_folder(ray, out)
     torch.set_num_threads(threads)

@@ -87,12 +87,12 @@ class KeptPhase:
         Raises:
             RunError: one of them is of other data, or of more of them.
         """
-        for number in self.own.rows.keys() - set(self.own.missing()):
+        for number in sorted(self.own.rows.keys() - set(self.own.missing())):
             self._load(number)
 
     def look(self) -> None:
         """Take blocks that have come to be since the last look into the running means."""
-        for number in self.all.rows.keys() - set(self.all.missing()) - self._seen:
+        for number in sorted(self.all.rows.keys() - set(self.all.missing()) - self._seen):
             self._load(number)
 
     def fill(self, report: Callable[[float], None], in_memory: bool = True, waits: bool = True) -> None:
@@ -105,13 +105,13 @@ class KeptPhase:
         rows = {number: n for number, n in self.own.rows.items() if number not in self.given_up}
         self._fill(Filling(self._parts, rows), report, in_memory, waits)
 
-    def fill_one(self, number: int) -> None:
+    def fill_one(self, number: int, in_memory: bool = False) -> None:
         """Measure one block that is not there, or wait for who measures it."""
         one = Filling(self._parts, {number: self._blocks.rows(number)})
-        self._fill(one, lambda done: None, in_memory=False, waits=True)
+        self._fill(one, lambda done: None, in_memory, waits=True)
 
-    def collect(self, report: Callable[[float], None]) -> Gaps:
-        """All blocks as one, when they are there; one that is damaged is measured again.
+    def collect(self) -> Gaps:
+        """All blocks as one, when they are there; one that is damaged is measured again, whosever it was.
 
         Raises:
             RunError: a block is of other data, or of more of them.
@@ -120,7 +120,7 @@ class KeptPhase:
         found: dict[int, Gaps] = {}
         for number in (number for number in range(len(self._blocks)) if number not in self.given_up):
             while (gaps := self._load(number)) is None:
-                self.fill(report)
+                self.fill_one(number, in_memory=True)
             found[number] = gaps
         if not found:
             raise ValueError("no block of data could be measured: nothing can be reported")

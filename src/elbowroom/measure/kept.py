@@ -114,7 +114,7 @@ class KeptRun:
             phase.fill(report)
         if self.missing() > len(failed):
             return None
-        found = [phase.collect(report) for phase in self._phases]
+        found = [phase.collect() for phase in self._phases]
         notes = [f"{_data_of(key)} could not be measured: {text}" for key, text in failed.items()]
         return self._asked.result(found, [*unverified, *notes], time.perf_counter() - start)
 

@@ -29,6 +29,7 @@ from .store import WORKERS, RunError
 __all__ = ["HEARTBEAT", "SILENCE", "Claims", "Owner", "Presence", "owners_in", "seems_alive"]
 
 HEARTBEAT = 15.0  # seconds between two touches of a process's file
+APPEAR_TRIES = 10
 SILENCE = 120.0  # seconds without a touch after which a process is taken for dead
 
 
@@ -77,8 +78,7 @@ class Presence:
     def __enter__(self) -> Self:
         _OWN.add(self.owner.name)
         try:
-            (self.folder / WORKERS).mkdir(exist_ok=True)
-            self._write()
+            self._appear()
             self._refuse_conflicts()
         except BaseException:
             self._leave()
@@ -143,6 +143,16 @@ class Presence:
                 f"{others[0]} is measuring into {self.folder} since {others[0].since}; wait for it or stop it, or name "
                 "another folder"
             )
+
+    def _appear(self) -> None:
+        """Write the file, in a folder that the last one to leave may remove at this moment."""
+        for tries_left in range(APPEAR_TRIES - 1, -1, -1):
+            (self.folder / WORKERS).mkdir(exist_ok=True)
+            try:
+                return self._write()
+            except FileNotFoundError:
+                if not tries_left:
+                    raise
 
     def _write(self) -> None:
         record = {key: value for key, value in asdict(self.owner).items() if key != "name"}

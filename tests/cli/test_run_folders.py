@@ -224,9 +224,9 @@ def test_the_same_command_goes_on_with_a_run_that_was_stopped(place: Path, how: 
 def test_a_run_that_is_stopped_before_its_first_block_leaves_nothing(place: Path) -> None:
     process = subprocess.Popen([sys.executable, "-m", "elbowroom", *words("slow")], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not (place / "run" / WORKERS).exists():
+    while not list(place.glob("run/blocks/first/claims/*")):
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -495,3 +495,20 @@ def test_a_run_that_gets_more_data_promises_more_blocks(place: Path, capsys) -> 
 def test_runs_says_that_there_are_none(place: Path, folder: str, message: str, capsys) -> None:
     assert main(["runs", folder]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_plan_that_adds_a_flow_goes_on_in_the_folder(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two workers of their own find the fits that one process made."""
+    np.save("x.npy", np.random.default_rng(0).integers(0, 2, (210, 6)).astype(np.float32))
+    asked = ["gaps", "--model", "mine.py:factory", "--data", "x.npy"]
+    assert main([*asked, "--out", "at-once", "--plan", "flow", "--workers", "1"]) == 0
+    assert main([*asked, "--out", "run", "--plan", "standard", "--workers", "1"]) == 0
+    fits = sorted((path, path.stat().st_mtime_ns) for path in Path("run/blocks/first/fits").iterdir())
+    assert len(fits) == 5
+    assert main([*asked, "--out", "run", "--plan", "flow", "--workers", "2"]) == 0
+    (_, columns), (_, others) = er.load_gaps("run").to_columns(), er.load_gaps("at-once").to_columns()
+    for name, column in columns.items():
+        np.testing.assert_array_equal(column, others[name], err_msg=name)
+    assert sorted((path, path.stat().st_mtime_ns) for path in Path("run/blocks/first/fits").iterdir()) == fits
+    assert main([*asked, "--out", "run", "--plan", "standard"]) == 2
+    assert "another plan" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ from torch import Tensor
 import elbowroom as er
 from elbowroom.measure import kept_run, measurement
 from elbowroom.measure.filling import KeptPhase
-from elbowroom.results import BLOCKS, RunError
+from elbowroom.results import BLOCKS, WORKERS, RunError
 from elbowroom.results.store import plain_json
 
 N, SIZE = 130, 50  # data, and of a block
@@ -404,3 +405,106 @@ def test_what_works_without_a_folder_works_with_one(tmp_path: Path) -> None:
     q = er.Amortized(torch.nn.Linear(1, 8, dtype=torch.float64), er.DiagonalGaussian(4))
     gaps = er.decompose(model, q, data()[:, :1], PLAN, seed=np.int64(3), progress=False, out=tmp_path)  # type: ignore[arg-type]
     assert_same_numbers(er.load_gaps(tmp_path), gaps)
+
+
+SHORT = er.Budget(n_steps=3, n_samples=4, learning_rate=0.01, max_rounds=1)
+FLOW = replace(PLAN, rungs=("diagonal", "flow"), budgets={"flow": SHORT})
+FULL = replace(PLAN, rungs=("diagonal", "full"))
+FULL_AND_FLOW = replace(FLOW, rungs=("diagonal", "full", "flow"), n_elbo=128)
+
+
+def fitted_rungs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the families that are fitted from here on, one for each block."""
+    module = sys.modules["elbowroom.measure.rungs"]
+    names: list[str] = []
+    original = module.fit_block
+
+    def counted(family: er.Family, *rest: Any) -> Any:
+        names.append(family.name)
+        return original(family, *rest)
+
+    monkeypatch.setattr(module, "fit_block", counted)
+    return names
+
+
+@pytest.mark.parametrize(("before", "now"), [(PLAN, FLOW), (FULL, FULL_AND_FLOW)])
+def test_a_plan_that_adds_a_flow_goes_on_from_the_fits_that_are_there(
+    before: er.Plan, now: er.Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = measure(None, plan=now)
+    measure(tmp_path, plan=before)
+    names = fitted_rungs(monkeypatch)
+    assert_same_numbers(measure(tmp_path, plan=now), at_once)
+    assert set(names) == {"flow"}
+    assert_same_numbers(er.load_gaps(tmp_path), at_once)
+    with pytest.raises(RunError, match="another plan"):  # back again there is no way
+        measure(tmp_path, plan=before)
+
+
+def test_a_plan_that_adds_a_flow_to_a_run_that_was_stopped_and_to_more_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = measure(None, plan=FLOW)
+    with pytest.raises(KeyboardInterrupt):
+        measure(tmp_path, n=N - 10, progress=stopping_after(2))
+    names = fitted_rungs(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        measure(tmp_path, plan=FLOW, progress=stopping_after(1))
+    assert_same_numbers(measure(tmp_path, plan=FLOW), at_once)
+    assert names.count("diagonal") == 1  # of the block that was not there
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda path: path.write_bytes(b"no"), lambda path: path.unlink()], ids=["cut", "gone"]
+)
+def test_fits_that_are_damaged_or_gone_are_made_again(
+    spoil: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = measure(None, plan=FLOW)
+    measure(tmp_path)
+    kept = sorted((tmp_path / BLOCKS / "first" / "fits").iterdir())
+    assert len(kept) == 3
+    spoil(kept[1])
+    names = fitted_rungs(monkeypatch)
+    assert_same_numbers(measure(tmp_path, plan=FLOW), at_once)
+    assert names.count("diagonal") == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [FULL, replace(FLOW, multistart=SHORT), replace(PLAN, n_elbo=128)],
+    ids=["another Gaussian", "another start", "no other rung"],
+)
+def test_a_plan_whose_fits_would_be_others_is_refused(other: er.Plan, tmp_path: Path) -> None:
+    before = measure(tmp_path)
+    with pytest.raises(RunError, match="another plan"):
+        measure(tmp_path, plan=other)
+    assert_same_numbers(measure(tmp_path), before)
+
+
+def test_a_folder_into_which_another_process_measures_is_not_given_to_another_plan(tmp_path: Path) -> None:
+    before = measure(tmp_path)
+    (tmp_path / WORKERS).mkdir()
+    record = {"host": socket.gethostname(), "pid": os.getppid(), "since": "2026-11-25T12:00:00+00:00"}
+    (tmp_path / WORKERS / "other.json").write_text(json.dumps(record))
+    with pytest.raises(RunError, match="is measuring into"):
+        measure(tmp_path, plan=FLOW)
+    assert_same_numbers(measure(tmp_path), before)
+
+
+def test_fits_of_other_data_are_made_again(tmp_path: Path) -> None:
+    """The blocks were removed by hand, and the data have changed since, but for the first ones, which are looked at."""
+    measure(tmp_path)
+    for path in blocks(tmp_path):
+        path.unlink()
+    other = data()
+    other[20:] += 1
+    at_once = er.decompose(*setting(), other, plan=PLAN, progress=False)
+    assert_same_numbers(er.decompose(*setting(), other, plan=PLAN, progress=False, out=tmp_path), at_once)
+
+
+def test_fits_that_would_take_much_room_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["elbowroom.measure.known_fits"], "MOST_VALUES", 10)
+    at_once = measure(tmp_path)
+    assert not (tmp_path / BLOCKS / "first" / "fits").exists()
+    assert_same_numbers(measure(tmp_path), at_once)

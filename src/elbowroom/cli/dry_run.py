@@ -60,7 +60,7 @@ def dry_run_of(
     memory = _peak_memory()
     several = "" if workers == 1 else f", about {(workers + 1) * memory / 2**30:.1f} GiB with {workers} workers"
     say(f"\nmemory: {memory / 2**30:.1f} GiB for a process{several}{_device_memory()}")
-    disk = bytes_on_disk(found.pilot, n, BLOCK)
+    disk = bytes_on_disk(found.pilot, n, BLOCK) + found.fit_bytes[-1]
     say(f"disk: about {disk / 2**20:.1f} MiB with --out")
     others = [f"{other} ({len(s.ids):,})" for other, s in chosen.items() if other != name]
     if others:

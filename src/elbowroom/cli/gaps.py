@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from cyclopts.types import PositiveInt
 
-from ..measure import BlockKey, Measurement, PlanName, Share, forecast, kept_run, reporting, unkept_run
+from ..measure import BlockKey, Measurement, PlanName, Share, follow, forecast, kept_run, reporting, unkept_run
 from ..models import device_and_dtype
 from ..results import BlockNotKept, Gaps, RunError, RunningMeans
 from ..scale import Cluster, Crew, Report, WorkersError, n_cores
@@ -111,6 +111,9 @@ def gaps_command(
         finish = partial(_with_origin, notes=it.loaded.notes, command=command, origin=it.found.origin)
         with ExitStack() as stack:
             stack.enter_context(reserved(folders.values(), overwrite))
+            for name, folder in folders.items():
+                with _refusals(name, folder):
+                    follow(it.measurements[name], folder)
             n_workers = _n_workers(workers, it, threads)
             crew: Crew | Cluster | None = None
             places = folders or (_temporary(it, stack) if n_workers > 1 else {})

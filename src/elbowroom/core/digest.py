@@ -23,4 +23,4 @@ def digest_of(x: Rows | MapStyle) -> str:
         return hashlib.sha256(repr({key: digest_of(value) for key, value in x.items()}).encode()).hexdigest()
     if not isinstance(x, Tensor):
         return str(n_data(x))
-    return hashlib.sha256(x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+    return hashlib.sha256(x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data).hexdigest()

@@ -2,16 +2,22 @@
 
 import os
 import secrets
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 __all__ = ["PARTIAL_SUFFIX", "write_atomically", "write_new"]
 
 PARTIAL_SUFFIX = ".part"  # the end of a temporary name
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write under a temporary name, sync and rename: a reader sees the old file or the new one, never a part."""
+def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
+    """Write under a temporary name, sync and rename: a reader sees the old file or the new one, never a part.
+
+    Args:
+        content: what to write, or a function that writes it to the file that it is given.
+    """
     temporary = _temporary(path)
     try:
         _write(temporary, content)
@@ -45,8 +51,11 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
     with path.open("wb") as file:
-        file.write(content)
+        if callable(content):
+            content(file)
+        else:
+            file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -32,6 +32,7 @@ from .supports import fault_of_support, lies_on_a_sphere
 __all__ = ["CheckError", "check_door", "check_logits", "check_range"]
 
 ROWS, SAMPLES = 8, 2
+VALUES_AT_ONCE = 2**18  # of the data that are checked
 ORDER = "The order of the arguments is (model, q, x)."
 UNIT = {  # likelihoods whose data lie between 0 and 1
     "discretized_logistic": "pixels k / 255, k = 0..255",
@@ -158,11 +159,10 @@ def check_range(model: LatentModel, x: Rows) -> None:
     takes = UNIT.get(name)
     if takes is None:
         return
-    data = observed(x)
-    finite = data[torch.isfinite(data)]
-    if len(finite) == 0:
+    ends = [part.aminmax() for part in _finite_parts(observed(x))]
+    if not ends:
         return
-    low, high = finite.min().item(), finite.max().item()
+    low, high = min(end.min.item() for end in ends), max(end.max.item() for end in ends)
     rule = "threshold" if name.startswith("bernoulli") else "gray"
     if low < 0 or high > 1:
         raise CheckError(
@@ -173,13 +173,21 @@ def check_range(model: LatentModel, x: Rows) -> None:
 
 def _check_counts(name: str, data: Tensor) -> None:
     """Raise CheckError unless data are whole numbers from 0."""
-    finite = data[torch.isfinite(data)]
-    wrong = finite[(finite < 0) | (finite != finite.round())]
-    if len(wrong):
-        raise CheckError(
-            f'likelihood "{name}" takes counts 0, 1, 2, ...; got {wrong[0].item():g} among {len(finite)} numbers. '
-            "Give the raw counts, not their logarithm or share"
-        )
+    for finite in _finite_parts(data):
+        wrong = finite[(finite < 0) | (finite != finite.round())]
+        if len(wrong):
+            raise CheckError(
+                f'likelihood "{name}" takes counts 0, 1, 2, ...; got {wrong[0].item():g}. Give the raw counts, not '
+                "their logarithm or share"
+            )
+
+
+def _finite_parts(data: Tensor) -> Iterator[Tensor]:
+    """The finite numbers of data, some at a time, so that there is no copy of all."""
+    for part in data.split(max(1, VALUES_AT_ONCE * len(data) // max(data.numel(), 1))):
+        finite = part[torch.isfinite(part)]
+        if len(finite):
+            yield finite
 
 
 def _check_kinds(model: LatentModel, q: PosteriorLike | None) -> None:

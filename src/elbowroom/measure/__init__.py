@@ -5,7 +5,7 @@ from .decompose import decompose
 from .double_sampling import combine, expected_se, refined_rows, second_phase_seed
 from .filling import Share
 from .forecast import PILOT, Forecast, estimate_cost, forecast
-from .kept import BlockKey, KeptRun, kept_run, unkept_run
+from .kept import BlockKey, KeptRun, follow, kept_run, unkept_run
 from .measurement import Measurement, measurement
 from .own_number import check_own_number
 from .plan import PLANS, Plan, PlanLike, PlanName, as_plan
@@ -44,6 +44,7 @@ __all__ = [
     "expected_se",
     "fit_rungs",
     "fitted_flow",
+    "follow",
     "forecast",
     "kept_run",
     "limit_of",

@@ -1,6 +1,6 @@
 """The ladder of one block of data, and of several blocks as one."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,16 +13,27 @@ from ..evidence import ESTIMATOR_WORDS, Estimator, block_evidence, block_log_wei
 from ..fits import assess, has_control
 from ..models import LatentModel
 from ..posteriors import Distribution, Posterior, VariationalDistribution, ladder_rungs
-from ..results import TEMPERED, Array, Estimate, FitReport, Flag, Gaps, Outcome, concatenate
+from ..results import TEMPERED, Array, Estimate, Flag, Gaps, Outcome
 from .measurement import Phase
 from .plan import Plan
-from .rungs import FittedRung, fit_rungs, fitted_flow, widest_gaussian
+from .rungs import FittedRung, KnownFit, fit_rungs, fitted_flow, widest_gaussian
 
 __all__ = ["as_one", "fingerprint", "measure_block", "not_measured"]
 
 
-def measure_block(phase: Phase, posterior: Posterior, block: Block, fitted: Callable[[int, int], None]) -> Gaps:
-    """The ladder of one block, cut to its real rows; `fitted` is called with (rungs fitted, rungs in all)."""
+def measure_block(
+    phase: Phase,
+    posterior: Posterior,
+    block: Block,
+    fitted: Callable[[int, int], None],
+    known: Mapping[str, KnownFit] | None = None,
+) -> tuple[Gaps, Mapping[str, FittedRung]]:
+    """The ladder of one block, cut to its real rows, and its fits, which are not.
+
+    Args:
+        fitted: called with (rungs fitted, rungs in all).
+        known: as in `fit_rungs`.
+    """
     model, plan, seed, kl_weight = phase.model, phase.plan, phase.seed, phase.kl_weight
     with torch.no_grad():
         encoder = posterior.rows(block.index)(block.x)
@@ -30,7 +41,7 @@ def measure_block(phase: Phase, posterior: Posterior, block: Block, fitted: Call
     ids, work = block.index.numpy(), {"elbo": 0.5 * plan.n_elbo}
     elbo = _encoder_elbo(model, encoder, block, plan, seed)
     fitted(0, len(plan.rungs))
-    rungs = fit_rungs(model, posterior, block, plan, seed, own, kl_weight, fitted)
+    rungs = fit_rungs(model, posterior, block, plan, seed, own, kl_weight, fitted, known)
     local: dict[str, Estimate] = {}
     shortfall: dict[str, Estimate] = {}
     flags = np.zeros(len(ids), dtype=np.int64)
@@ -50,7 +61,7 @@ def measure_block(phase: Phase, posterior: Posterior, block: Block, fitted: Call
     for estimate in (elbo, *local.values(), evidence.estimate):
         flags |= np.where(estimate.finite, 0, int(Flag.NOT_FINITE))
     rows = slice(0, block.rows)
-    return Gaps(
+    gaps = Gaps(
         elbo=elbo[rows],
         local={name: estimate[rows] for name, estimate in local.items()},
         log_evidence=evidence.estimate[rows],
@@ -69,30 +80,33 @@ def measure_block(phase: Phase, posterior: Posterior, block: Block, fitted: Call
         kl_weight=kl_weight,
         fingerprint=fingerprint(block)[rows],
     )
+    return gaps, rungs
 
 
-def as_one(blocks: Sequence[Gaps]) -> Gaps:
-    """Blocks as one: all have estimates of the same names, so columns concatenate; work is averaged over data.
+def as_one(blocks: Iterable[Gaps], n: int) -> Gaps:
+    """Blocks as one of n data: all have the same columns; work is averaged over data.
+
+    The columns of the whole are filled block by block, so that the data are not in memory twice.
 
     Raises:
         ValueError: no datum has a finite value on every rung.
     """
-    first, rows = blocks[0], np.array([len(block) for block in blocks], dtype=np.float64)
-    whole = replace(
-        first,
-        elbo=concatenate([block.elbo for block in blocks]),
-        local={name: concatenate([block.local[name] for block in blocks]) for name in first.local},
-        log_evidence=concatenate([block.log_evidence for block in blocks]),
-        shortfall={name: concatenate([block.shortfall[name] for block in blocks]) for name in first.shortfall},
-        fits={name: FitReport.concatenated([block.fits[name] for block in blocks]) for name in first.fits},
-        flags=np.concatenate([block.flags for block in blocks]),
-        chosen=np.concatenate([block.chosen for block in blocks]),
-        candidates={name: concatenate([block.candidates[name] for block in blocks]) for name in first.candidates},
-        k_hat=np.concatenate([block.k_hat for block in blocks]),
-        work={name: float(np.average([block.work[name] for block in blocks], weights=rows)) for name in first.work},
-        fingerprint=np.concatenate([block.fingerprint for block in blocks if block.fingerprint is not None]),
-    )
-    return _masked(whole)
+    columns: dict[str, NDArray[Any]] = {}
+    metas: list[Mapping[str, Any]] = []
+    start = 0
+    for block in blocks:
+        meta, own = block.to_columns()
+        metas.append(meta)
+        for name, column in own.items():
+            whole = columns.get(name, np.empty((n, *column.shape[1:]), dtype=column.dtype))
+            if whole.dtype != column.dtype:  # a longer name of an estimator than in the blocks before
+                whole = whole.astype(np.promote_types(whole.dtype, column.dtype))
+            whole[start : start + len(block)] = column
+            columns[name] = whole
+        start += len(block)
+    rows = [meta["n"] for meta in metas]
+    work = {name: float(np.average([meta["work"][name] for meta in metas], weights=rows)) for name in metas[0]["work"]}
+    return _masked(Gaps.from_columns({**metas[0], "n": n, "work": work}, columns))
 
 
 def not_measured(like: Gaps, ids: NDArray[np.int64], prints: NDArray[np.int64]) -> Gaps:

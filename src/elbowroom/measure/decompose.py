@@ -20,7 +20,7 @@ from ..models import LatentModel
 from ..posteriors import PosteriorLike
 from ..results import Gaps, RunningMeans
 from .densities import density_notes
-from .kept import kept_run, unkept_run
+from .kept import follow, kept_run, unkept_run
 from .measurement import measurement
 from .plan import PlanLike
 from .progress import ProgressLike, reporting
@@ -70,7 +70,8 @@ def decompose(
         out: a run folder, in which each block of data is kept as soon as it is measured. A measurement that was
             interrupted, even killed, goes on where it was when it is called again with the same arguments, and ends in
             the same numbers. Processes that are called with the same arguments at the same time share the work. More
-            rows of x may be added at its end, unless a sample was refined. `load_gaps` reads the finished run.
+            rows of x may be added at its end, unless a sample was refined. A plan that adds a flow ("flow" after
+            "standard") does not make the fits again that are there. `load_gaps` reads the finished run.
     Returns:
         The `Gaps` of the N data.
     Raises:
@@ -90,6 +91,7 @@ def decompose(
     with reporting(progress, asked.total, folder=out, means=means) as report:
         if out is None:
             return unkept_run(asked, report, unverified, means)
+        follow(asked, out)
         with kept_run(asked, out, means=means) as run:
             gaps = run.measure(report, unverified)
             assert gaps is not None  # as this process had no share, but all blocks

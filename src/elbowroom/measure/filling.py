@@ -6,11 +6,12 @@ from contextlib import AbstractContextManager, contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core import BLOCK, Blocks
+from ..core import BLOCK, Blocks, n_data
 from ..evidence import prepared_pair
 from ..posteriors import Posterior
-from ..results import Filling, Gaps, Parts, RunningMeans
+from ..results import Filling, Gaps, KeptFits, Parts, RunningMeans
 from .block_ladder import as_one, fingerprint, measure_block, not_measured
+from .known_fits import as_columns, known_fits
 from .measurement import Phase
 
 __all__ = ["KeptPhase", "Share", "kept_phase", "measured"]
@@ -30,29 +31,34 @@ def measured(
     Raises:
         ValueError: no datum has a finite value on every rung.
     """
-    found, before = [], 0
     with prepared_pair(phase.model, phase.q, phase.x, size) as (posterior, blocks):
-        for block in blocks:
-            found.append(measure_block(phase, posterior, block, _within(report, before, block.rows)))
-            before += block.rows
-            if means is not None:
-                means.add(found[-1])
-            report(before)
-    return as_one(found)
+
+        def each() -> Iterator[Gaps]:
+            before = 0
+            for block in blocks:
+                gaps, _ = measure_block(phase, posterior, block, _within(report, before, block.rows))
+                before += block.rows
+                if means is not None:
+                    means.add(gaps)
+                report(before)
+                yield gaps
+
+        return as_one(each(), n_data(phase.x))
 
 
 @contextmanager
 def kept_phase(
-    phase: Phase, parts: Parts, share: Share | None = None, means: RunningMeans | None = None
+    phase: Phase, parts: Parts, fits: KeptFits, share: Share | None = None, means: RunningMeans | None = None
 ) -> Iterator["KeptPhase"]:
     """A context in which a phase can be measured into its folder.
 
     Args:
+        fits: where the fits of its blocks are kept.
         share: which blocks this process is to measure; None for all.
         means: told of each block that is there.
     """
     with prepared_pair(phase.model, phase.q, phase.x) as (posterior, blocks):
-        yield KeptPhase(phase, parts, posterior, blocks, share, means)
+        yield KeptPhase(phase, parts, fits, posterior, blocks, share, means)
 
 
 class KeptPhase:
@@ -62,13 +68,14 @@ class KeptPhase:
         self,
         phase: Phase,
         parts: Parts,
+        fits: KeptFits,
         posterior: Posterior,
         blocks: Blocks,
         share: Share | None = None,
         means: RunningMeans | None = None,
     ) -> None:
         self._phase, self._parts, self._posterior, self._blocks = phase, parts, posterior, blocks
-        self._means = means
+        self._fits, self._means = fits, means
         self._seen: set[int] = set()  # the blocks that the means know
         first, step = (1, 1) if share is None else share
         self.all = Filling(parts, {number: blocks.rows(number) for number in range(len(blocks))})
@@ -117,19 +124,14 @@ class KeptPhase:
             RunError: a block is of other data, or of more of them.
             ValueError: no datum has a finite value on every rung.
         """
-        found: dict[int, Gaps] = {}
-        for number in (number for number in range(len(self._blocks)) if number not in self.given_up):
-            while (gaps := self._load(number)) is None:
-                self.fill_one(number, in_memory=True)
-            found[number] = gaps
-        if not found:
+        numbers = range(len(self._blocks))
+        like = next((self._there(number) for number in numbers if number not in self.given_up), None)
+        if like is None:
             raise ValueError("no block of data could be measured: nothing can be reported")
-        some = next(iter(found.values()))
-        for number in self.given_up:
-            block = self._blocks[number]
-            rows = slice(0, block.rows)
-            found[number] = not_measured(some, block.index.numpy()[rows], fingerprint(block)[rows])
-        return as_one([found[number] for number in sorted(found)])
+        blocks = (
+            self._unknown(number, like) if number in self.given_up else self._there(number) for number in numbers
+        )
+        return as_one(blocks, n_data(self._phase.x))
 
     def alone(self) -> AbstractContextManager[None]:
         """A context that one process at a time is in."""
@@ -144,13 +146,28 @@ class KeptPhase:
 
         def measure(number: int) -> Gaps:
             block = self._blocks[number]
-            self._fingerprints[number] = fingerprint(block)[: block.rows]
-            done = phase.before + wanted.rows_done()
-            gaps = measure_block(phase, self._posterior, block, _within(report, done, block.rows))
+            prints = fingerprint(block)
+            self._fingerprints[number] = prints[: block.rows]
+            known = known_fits(self._fits.load(number), prints, block.like)
+            within = _within(report, phase.before + wanted.rows_done(), block.rows)
+            gaps, rungs = measure_block(phase, self._posterior, block, within, known)
+            if not known:
+                self._fits.save(number, as_columns(rungs, prints))
             self._take_in(number, gaps)
             return gaps
 
         wanted.fill(measure, lambda done: report(phase.before + done), in_memory, waits)
+
+    def _there(self, number: int) -> Gaps:
+        """A block, measured again if it is damaged."""
+        while (gaps := self._load(number)) is None:
+            self.fill_one(number, in_memory=True)
+        return gaps
+
+    def _unknown(self, number: int, like: Gaps) -> Gaps:
+        """A block of which nothing is known."""
+        block = self._blocks[number]
+        return not_measured(like, block.index.numpy()[: block.rows], fingerprint(block)[: block.rows])
 
     def _load(self, number: int) -> Gaps | None:
         if number not in self._fingerprints:

@@ -4,6 +4,7 @@ A gradient on few rows costs more per row than one on a whole block, by a ratio 
 machine. This ratio is timed, and the time of the pilot is scaled by it.
 """
 
+import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from ..posteriors import Local, PosteriorLike
 from ..results import Gaps, duration
 from .double_sampling import combine, expected_se, second_phase_seed
 from .filling import measured
+from .known_fits import fit_bytes
 from .measurement import Phase
 from .plan import Plan, PlanLike, as_plan
 from .progress import ProgressLike, reporting
@@ -38,6 +40,7 @@ class Forecast:
         refined: how many data of each run are refined; 0 in a run of one plan.
         seconds: time of each run.
         errors: standard errors of the mean in nats, one for each run, by the name of the row.
+        fit_bytes: about how many bytes the fits take that each run keeps, if it is saved as it is measured.
         pilot: the measurement of the pilot.
         pilot_seconds: time that the pilot took.
     """
@@ -46,6 +49,7 @@ class Forecast:
     refined: tuple[int, ...]
     seconds: tuple[float, ...]
     errors: Mapping[str, tuple[float, ...]]
+    fit_bytes: tuple[int, ...]
     pilot: Gaps
     pilot_seconds: float
 
@@ -128,6 +132,8 @@ def forecast(
     seconds = np.sum(
         [[cost * _times(n, few, ratio) for n in each] for cost, each in zip(spent, counts, strict=False)], axis=0
     )
+    bytes_of_a_datum = [fit_bytes(one, latent_size(model)) for one, _ in plans]
+    fits = [sum(map(operator.mul, bytes_of_a_datum, both)) for both in zip(*counts, strict=True)]
     rows = {"L[q]": pilot.elbo, **pilot.steps, "log p(x)": pilot.log_evidence}
     errors = {
         name: tuple(expected_se(estimate, size, n or size) for size, n in zip(sizes, refined, strict=True))
@@ -138,6 +144,7 @@ def forecast(
         refined=refined,
         seconds=tuple(seconds.tolist()),
         errors=errors,
+        fit_bytes=tuple(fits),
         pilot=pilot,
         pilot_seconds=sum(spent),
     )

@@ -1,8 +1,10 @@
 """A measurement in a run folder: what makes it the same one later, how processes share it, and how it is saved."""
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,14 +16,29 @@ from ..core import BLOCK, forked, normal, read_rows, seeded
 from ..evidence import prepared_pair
 from ..models import latent_size, log_joint
 from ..posteriors import Local
-from ..results import BLOCKS, SCHEMA, Gaps, Parts, Presence, RunError, RunningMeans, refuse_occupied, write_run
+from ..results import (
+    BLOCKS,
+    SCHEMA,
+    Gaps,
+    KeptFits,
+    Parts,
+    Presence,
+    RunError,
+    RunningMeans,
+    begin_next_plan,
+    is_followed,
+    refuse_occupied,
+    write_run,
+)
 from .filling import KeptPhase, Share, kept_phase, measured
 from .measurement import Measurement, Phase
+from .plan import adds_flows, what_decides_gaussians
 
-__all__ = ["BlockKey", "Helpers", "KeptRun", "kept_run", "unkept_run"]
+__all__ = ["BlockKey", "Helpers", "KeptRun", "follow", "kept_run", "unkept_run"]
 
 BlockKey: TypeAlias = tuple[str, int]  # the phase and the number of a block
 Helpers: TypeAlias = Callable[[Callable[[float], list[BlockKey]]], Mapping[BlockKey, str]]  # see `KeptRun.measure`
+TRIES, BETWEEN_TRIES = 5, 0.2  # of a process to be alone in a folder, and seconds between them
 ROWS_OF_PROBE = 8  # with a single row some decoders lose a dimension
 
 
@@ -70,9 +87,48 @@ def kept_run(
         phases = []
         for phase in asked.phases:
             own = {**identity, "phase": phase.name}
-            parts = Parts(folder / BLOCKS / phase.name, own, probe, phase.n_blocks, presence)
-            phases.append(stack.enter_context(kept_phase(phase, parts, share, _of_first(phase, means))))
+            place = folder / BLOCKS / phase.name
+            parts = Parts(place, own, probe, phase.n_blocks, presence)
+            fits = KeptFits(place, {**own, "plan": what_decides_gaussians(asdict(phase.plan))})
+            phases.append(stack.enter_context(kept_phase(phase, parts, fits, share, _of_first(phase, means))))
         yield KeptRun(asked, folder, phases, presence)
+
+
+def follow(asked: Measurement, out: str | Path) -> None:
+    """Give a run folder to another plan, if the plan of its run is the same but for flows that it does not fit.
+
+    The fits of Gaussians stay, so that they are not made again; the blocks are removed, and a table that was saved is
+    replaced when the new one is there. A folder of any other run is left as it is.
+
+    Raises:
+        RunError: another process measures into the folder, or it cannot be written to.
+    """
+    folder = Path(out)
+    places = {folder / BLOCKS / phase.name: phase for phase in asked.phases}
+    if not all(os.path.isdir(place) for place in places):
+        return
+    identity, probe = _identity(asked), _probe(asked)
+
+    def to_do() -> list[tuple[Path, Phase]]:
+        return [
+            (place, phase)
+            for place, phase in places.items()
+            if is_followed(place, {**identity, "phase": phase.name}, probe, adds_flows)
+        ]
+
+    for tries_left in range(TRIES - 1, -1, -1):
+        if not to_do():
+            return
+        try:
+            with Presence(folder, is_replacing=True):
+                for place, phase in to_do():
+                    begin_next_plan(place, {**identity, "phase": phase.name}, probe, phase.n_blocks)
+        except OSError as error:
+            raise RunError(f"{folder} cannot be written to ({error.strerror or error}). Name another folder.") from None
+        except RunError:  # another one begins the same, or measures by the plan before
+            if not tries_left:
+                raise
+            time.sleep(BETWEEN_TRIES)
 
 
 class KeptRun:

@@ -3,16 +3,16 @@
 The budget of a local fit is its family's own (`posteriors`), unless the plan has one for it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from ..evidence import AnnealingSchedule, EvidencePlan
 from ..fits import MULTISTART
-from ..posteriors import Budget, CouplingFlow, DiagonalGaussian, Family, FullGaussian, rung_families
+from ..posteriors import FAMILIES, Budget, CouplingFlow, DiagonalGaussian, Family, FullGaussian, rung_families
 from ..results import suggestion
 
-__all__ = ["PLANS", "Plan", "PlanLike", "PlanName", "as_plan"]
+__all__ = ["PLANS", "Plan", "PlanLike", "PlanName", "adds_flows", "as_plan", "what_decides_gaussians"]
 
 PlanName: TypeAlias = Literal["quick", "standard", "flow", "precise", "published"]
 
@@ -110,3 +110,27 @@ def as_plan(plan: PlanLike) -> Plan:
     if plan not in PLANS:
         raise ValueError(f"plan must be one of {sorted(PLANS)} or a Plan; got {plan!r}.{suggestion(str(plan), PLANS)}")
     return PLANS[plan]
+
+
+def what_decides_gaussians(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a plan, given as a dictionary, on which its fits of Gaussians depend: all of them start from the
+    widest, and flows start from theirs.
+    """
+    gaussians = sorted(name for name in plan["rungs"] if FAMILIES[name].is_gaussian)
+    budgets = {name: budget for name, budget in plan["budgets"].items() if name in gaussians or name not in FAMILIES}
+    return {"gaussians": gaussians, "budgets": budgets, "multistart": plan["multistart"]}
+
+
+def adds_flows(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the plans of a run, given as dictionaries, fit what other plans fitted, and flows besides."""
+    pairs = list(zip(before, now, strict=False))
+    same = [_without_name(one) == _without_name(other) for one, other in pairs]
+    more = [
+        set(one["rungs"]) < set(other["rungs"]) and what_decides_gaussians(one) == what_decides_gaussians(other)
+        for one, other in pairs
+    ]
+    return len(before) == len(now) and any(more) and all(map(any, zip(same, more, strict=True)))
+
+
+def _without_name(plan: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in plan.items() if key != "name"}

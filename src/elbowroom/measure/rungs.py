@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from ..core import Block
 from ..fits import best_start, better_start, fit_block, start_of
@@ -21,7 +22,9 @@ from ..posteriors import (
 from ..results import TEMPERED, FitReport
 from .plan import Plan
 
-__all__ = ["FittedRung", "fit_rungs", "fitted_flow", "widest_gaussian"]
+__all__ = ["FittedRung", "KnownFit", "fit_rungs", "fitted_flow", "widest_gaussian"]
+
+KnownFit: TypeAlias = tuple[Params, FitReport]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +69,7 @@ def fit_rungs(
     own: Family | None,
     kl_weight: float = 1.0,
     progress: Callable[[int, int], None] | None = None,
+    known: Mapping[str, KnownFit] | None = None,
 ) -> dict[str, FittedRung]:
     """Fit the rungs of the plan and q's own family on one block.
 
@@ -82,24 +86,34 @@ def fit_rungs(
         own: q's own family; None where it is unknown.
         kl_weight: if it is not 1 and `own` is known, the best q for it is fitted too, under `TEMPERED`.
         progress: called after each fit with (rungs fitted, rungs in all).
+        known: fits of Gaussians that were made with these arguments before, by the name of the rung; they are not made
+            again if all of them are known.
     Returns:
         The fitted rungs by name, Gaussians from the lowest up before the others.
     """
-    size = latent_size(model)
-    gaussians, others = _families(plan, size, own)
+    gaussians, others = _families(plan, latent_size(model), own)
+    if known is None or any(family.name not in known for family in gaussians):
+        known = {}
     rungs: dict[str, FittedRung] = {}
     is_tempered = kl_weight != 1.0 and own is not None and own.name in {f.name for f in (*gaussians, *others)}
     total = len(gaussians) + len(others) + is_tempered
 
     def fit(name: str, family: Family, target: LatentModel, start: Params) -> FittedRung:
-        params, report = fit_block(family, target, block, start, seed, plan.budget(family))
+        if name in known:
+            params, report = known[name]
+        else:
+            params, report = fit_block(family, target, block, start, seed, plan.budget(family))
         rungs[name] = FittedRung(family=family, params=params, report=report, metric=family.metric(start))
         if progress is not None:
             progress(len(rungs), total)
         return rungs[name]
 
-    start, cost = best_start(posterior, model, block, seed, plan.multistart)
-    for family in sorted(gaussians, key=lambda family: math.inf if family.place is None else -family.place):
+    gaussians_from_widest = sorted(gaussians, key=lambda f: math.inf if f.place is None else -f.place)
+    if known:
+        start, cost = known[gaussians_from_widest[0].name][0], 0.0
+    else:
+        start, cost = best_start(posterior, model, block, seed, plan.multistart)
+    for family in gaussians_from_widest:
         fit(family.name, family, model, start)
         start = rungs[widest_gaussian(rungs)].params if any(rung.is_base for rung in rungs.values()) else start
     _charge(rungs, DiagonalGaussian.name, cost)

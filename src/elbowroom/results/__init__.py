@@ -9,10 +9,11 @@ from .display import ByValue, Listing, Row, Shown, aligned, duration, html_list,
 from .estimate import SIDES, Array, Correction, Estimate, concatenate
 from .filling import BlockNotKept, Filling
 from .gaps import Gaps, load_gaps
+from .kept_fits import Columns, KeptFits
 from .ladder import REMAINDER, TEMPERED, Ladder, Rung, suggestion
 from .listing import RunState, run_folders, run_states
 from .outcomes import FLAG_WORDS, OUTCOME_WORDS, SECOND_OPINION, FitReport, Flag, Outcome
-from .parts import Parts, bytes_on_disk
+from .parts import Parts, begin_next_plan, bytes_on_disk, is_followed
 from .running import RunningMeans
 from .store import BLOCKS, PROGRESS_LOG, SCHEMA, WORKERS, RunError, read_run, refuse_occupied, write_run
 from .summary import ladder_summary
@@ -24,6 +25,7 @@ __all__ = [
     "BLOCKS",
     "BlockNotKept",
     "ByValue",
+    "Columns",
     "Comparison",
     "Correction",
     "Estimate",
@@ -34,6 +36,7 @@ __all__ = [
     "Flag",
     "SECOND_OPINION",
     "Gaps",
+    "KeptFits",
     "Ladder",
     "LadderRow",
     "Listing",
@@ -55,6 +58,7 @@ __all__ = [
     "Verdict",
     "WORKERS",
     "aligned",
+    "begin_next_plan",
     "bytes_on_disk",
     "duration",
     "compare",
@@ -63,6 +67,7 @@ __all__ = [
     "group_table",
     "html_list",
     "html_table",
+    "is_followed",
     "judge",
     "ladder_html",
     "ladder_rows",

@@ -7,17 +7,17 @@ so a kill at any moment leaves it whole or absent. A block that two processes me
 leaves that of the first.
 """
 
-import hashlib
 import json
 import os
 import re
 import time
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from ..core import write_atomically, write_new
 from .claims import Claims, Presence
 from .gaps import Gaps
-from .store import RunError, as_parquet, columns_of, plain_json
+from .store import RunError, as_parquet, checksum_of, columns_of, plain_json
 
-__all__ = ["Parts", "blocks_promised", "bytes_on_disk"]
+__all__ = ["Parts", "begin_next_plan", "blocks_promised", "bytes_on_disk", "is_followed"]
 
 IDENTITY = "identity.json"
 ASIDE = ".damaged"
@@ -67,7 +67,7 @@ class Parts:
         self._unkept: dict[int, Gaps] = {}  # measured, but not to be written
         self._maybe_there: dict[int, int] = {}  # rows of blocks that were there, or that others may have written
         wanted = json.loads(json.dumps({"identity": identity, "probe": probe, "blocks": n_blocks}, default=plain_json))
-        self._digest = _checksum(json.dumps(wanted["identity"], sort_keys=True).encode())
+        self._digest = checksum_of(json.dumps(wanted["identity"], sort_keys=True).encode())
         try:
             folder.mkdir(parents=True, exist_ok=True)
             found = self._settled_identity(wanted)
@@ -172,7 +172,7 @@ class Parts:
             if any(rows >= len(gaps) for _, rows, _ in earlier):  # by one that took this process for dead
                 return
             content = self._content(gaps)
-            write_atomically(self.folder / f"block-{_key(number)}-{len(gaps)}-{_checksum(content)}.parquet", content)
+            write_atomically(self.folder / f"block-{_key(number)}-{len(gaps)}-{checksum_of(content)}.parquet", content)
             for _, _, shorter in earlier:  # from before there were more data
                 shorter.unlink(missing_ok=True)
         except OSError as error:
@@ -230,7 +230,7 @@ class Parts:
             content = path.read_bytes()
         except FileNotFoundError:  # another process has replaced it by a longer one, or set it aside
             return None
-        if path.stem.rsplit("-", 1)[-1] != _checksum(content):
+        if path.stem.rsplit("-", 1)[-1] != checksum_of(content):
             aside = path.with_name(path.name + ASIDE)
             with suppress(FileNotFoundError):
                 path.rename(aside)
@@ -246,6 +246,41 @@ class Parts:
         return RunError(
             f"{self.folder} holds a run of more data; nothing was changed. Pass all of them, or name another folder."
         )
+
+
+def is_followed(
+    folder: Path,
+    identity: Mapping[str, Any],
+    probe: Mapping[str, list[float]],
+    follows: Callable[[Any, Any], bool],
+) -> bool:
+    """Whether a folder of parts belongs to a run that differs in its plan alone, on which the plan of this one follows.
+
+    Args:
+        identity, probe: as in `Parts`, of this run.
+        follows: called with the plan of the identity there and of the one here.
+    """
+    found, wanted = _identity_in(folder), json.loads(json.dumps(identity, default=plain_json))
+    if found is None or _equal(found["identity"], wanted):
+        return False
+    before, now = found["identity"].get("plan"), wanted["plan"]
+    is_same_else = _equal({**found["identity"], "plan": now}, wanted) and all(
+        _close(found["probe"].get(key), numbers) for key, numbers in probe.items()
+    )
+    return is_same_else and follows(before, now)
+
+
+def begin_next_plan(folder: Path, identity: Mapping[str, Any], probe: Mapping[str, list[float]], n_blocks: int) -> None:
+    """Remove the blocks of a run from a folder of parts, but not its fits, and give it to a run by another plan.
+
+    Raises:
+        OSError: a file cannot be removed or written.
+    """
+    rmtree(folder / CLAIMS, ignore_errors=True)
+    for _, _, path in _blocks_in(folder):
+        path.unlink(missing_ok=True)
+    record = {"identity": identity, "probe": probe, "blocks": n_blocks}
+    write_atomically(folder / IDENTITY, json.dumps(record, indent=1, default=plain_json).encode())
 
 
 def blocks_promised(blocks: Path) -> tuple[int | None, int | None, str | None, str | None]:
@@ -283,10 +318,6 @@ def _blocks_in(folder: Path, number: int | None = None) -> list[tuple[int, int, 
         names = sorted(entry.name for entry in entries if entry.name.startswith(begin))
     matches = [match for name in names if (match := NAME.fullmatch(name))]
     return [(int(match[1]), int(match[2]), folder / match[0]) for match in matches]
-
-
-def _checksum(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:32]
 
 
 def _identity_in(folder: Path) -> dict[str, Any] | None:

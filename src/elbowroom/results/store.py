@@ -9,11 +9,13 @@ import io
 import json
 import platform
 from collections.abc import Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -22,14 +24,15 @@ from numpy.typing import NDArray
 from ..core import PARTIAL_SUFFIX, write_atomically
 
 __all__ = [
-    "BLOCKS", "PROGRESS_LOG", "SCHEMA", "WORKERS", "RunError", "as_parquet", "columns_of", "plain_json", "read_run",
-    "refuse_occupied", "write_run",
+    "BLOCKS", "PROGRESS_LOG", "SCHEMA", "WORKERS", "RunError", "as_parquet", "checksum_of", "columns_of", "plain_json",
+    "read_run", "refuse_occupied", "write_run",
 ]  # fmt: skip
 
 BLOCKS = "blocks"  # the folder of the blocks that were measured
 PROGRESS_LOG = "progress.log"  # a file with a line for every minute of the measurement
 WORKERS = "workers"  # the folder of a file for each process that measures
 PACKAGES = ("elbowroom", "torch", "numpy", "pyarrow")  # packages whose versions a run records
+ROWS_AT_ONCE = 2**10  # of a table that is written
 SCHEMA = 3  # 1 did not hold the rungs of the ladder, 2 not the shortfall of fits
 
 
@@ -59,7 +62,7 @@ def write_run(
     refuse_occupied(folder, overwrite, keep_blocks)
     (folder / "data").mkdir(parents=True, exist_ok=True)
     part = folder / "data" / f"part-{_free_number(folder):05d}.parquet"
-    write_atomically(part, as_parquet(columns))
+    write_atomically(part, partial(_write_parquet, columns, None))
     record = {
         "schema": SCHEMA,
         **meta,
@@ -143,18 +146,38 @@ def read_run(folder: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]
 
 def as_parquet(columns: Mapping[str, NDArray[Any]], record: Mapping[bytes, bytes] | None = None) -> bytes:
     """The content of a Parquet file of columns (N,) or (N, G), with a record beside them."""
+    buffer = io.BytesIO()
+    _write_parquet(columns, record, buffer)
+    return buffer.getvalue()
+
+
+def _write_parquet(
+    columns: Mapping[str, NDArray[Any]], record: Mapping[bytes, bytes] | None, file: BinaryIO | io.BytesIO
+) -> None:
+    """Write a Parquet file, some rows after the other, so that they are never all in memory once more."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.table({name: _arrow(pa, np.asarray(values)) for name, values in columns.items()})
-    buffer = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata(record), buffer)
-    return buffer.getvalue()
+    n = len(next(iter(columns.values())))
+    words = [name for name, values in columns.items() if np.asarray(values).dtype.kind not in "iuf"]
+    with ExitStack() as stack:
+        writer = None
+        for start in range(0, max(n, 1), ROWS_AT_ONCE):
+            rows = {name: np.asarray(values)[start : start + ROWS_AT_ONCE] for name, values in columns.items()}
+            table = pa.table({name: _arrow(pa, values) for name, values in rows.items()})
+            table = table.replace_schema_metadata(record)
+            writer = writer or stack.enter_context(pq.ParquetWriter(file, table.schema, use_dictionary=words))
+            writer.write_table(table)
 
 
 def columns_of(table: Any) -> dict[str, NDArray[Any]]:
     """The columns of an Arrow table, (N,) or (N, G) each."""
     return {name: _numpy(table.column(name)) for name in table.column_names}
+
+
+def checksum_of(content: bytes) -> str:
+    """The checksum by which a file of a block is named."""
+    return hashlib.sha256(content).hexdigest()[:32]
 
 
 def _what_is_there(folder: Path) -> str:
@@ -213,4 +236,5 @@ def _numpy(column: Any) -> NDArray[Any]:
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

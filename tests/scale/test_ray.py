@@ -103,7 +103,7 @@ def test_a_cluster_measures_the_same_rows(images: Path, whole: er.Gaps, cluster:
 @pytest.mark.ray
 @pytest.mark.skipif(IS_MISSING, reason="Ray is not installed")
 def test_a_cluster_of_this_machine_alone(images: Path, whole: er.Gaps, tmp_path: Path) -> None:
-    code, _, err = ended(begun(images, tmp_path / "run", "--ray", "local"))
+    code, _, err = ended(begun(images, tmp_path / "run", "--ray"))
     assert code == 0, err
     assert_same(tmp_path / "run", whole)
 
@@ -197,5 +197,6 @@ def test_without_ray_the_command_says_what_to_install(monkeypatch: pytest.Monkey
 def test_a_cluster_needs_a_folder(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = words(images, tmp_path)
     del command[command.index("--out") : command.index("--out") + 2]
-    assert main([*command, "--ray", "local"]) == 2
+    for ray in (["--ray"], ["--ray", "local"], ["--ray", "10.0.0.1:6379"]):
+        assert main([*command, *ray]) == 2
     assert "expected --out FOLDER, which all nodes of the cluster see" in capsys.readouterr().err

@@ -20,6 +20,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 app.register_install_completion_command(help="Install completion for your shell, and a line in its start-up file.")
+WITHOUT_VALUE = {"--ray": "local"}  # what an option means that is given without a value
 HELP = {
     "demo": """Measure the VAE that comes with elbowroom, on 250 training and 250 held-out images.
 
@@ -52,7 +53,8 @@ for _name, _help in HELP.items():  # a command's module is imported when it is r
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command -> exit code: 0; 1 if a selftest fails; 2 for an error that the user can mend; 130 for Ctrl-C."""
     try:
-        code = app(argv, exit_on_error=False, print_error=False, result_action="return_value")
+        words = _with_values(sys.argv[1:] if argv is None else argv)
+        code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
     except MissingArgumentError as error:
         name = error.argument.name if error.argument is not None else "an argument"
         return fail(UserError(f"{name} is required; see elbowroom {' '.join(error.command_chain or ())} --help"))
@@ -69,3 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(" ".join(["elbowroom: interrupted", *map(str, error.args)]), file=sys.stderr)
         return 130
     return code if isinstance(code, int) else 0
+
+
+def _with_values(words: Sequence[str]) -> list[str]:
+    """The words of a command line, with the value of an option that may be given without one."""
+    filled: list[str] = []
+    for word, following in zip(words, [*words, "--"][1:], strict=True):
+        filled.append(word)
+        if word in WITHOUT_VALUE and following.startswith("--"):
+            filled.append(WITHOUT_VALUE[word])
+    return filled

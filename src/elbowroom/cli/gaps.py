@@ -72,8 +72,8 @@ def gaps_command(
             GPU or the data are few. Numbers do not depend on it.
         part: K/N: Measure only the K-th of N parts of the data into --out. N such commands, on any machines that share
             the folder, measure all, and the last to end prints the table.
-        ray: Measure on a cluster of Ray: the address of one, or "local" for one of this machine alone. All its nodes
-            must see --out and the files that are named here.
+        ray: Measure on the cluster of Ray at this address; without an address, on one of this machine alone, which is
+            started. All nodes must see --out and the files that are named here.
         ray_gpus: The share of a GPU that each of its tasks needs, such as 0.25.
         threads: Number of CPU threads of each process. The last digits of the numbers depend on it, and one is fastest
             where there are as many workers as cores.

@@ -266,7 +266,10 @@ def program(*arguments: str, before: str = "", **options) -> subprocess.Complete
     return subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, check=False, **options)
 
 
-FILES = {"presence": "json", "identity": "identity.json", "block": "block-", "numbers": "part-", "record": "run.json"}
+FILES = {
+    "presence": "json", "identity": "identity.json", "fits": "fits-", "block": "block-", "numbers": "part-",
+    "record": "run.json",
+}  # fmt: skip
 PRINTED = ("numbers", "record")  # files that come to be after the table is on the screen
 MOMENTS = pytest.mark.parametrize("file", FILES)
 
@@ -308,7 +311,7 @@ def test_a_run_that_is_killed_while_it_saves_goes_on_and_nothing_is_left_of_the_
     assert main([*words()[:-1], "whole"]) == 0
     assert_same(er.load_gaps("run"), er.load_gaps("whole"))
     names = [sorted(path.name for path in (place / folder).rglob("*") if path.is_file()) for folder in ("run", "whole")]
-    assert len(names[0]) == len(names[1]) == 4  # a block, its identity, the numbers and run.json
+    assert len(names[0]) == len(names[1]) == 5  # a block, its identity and fits, the numbers and run.json
 
 
 @MOMENTS
@@ -342,7 +345,7 @@ def test_a_run_that_is_being_replaced_is_whole_at_any_moment(
     assert main(["report", "run"]) == 0
     assert main(words()) == 0  # whether it was begun anew already or not
     assert len(er.load_gaps("run")) == 10
-    assert len([path for path in (place / "run").rglob("*") if path.is_file()]) == 4
+    assert len([path for path in (place / "run").rglob("*") if path.is_file()]) == 5
 
 
 def test_a_save_that_the_disk_refuses_is_one_line_and_the_table_stands(place: Path) -> None:

@@ -1,8 +1,7 @@
 """`elbowroom gaps`: the ladder of a model on data."""
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,17 +11,18 @@ from typing import Any
 import torch
 from cyclopts.types import PositiveInt
 
-from ..measure import BlockKey, Measurement, PlanName, Share, follow, forecast, kept_run, reporting, unkept_run
+from ..measure import BlockKey, PlanName, Share, forecast, kept_run
 from ..models import device_and_dtype
-from ..results import BlockNotKept, Gaps, RunError, RunningMeans
-from ..scale import Cluster, Crew, Report, WorkersError, n_cores
+from ..results import Gaps
+from ..scale import Cluster, Crew, Report, n_cores
 from .dry_run import dry_run_of
+from .measuring import fill_sets, follow_sets, measure_sets
 from .model_spec import checked
 from .options import NO_CHOICE, DataChoice, Switch, command_of
 from .request import Opened, Request, SentData, measurement_of, opened, sent
-from .run_folders import blocks_in, reserved, save_kept
-from .show import runs_record, show_ladder, show_verdict
-from .terminal import FactoryError, UserError, bars, json_object, say
+from .run_folders import reserved
+from .show import runs_record, show_verdict
+from .terminal import UserError, json_object, say
 
 __all__ = ["gaps_command"]
 
@@ -109,11 +109,8 @@ def gaps_command(
             return
         folders = {} if out is None else {name: out if it.found.is_one_file else out / name for name in it.chosen}
         finish = partial(_with_origin, notes=it.loaded.notes, command=command, origin=it.found.origin)
-        with ExitStack() as stack:
-            stack.enter_context(reserved(folders.values(), overwrite))
-            for name, folder in folders.items():
-                with _refusals(name, folder):
-                    follow(it.measurements[name], folder)
+        with reserved(folders.values(), overwrite), ExitStack() as stack:
+            follow_sets(it.measurements, folders)
             n_workers = _n_workers(workers, it, threads)
             crew: Crew | Cluster | None = None
             places = folders or (_temporary(it, stack) if n_workers > 1 else {})
@@ -122,7 +119,7 @@ def gaps_command(
                 crew = stack.enter_context(Cluster(job, sent(it.chosen), ray, cores, ray_gpus))
             elif n_workers > 1:
                 crew = stack.enter_context(Crew(partial(_work, request, places, share, threads), n_workers))
-            runs = _measured(it, finish, places, share, crew)
+            runs = measure_sets(it.measurements, places, finish, share, crew)
         if len(runs) == len(it.chosen):
             show_verdict(runs)
         record |= runs_record(runs, folders)
@@ -173,14 +170,7 @@ def _temporary(it: Opened, stack: ExitStack) -> dict[str, Path]:
 def _work(request: Request, places: Mapping[str, Path], share: Share | None, threads: int, report: Report) -> None:
     """What a worker does: it opens the same model and data, and measures blocks of each set."""
     torch.set_num_threads(threads)
-    measurements = opened(request).measurements
-    try:
-        for waits in (False, True):  # nobody waits for the last blocks of one set while there are blocks of another
-            for name, asked in measurements.items():
-                with kept_run(asked, places[name], share) as run:
-                    run.fill(partial(report, name), waits)
-    except BlockNotKept as error:  # whoever started this worker goes on, and tells
-        warnings.warn(str(error), stacklevel=2)
+    fill_sets(opened(request).measurements, places, share, report)
 
 
 def _work_on_node(
@@ -190,72 +180,6 @@ def _work_on_node(
     torch.set_num_threads(threads)
     with kept_run(measurement_of(request, name, data), places[name]) as run:
         run.measure_block(key)
-
-
-def _measured(
-    it: Opened,
-    finish: Callable[[str, Gaps], Gaps],
-    places: Mapping[str, Path],
-    share: Share | None,
-    crew: Crew | Cluster | None,
-) -> dict[str, Gaps]:
-    """Measure every set, and print and save the ladders of those that are whole. `finish` adds what only the command
-    knows.
-    """
-    runs: dict[str, Gaps] = {}
-    for name, asked in it.measurements.items():
-        folder, means = places.get(name), RunningMeans()
-        with _refusals(name, folder):
-            if folder is None:
-                with _progress(name, asked, None, means) as report:
-                    gaps = unkept_run(asked, report, means=means)
-                runs[name] = finish(name, gaps)
-                show_ladder(name, runs[name])
-                continue
-            with kept_run(asked, folder, share, means) as run:
-                with _progress(name, asked, folder, means) as report:
-                    found = run.measure(report, helpers=None if crew is None else partial(crew.work, name))
-                if found is None:
-                    say(f"{name}: part of it is measured, {run.missing()} blocks of other parts are not there yet\n")
-                    continue
-                runs[name] = finish(name, found)
-                try:
-                    show_ladder(name, runs[name])  # before it is saved: what is on the screen cannot be lost
-                finally:  # and saved though the screen be gone
-                    save_kept(run, runs[name])
-    return runs
-
-
-@contextmanager
-def _progress(
-    name: str, asked: Measurement, folder: Path | None, means: RunningMeans
-) -> Iterator[Callable[[float], None]]:
-    """A bar with the means below it, and a log in the run folder."""
-    with bars("data") as add:
-        advance = add(name, asked.total)
-
-        def show(done: int, total: int) -> None:
-            advance(done, total, below=str(means))
-
-        with reporting(show, asked.total, folder=folder, means=means) as report:
-            yield report
-
-
-@contextmanager
-def _refusals(name: str, folder: Path | None) -> Iterator[None]:
-    """What stops the measurement of a set, in words that say what can be done."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        kept = 0 if folder is None else blocks_in(folder)
-        blocks = "1 block is" if kept == 1 else f"{kept} blocks are"
-        what = f"{blocks} kept in {folder}; the same command goes on" if kept else "nothing was saved"
-        raise KeyboardInterrupt(f"while it measured {name}, of which {what}") from None
-    except RunError as error:
-        raise UserError(f"{error} Or add --overwrite to measure anew and replace what is there.") from None
-    except WorkersError as error:
-        text = str(error) if folder is None else f"{error}. What is finished is kept, and the same command goes on"
-        raise (FactoryError(text, error.shown) if error.shown else UserError(text)) from None
 
 
 def _with_origin(name: str, gaps: Gaps, notes: tuple[str, ...], command: str, origin: Mapping[str, Any]) -> Gaps:

@@ -6,10 +6,10 @@ from pathlib import Path
 from shutil import rmtree
 
 from ..measure import KeptRun
-from ..results import BLOCKS, WORKERS, Gaps, Presence, RunError, refuse_occupied, write_run
+from ..results import BLOCKS, WORKERS, Gaps, Presence, RunError, refuse_occupied
 from .terminal import UserError
 
-__all__ = ["blocks_in", "reserved", "save", "save_kept"]
+__all__ = ["blocks_in", "reserved", "save_kept"]
 
 
 @contextmanager
@@ -46,26 +46,14 @@ def _begin_anew(folder: Path) -> None:
         ) from None
 
 
-def save(gaps: Gaps, folder: Path) -> None:
-    """Save a run whose table was printed already, without blocks. Raises UserError if that fails."""
-    with _failing(folder):
-        write_run(folder, *gaps.to_columns(), overwrite=True)
-
-
 def save_kept(run: KeptRun, gaps: Gaps) -> None:
     """Save a run whose blocks are kept, and whose table was printed already. Raises UserError if that fails."""
-    with _failing(run.folder):
-        run.save(gaps)
-
-
-@contextmanager
-def _failing(folder: Path) -> Iterator[None]:
     try:
-        yield
+        run.save(gaps)
     except OSError as error:
-        kept = "; its blocks are kept, and the same command saves it" if blocks_in(folder) else ""
+        kept = "; its blocks are kept, and the same command saves it" if blocks_in(run.folder) else ""
         raise UserError(
-            f"{folder}: the run could not be saved ({error.strerror or error}); what was measured is printed above"
+            f"{run.folder}: the run could not be saved ({error.strerror or error}); what was measured is printed above"
             f"{kept}"
         ) from None
 

@@ -15,13 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core import write_atomically
-from .store import as_parquet, checksum_of, columns_of, plain_json
+from .store import as_parquet, checksum_of, from_parquet, plain_json
 
 __all__ = ["Columns", "KeptFits"]
 
 Columns = Mapping[str, NDArray[Any]]  # (B, ...) each, by name
 FITS = "fits"  # the folder of the files, in that of the blocks
-META = b"elbowroom"  # the key of the metadata in a file
 
 
 class KeptFits:
@@ -52,18 +51,13 @@ class KeptFits:
 
     def load(self, number: int) -> Columns:
         """The fits of one block, none if they are not there."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         for path in self._files(number):
             with suppress(OSError):
                 content = path.read_bytes()
                 if path.stem.removeprefix(_prefix(number)) != checksum_of(content):
                     continue
-                table = pq.read_table(pa.BufferReader(content), use_threads=False)
-                record = json.loads(table.schema.metadata[META])
+                record, packed = from_parquet(content)
                 if record["identity"] == self._digest:
-                    packed = columns_of(table)
                     return {name: _unpacked(packed[name], *how) for name, how in record["columns"].items()}
         return {}
 
@@ -75,7 +69,7 @@ class KeptFits:
             used = (flat != 0).any(axis=0)
             used[:1] = True  # a file has no columns without numbers
             packed[name], how[name] = flat[:, used], (column.shape[1:], np.packbits(used).tobytes().hex())
-        return as_parquet(packed, {META: json.dumps({"identity": self._digest, "columns": how}).encode()})
+        return as_parquet(packed, {"identity": self._digest, "columns": how})
 
     def _files(self, number: int) -> list[Path]:
         return sorted(self._folder.glob(f"{_prefix(number)}*.parquet"))

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from ..core import write_atomically, write_new
 from .claims import Claims, Presence
 from .gaps import Gaps
-from .store import RunError, as_parquet, checksum_of, columns_of, plain_json
+from .store import RunError, as_parquet, checksum_of, from_parquet, plain_json
 
 __all__ = ["Parts", "begin_next_plan", "blocks_promised", "bytes_on_disk", "is_followed"]
 
@@ -36,7 +36,6 @@ TABLE = "table"  # the key of the claim of who writes the table
 BETWEEN_TRIES = 0.2  # seconds between two tries to be alone
 CLAIMS = "claims"  # the folder of the claims of a run that is not finished
 NAME = re.compile(r"block-(\d+)-(\d+)-[0-9a-f]+\.parquet")  # number, rows, checksum
-META = b"elbowroom"  # the key of the metadata in a part
 CLOSE = 1e-5  # how much the numbers of a probe may differ, as threads may round them
 
 
@@ -218,14 +217,10 @@ class Parts:
 
     def _content(self, gaps: Gaps) -> bytes:
         meta, columns = gaps.to_columns()
-        record = json.dumps({"identity": self._digest, "gaps": meta}, default=plain_json)
-        return as_parquet(columns, {META: record.encode()})
+        return as_parquet(columns, {"identity": self._digest, "gaps": meta})
 
     def _read(self, path: Path) -> Gaps | None:
         """The block in a file; one that is damaged is set aside, and None."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         try:
             content = path.read_bytes()
         except FileNotFoundError:  # another process has replaced it by a longer one, or set it aside
@@ -236,11 +231,10 @@ class Parts:
                 path.rename(aside)
             warnings.warn(f"{path} was damaged and is measured again; it is kept as {aside.name}", stacklevel=4)
             return None
-        table = pq.read_table(pa.BufferReader(content), use_threads=False)
-        record = json.loads(table.schema.metadata[META])
+        record, columns = from_parquet(content)
         if record["identity"] != self._digest:
             raise RunError(f"{path} is a block of another run; nothing was changed. Name another folder.")
-        return Gaps.from_columns(record["gaps"], columns_of(table))
+        return Gaps.from_columns(record["gaps"], columns)
 
     def _of_more_data(self) -> RunError:
         return RunError(

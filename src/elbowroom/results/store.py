@@ -24,13 +24,14 @@ from numpy.typing import NDArray
 from ..core import PARTIAL_SUFFIX, write_atomically
 
 __all__ = [
-    "BLOCKS", "PROGRESS_LOG", "SCHEMA", "WORKERS", "RunError", "as_parquet", "checksum_of", "columns_of", "plain_json",
-    "read_run", "refuse_occupied", "write_run",
+    "BLOCKS", "PROGRESS_LOG", "SCHEMA", "WORKERS", "RunError", "as_parquet", "checksum_of", "from_parquet",
+    "plain_json", "read_run", "refuse_occupied", "write_run",
 ]  # fmt: skip
 
 BLOCKS = "blocks"  # the folder of the blocks that were measured
 PROGRESS_LOG = "progress.log"  # a file with a line for every minute of the measurement
 WORKERS = "workers"  # the folder of a file for each process that measures
+META = b"elbowroom"  # the key of the record in a Parquet file
 PACKAGES = ("elbowroom", "torch", "numpy", "pyarrow")  # packages whose versions a run records
 ROWS_AT_ONCE = 2**10  # of a table that is written
 SCHEMA = 3  # 1 did not hold the rungs of the ladder, 2 not the shortfall of fits
@@ -141,43 +142,53 @@ def read_run(folder: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]
         if not path.exists() or _sha256(path) != checksum:
             raise RunError(f"{path} is missing or was changed since it was written; the run must be made again")
         tables.append(pq.read_table(path))
-    return meta, columns_of(pa.concat_tables(tables))
+    return meta, _columns_of(pa.concat_tables(tables))
 
 
-def as_parquet(columns: Mapping[str, NDArray[Any]], record: Mapping[bytes, bytes] | None = None) -> bytes:
-    """The content of a Parquet file of columns (N,) or (N, G), with a record beside them."""
+def as_parquet(columns: Mapping[str, NDArray[Any]], record: Mapping[str, Any] | None = None) -> bytes:
+    """The content of a Parquet file of columns (N,) or (N, G), with a record beside them that JSON can hold."""
     buffer = io.BytesIO()
     _write_parquet(columns, record, buffer)
     return buffer.getvalue()
 
 
 def _write_parquet(
-    columns: Mapping[str, NDArray[Any]], record: Mapping[bytes, bytes] | None, file: BinaryIO | io.BytesIO
+    columns: Mapping[str, NDArray[Any]], record: Mapping[str, Any] | None, file: BinaryIO | io.BytesIO
 ) -> None:
     """Write a Parquet file, some rows after the other, so that they are never all in memory once more."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     n = len(next(iter(columns.values())))
+    meta = None if record is None else {META: json.dumps(record, default=plain_json).encode()}
     words = [name for name, values in columns.items() if np.asarray(values).dtype.kind not in "iuf"]
     with ExitStack() as stack:
         writer = None
         for start in range(0, max(n, 1), ROWS_AT_ONCE):
             rows = {name: np.asarray(values)[start : start + ROWS_AT_ONCE] for name, values in columns.items()}
             table = pa.table({name: _arrow(pa, values) for name, values in rows.items()})
-            table = table.replace_schema_metadata(record)
+            table = table.replace_schema_metadata(meta)
             writer = writer or stack.enter_context(pq.ParquetWriter(file, table.schema, use_dictionary=words))
             writer.write_table(table)
 
 
-def columns_of(table: Any) -> dict[str, NDArray[Any]]:
-    """The columns of an Arrow table, (N,) or (N, G) each."""
-    return {name: _numpy(table.column(name)) for name in table.column_names}
+def from_parquet(content: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """The record and the columns of which `as_parquet` made this content."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(pa.BufferReader(content), use_threads=False)
+    return json.loads(table.schema.metadata[META]), _columns_of(table)
 
 
 def checksum_of(content: bytes) -> str:
     """The checksum by which a file of a block is named."""
     return hashlib.sha256(content).hexdigest()[:32]
+
+
+def _columns_of(table: Any) -> dict[str, NDArray[Any]]:
+    """The columns of an Arrow table, (N,) or (N, G) each."""
+    return {name: _numpy(table.column(name)) for name in table.column_names}
 
 
 def _what_is_there(folder: Path) -> str:

@@ -1,0 +1,116 @@
+"""Measures sets of data, by one process or by several that share a folder for each set, and prints and saves each set
+as soon as it is whole.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from ..measure import Measurement, Share, follow, kept_run, reporting, unkept_run
+from ..results import BlockNotKept, Gaps, RunError, RunningMeans
+from ..scale import Cluster, Crew, Report, WorkersError
+from .run_folders import blocks_in, save_kept
+from .show import show_ladder
+from .terminal import FactoryError, UserError, bars, say
+
+__all__ = ["fill_sets", "follow_sets", "measure_sets"]
+
+
+def fill_sets(
+    measurements: Mapping[str, Measurement], places: Mapping[str, Path], share: Share | None, report: Report
+) -> None:
+    """What a worker does: it measures blocks of each set into the folder of that set, without a result.
+
+    Args:
+        share: which blocks of each set it is to measure; None for all.
+        report: called with the name of a set and the number of its data that are done.
+    """
+    try:
+        for waits in (False, True):  # nobody waits for the last blocks of one set while there are blocks of another
+            for name, asked in measurements.items():
+                with kept_run(asked, places[name], share) as run:
+                    run.fill(partial(report, name), waits)
+    except BlockNotKept as error:  # whoever started this worker goes on, and tells
+        warnings.warn(str(error), stacklevel=2)
+
+
+def follow_sets(measurements: Mapping[str, Measurement], places: Mapping[str, Path]) -> None:
+    """Give the folder of each set to its measurement, if its plan adds a flow to that of the run there."""
+    for name, place in places.items():
+        with _refusals(name, place):
+            follow(measurements[name], place)
+
+
+def measure_sets(
+    measurements: Mapping[str, Measurement],
+    places: Mapping[str, Path],
+    finish: Callable[[str, Gaps], Gaps] = lambda name, gaps: gaps,
+    share: Share | None = None,
+    crew: Crew | Cluster | None = None,
+) -> dict[str, Gaps]:
+    """Measure every set, and print and save the ladders of those that are whole -> these ladders.
+
+    Args:
+        places: the folder of each set; of a set without one nothing is saved.
+        finish: adds what only the command knows.
+        share: which blocks of each set are measured; None for all.
+        crew: the processes that help.
+    Raises:
+        UserError: a folder holds another run, or workers cannot go on.
+    """
+    runs: dict[str, Gaps] = {}
+    for name, asked in measurements.items():
+        folder, means = places.get(name), RunningMeans()
+        with _refusals(name, folder):
+            if folder is None:
+                with _progress(name, asked, None, means) as report:
+                    gaps = unkept_run(asked, report, means=means)
+                runs[name] = finish(name, gaps)
+                show_ladder(name, runs[name])
+                continue
+            with kept_run(asked, folder, share, means) as run:
+                with _progress(name, asked, folder, means) as report:
+                    found = run.measure(report, helpers=None if crew is None else partial(crew.work, name))
+                if found is None:
+                    say(f"{name}: part of it is measured, {run.missing()} blocks of other parts are not there yet\n")
+                    continue
+                runs[name] = finish(name, found)
+                try:
+                    show_ladder(name, runs[name])  # before it is saved: what is on the screen cannot be lost
+                finally:  # and saved though the screen be gone
+                    save_kept(run, runs[name])
+    return runs
+
+
+@contextmanager
+def _refusals(name: str, folder: Path | None) -> Iterator[None]:
+    """What stops the measurement of a set, in words that say what can be done."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = 0 if folder is None else blocks_in(folder)
+        blocks = "1 block is" if kept == 1 else f"{kept} blocks are"
+        what = f"{blocks} kept in {folder}; the same command goes on" if kept else "nothing was saved"
+        raise KeyboardInterrupt(f"while it measured {name}, of which {what}") from None
+    except RunError as error:
+        raise UserError(f"{error} Or add --overwrite to measure anew and replace what is there.") from None
+    except WorkersError as error:
+        text = str(error) if folder is None else f"{error}. What is finished is kept, and the same command goes on"
+        raise (FactoryError(text, error.shown) if error.shown else UserError(text)) from None
+
+
+@contextmanager
+def _progress(
+    name: str, asked: Measurement, folder: Path | None, means: RunningMeans
+) -> Iterator[Callable[[float], None]]:
+    """A bar with the means below it, and a log in the run folder."""
+    with bars("data") as add:
+        advance = add(name, asked.total)
+
+        def show(done: int, total: int) -> None:
+            advance(done, total, below=str(means))
+
+        with reporting(show, asked.total, folder=folder, means=means) as report:
+            yield report

@@ -9,6 +9,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -35,7 +38,7 @@ LONG_RUN = 100_000
 
 def scale(folder: Path) -> dict[str, Any]:
     """Two workers against one, ten thousand images, a large run opened, and the simulation."""
-    rows = [*_workers(folder), _opening()]
+    rows = [*_workers(folder), *_ray(folder), _opening()]
     found = simulation()
     rows += [
         [
@@ -59,10 +62,10 @@ def _workers(folder: Path) -> list[list[str]]:
         times: dict[int, list[float]] = {1: [], 2: []}
         for repeat in range(REPEATS):
             for n_workers, spent in times.items():
-                seconds, memory = _run(place, N_FEW, n_workers, f"few-{repeat}-{n_workers}")
+                seconds, memory = _run(place, N_FEW, f"few-{repeat}-{n_workers}", "--workers", str(n_workers))
                 spent.append(seconds)
         small = memory
-        total, large = _run(place, N_MANY, 2, "many")
+        total, large = _run(place, N_MANY, "many", "--workers", "2")
         once, twice = (statistics.median(spent) for spent in times.values())
         return [
             [
@@ -78,7 +81,46 @@ def _workers(folder: Path) -> list[list[str]]:
         ]
 
 
-def _run(place: str, n: int, n_workers: int, name: str) -> tuple[float, float]:
+def _ray(folder: Path) -> list[list[str]]:
+    """The command on a cluster of Ray that runs, and on one that it starts, against workers; nothing without Ray."""
+    if find_spec("ray") is None:
+        return []
+    with tempfile.TemporaryDirectory() as place, _cluster() as address:
+        Path(place, "public.py").write_text(FACTORY.format(folder=str(folder)))
+        ways = {"workers": ("--workers", "2"), "cluster": ("--ray", address), "started": ("--ray",)}
+        times: dict[str, list[float]] = {way: [] for way in ways}
+        for repeat in range(REPEATS):
+            for way, options in ways.items():
+                times[way].append(_run(place, N_FEW, f"{way}-{repeat}", *options)[0])
+    base, *others = (statistics.median(spent) for spent in times.values())
+    return [
+        [f"... on a cluster of Ray {how}, against two workers", f"{(seconds / base - 1) * 100:+.0f}%"]
+        for how, seconds in zip(("that runs", "that the command starts"), others, strict=True)
+    ]
+
+
+@contextmanager
+def _cluster() -> Iterator[str]:
+    """The address of a cluster of Ray with two cores, in a process of its own."""
+    code = (
+        "import sys; from ray.cluster_utils import Cluster\n"
+        "node = {'num_cpus': 2, 'node_ip_address': '127.0.0.2', 'include_dashboard': False}\n"
+        "cluster = Cluster(initialize_head=True, head_node_args=node)\n"
+        "print(cluster.address, flush=True); sys.stdin.read(); cluster.shutdown()"
+    )
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        text=True, env=environment,
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.communicate()
+
+
+def _run(place: str, n: int, name: str, *options: str) -> tuple[float, float]:
     """Seconds that the command took, and the most memory of its first process in MiB."""
     code = (
         "import resource, sys; from elbowroom.cli import main\n"
@@ -88,8 +130,7 @@ def _run(place: str, n: int, n_workers: int, name: str) -> tuple[float, float]:
     )
     Path(place, "program.py").write_text(code)
     command = [
-        sys.executable, "program.py", "gaps", "--model", "public.py:factory", "--n", str(n), "--out", name,
-        "--workers", str(n_workers),
+        sys.executable, "program.py", "gaps", "--model", "public.py:factory", "--n", str(n), "--out", name, *options,
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
     start = time.perf_counter()

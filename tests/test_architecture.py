@@ -30,7 +30,7 @@ SRC = Path(__file__).resolve().parent.parent / "src" / "elbowroom"
 # From the top down. A room imports only from rooms below it; rooms of one line do not import each other.
 ROOMS = [
     {"cli"},
-    {"adapters", "scale"},
+    {"experiments", "adapters", "scale"},
     {"training", "datasets"},
     {"measure"},
     {"fits"},

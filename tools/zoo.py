@@ -26,6 +26,7 @@ RECIPES = {
     "mnist-gray256-ffg": f"mnist {LONG} --binarize gray256 --heldout 5000 --patience 400",
     "mnist-ffg": f"mnist {LONG}",
     "mnist-af": f"mnist {LONG} --family auxiliary --compile --clip-norm 150",
+    "fashion-brief": BRIEF,  # what the next four are compared with
     "fashion-large-encoder": f"{BRIEF} --encoder 500-500",
     "fashion-no-annealing": f"{BRIEF} --annealing none",
     "fashion-decoder-0": f"{BRIEF} --decoder linear",

@@ -18,8 +18,7 @@ Measure
     Plan, EvidencePlan, AnnealingSchedule, Budget       what a measurement may spend
 
 Read the result
-    Gaps            what decompose returns: printed, a table; saved by gaps.save(folder)
-    load_gaps       a saved run
+    Gaps            what decompose returns: printed, a table; saved by gaps.save(folder), read by load_gaps(folder)
     judge, Verdict, Finding     the ladder in words
     compare, Comparison     two runs, datum by datum where they share data
     Estimate        a value for each datum, with its side, standard error and Monte Carlo error

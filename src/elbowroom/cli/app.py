@@ -43,6 +43,9 @@ HELP = {
 
     Files are looked for in --data-dir, $ELBOWROOM_DATA, the user's cache and /usr/share/datasets. Downloads go to the
     cache, and are kept only if every SHA-256 is that of the official files.""",
+    "paper": """Run the experiments of Cremer, Li and Duvenaud (2018), and say which of the paper's claims hold.
+
+    Each writes a page with a table, a figure and the verdicts. An experiment that was stopped goes on.""",
     "report": """Print the tables and the verdict of saved runs again.""",
     "runs": """List the runs below a folder: what they measure, how far they are, since when, and who measures them.""",
 }

@@ -14,9 +14,9 @@ from cyclopts.types import PositiveInt
 from ..measure import BlockKey, PlanName, Share, forecast, kept_run
 from ..models import device_and_dtype
 from ..results import Gaps
-from ..scale import Cluster, Crew, Report, n_cores
+from ..scale import Cluster, Crew, n_cores
 from .dry_run import dry_run_of
-from .measuring import fill_sets, follow_sets, measure_sets
+from .measuring import follow_sets, measure_sets, work
 from .model_spec import checked
 from .options import NO_CHOICE, DataChoice, Switch, command_of
 from .request import Opened, Request, SentData, measurement_of, opened, sent
@@ -118,7 +118,7 @@ def gaps_command(
                 job, cores = partial(_work_on_node, request, places, threads), workers or _n_processes(it, threads)
                 crew = stack.enter_context(Cluster(job, sent(it.chosen), ray, cores, ray_gpus))
             elif n_workers > 1:
-                crew = stack.enter_context(Crew(partial(_work, request, places, share, threads), n_workers))
+                crew = stack.enter_context(Crew(partial(work, request, places, share, threads), n_workers))
             runs = measure_sets(it.measurements, places, finish, share, crew)
         if len(runs) == len(it.chosen):
             show_verdict(runs)
@@ -165,12 +165,6 @@ def _temporary(it: Opened, stack: ExitStack) -> dict[str, Path]:
     """Folders for a run that is not saved."""
     base = Path(stack.enter_context(TemporaryDirectory(prefix="elbowroom-")))
     return {name: base / name for name in it.chosen}
-
-
-def _work(request: Request, places: Mapping[str, Path], share: Share | None, threads: int, report: Report) -> None:
-    """What a worker does: it opens the same model and data, and measures blocks of each set."""
-    torch.set_num_threads(threads)
-    fill_sets(opened(request).measurements, places, share, report)
 
 
 def _work_on_node(

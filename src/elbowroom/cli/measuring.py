@@ -8,14 +8,17 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from ..measure import Measurement, Share, follow, kept_run, reporting, unkept_run
 from ..results import BlockNotKept, Gaps, RunError, RunningMeans
 from ..scale import Cluster, Crew, Report, WorkersError
+from .request import Request, opened
 from .run_folders import blocks_in, save_kept
 from .show import show_ladder
 from .terminal import FactoryError, UserError, bars, say
 
-__all__ = ["fill_sets", "follow_sets", "measure_sets"]
+__all__ = ["fill_sets", "follow_sets", "measure_sets", "work"]
 
 
 def fill_sets(
@@ -36,6 +39,12 @@ def fill_sets(
         warnings.warn(str(error), stacklevel=2)
 
 
+def work(request: Request, places: Mapping[str, Path], share: Share | None, threads: int, report: Report) -> None:
+    """What a worker does that is given a request: it opens the same model and data, and measures blocks of each set."""
+    torch.set_num_threads(threads)
+    fill_sets(opened(request).measurements, places, share, report)
+
+
 def follow_sets(measurements: Mapping[str, Measurement], places: Mapping[str, Path]) -> None:
     """Give the folder of each set to its measurement, if its plan adds a flow to that of the run there."""
     for name, place in places.items():
@@ -49,6 +58,7 @@ def measure_sets(
     finish: Callable[[str, Gaps], Gaps] = lambda name, gaps: gaps,
     share: Share | None = None,
     crew: Crew | Cluster | None = None,
+    show: Callable[[str, Gaps], None] = show_ladder,
 ) -> dict[str, Gaps]:
     """Measure every set, and print and save the ladders of those that are whole -> these ladders.
 
@@ -57,6 +67,7 @@ def measure_sets(
         finish: adds what only the command knows.
         share: which blocks of each set are measured; None for all.
         crew: the processes that help.
+        show: prints a ladder.
     Raises:
         UserError: a folder holds another run, or workers cannot go on.
     """
@@ -68,7 +79,7 @@ def measure_sets(
                 with _progress(name, asked, None, means) as report:
                     gaps = unkept_run(asked, report, means=means)
                 runs[name] = finish(name, gaps)
-                show_ladder(name, runs[name])
+                show(name, runs[name])
                 continue
             with kept_run(asked, folder, share, means) as run:
                 with _progress(name, asked, folder, means) as report:
@@ -78,7 +89,7 @@ def measure_sets(
                     continue
                 runs[name] = finish(name, found)
                 try:
-                    show_ladder(name, runs[name])  # before it is saved: what is on the screen cannot be lost
+                    show(name, runs[name])  # before it is saved: what is on the screen cannot be lost
                 finally:  # and saved though the screen be gone
                     save_kept(run, runs[name])
     return runs
@@ -109,8 +120,8 @@ def _progress(
     with bars("data") as add:
         advance = add(name, asked.total)
 
-        def show(done: int, total: int) -> None:
+        def draw(done: int, total: int) -> None:
             advance(done, total, below=str(means))
 
-        with reporting(show, asked.total, folder=folder, means=means) as report:
+        with reporting(draw, asked.total, folder=folder, means=means) as report:
             yield report

@@ -1,0 +1,166 @@
+"""`elbowroom paper`: the experiments of the paper, each by one command."""
+
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from cyclopts.types import PositiveInt
+
+from ..experiments import EXPERIMENTS, SCALES, Decision, Experiment, Findings, Scale, claims_page, experiment_page
+from ..results import Gaps, aligned, duration, load_gaps
+from ..scale import Crew, n_cores
+from .measuring import measure_sets, work
+from .options import DataChoice
+from .request import Request, opened
+from .run_folders import reserved
+from .terminal import UserError, say
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["paper_command"]
+
+DATA, RUNS = "data", "runs"  # folders below --out: rows that are kept, and runs that may go on
+HELDOUT = "test"  # the set that is measured as held-out
+
+
+def paper_command(
+    name: str = "list",
+    /,
+    *,
+    scale: Literal["quick", "cpu"] = "quick",
+    out: Path = Path("elbowroom-paper"),
+    zoo: Path = Path("zoo"),
+    rows: Path | None = None,
+    data_dir: Path | None = None,
+    workers: PositiveInt | None = None,
+) -> None:
+    """The command; `app.HELP` says what it does.
+
+    Args:
+        name: An experiment, all, claims (the page of all claims, of what was measured before), or list.
+        scale: quick: 20 images of each set, 2 of CIFAR-10, by plan quick; cpu: 250 and 100 images by plan standard.
+        out: Folder for the pages and figures. What is measured is kept in it, and the same command goes on with it.
+        zoo: Folder of the trained models.
+        rows: Make the pages from the rows in this folder, such as docs/results/data, and measure nothing.
+        data_dir: Folder of the data sets' files. It is looked in before the usual places.
+        workers: Number of processes, by default as many as there are cores. Numbers do not depend on it.
+    """
+    if name == "list":
+        return _list()
+    names = list(EXPERIMENTS) if name in ("all", "claims") else [name]
+    if unknown := [each for each in names if each not in EXPERIMENTS]:
+        raise UserError(f"paper {unknown[0]}: expected list, all, claims or one of {', '.join(EXPERIMENTS)}")
+    _figure()  # refused before anything is measured
+    if name == "claims":
+        rows = rows or out / DATA
+    torch.set_num_threads(1)
+    place = _Lab(SCALES[scale], zoo, out, rows, data_dir, workers or n_cores())
+    decided: dict[str, list[Decision]] = {}
+    for each in names:
+        start, experiment = time.perf_counter(), EXPERIMENTS[each]
+        findings = experiment.run(place)
+        decided[each] = list(findings.decisions)
+        if name != "claims":
+            seconds = None if rows else time.perf_counter() - start
+            _write(experiment, findings, out, _facts(f"elbowroom paper {each} --scale {scale}", seconds), _figure())
+        _say(each, findings.decisions)
+    if name == "claims":
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "claims.md").write_text(claims_page(decided))
+        say(f"\nwritten to {out / 'claims.md'}")
+
+
+class _Lab:
+    """Measures models of the zoo, or reads what was measured of them."""
+
+    def __init__(
+        self, scale: Scale, zoo: Path, out: Path, rows: Path | None, data_dir: Path | None, workers: int
+    ) -> None:
+        self.scale = scale
+        self._zoo, self._out, self._rows, self._workers = zoo, out, rows, workers
+        self._choice = DataChoice(data_dir=data_dir)
+        self._found: dict[str, Mapping[str, Gaps]] = {}
+
+    def gaps(self, model: str) -> Mapping[str, Gaps]:
+        """As `experiments.Lab` says."""
+        if model not in self._found:
+            self._found[model] = self._read(model, self._rows) if self._rows is not None else self._measured(model)
+        return self._found[model]
+
+    def _read(self, model: str, rows: Path) -> Mapping[str, Gaps]:
+        return {name: load_gaps(rows / self.scale.name / model / name) for name in ("train", "heldout")}
+
+    def _measured(self, model: str) -> Mapping[str, Gaps]:
+        if not (self._zoo / model / "config.json").exists():
+            raise UserError(f"{self._zoo / model}: there is no such model. Name the folder of the models with --zoo")
+        is_large = model.startswith("cifar")
+        request = Request(
+            model=str(self._zoo / model), choice=self._choice, n=self.scale.n_large if is_large else self.scale.n,
+            first=None, seed=0, plan=self.scale.plan, refine_on=None, refine_plan="standard", device=None,
+            kl_weight=1.0, objective=None, weights=None, unfinished=False,
+        )  # fmt: skip
+        measurements = opened(request).measurements
+        places = {name: self._out / RUNS / self.scale.name / model / name for name in measurements}
+        with ExitStack() as stack:
+            stack.enter_context(reserved(places.values(), overwrite=False))
+            crew = stack.enter_context(Crew(partial(work, request, places, None, 1), self._workers))
+            show = partial(_say_gaps, model)
+            found = measure_sets(measurements, places, crew=crew if self._workers > 1 else None, show=show)
+        named = {"heldout" if name == HELDOUT else name: gaps for name, gaps in found.items()}
+        for name, gaps in named.items():
+            gaps.save(self._out / DATA / self.scale.name / model / name, overwrite=True)
+        return named
+
+
+def _list() -> None:
+    """Print the experiments."""
+    for line in aligned([(each.name, each.section, each.question) for each in EXPERIMENTS.values()]):
+        say(line)
+
+
+def _say_gaps(model: str, name: str, gaps: Gaps) -> None:
+    steps = ((words, gaps.step(words)) for words in ("amortization", "approximation"))
+    terms = ", ".join(f"{words} {step.mean:.2f} +- {step.se:.2f}" for words, step in steps)
+    say(f"{model}, {len(gaps)} of {name}: {terms}, log p(x) {gaps.log_evidence.mean:.2f}")
+
+
+def _say(name: str, decisions: Sequence[Decision]) -> None:
+    say(f"\n{name}")
+    for decision in decisions:
+        say(
+            f"  {decision.verdict}: {decision.claim.says} ({decision.claim.data}): {decision.mean:+.2f} "
+            f"+- {decision.se:.2f} nats, {decision.errors:+.1f} standard errors"
+        )
+
+
+def _write(experiment: Experiment, findings: Findings, out: Path, facts: Mapping[str, str], figure: "Figure") -> None:
+    """Write the page and its figure."""
+    out.mkdir(parents=True, exist_ok=True)
+    findings.draw(figure)
+    for ending in ("png", "pdf"):
+        figure.savefig(out / f"{experiment.name}.{ending}")
+    page = experiment_page(experiment, findings, f"{experiment.name}.png", facts)
+    (out / f"{experiment.name}.md").write_text(page)
+    say(f"\nwritten to {out / experiment.name}.md")
+
+
+def _figure() -> "Figure":
+    """An empty figure. UserError without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError("paper needs matplotlib for its figures: pip install elbowroom[paper]") from None
+    return Figure(layout="constrained", dpi=200)
+
+
+def _facts(command: str, seconds: float | None) -> dict[str, str]:
+    packages = ", ".join(f"{name} {version(name)}" for name in ("elbowroom", "torch", "numpy"))
+    facts = {"command": f"`{command}`", "versions": f"Python {platform.python_version()}, {packages}"}
+    return facts if seconds is None else facts | {"time": duration(seconds)}

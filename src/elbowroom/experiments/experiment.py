@@ -1,0 +1,88 @@
+"""What an experiment is: a question, the models that answer it, and what is made of their ladders."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from ..measure import PlanName
+from ..results import Gaps
+from .claims import Claim, Decision
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["SCALES", "Experiment", "Findings", "Lab", "Scale"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How much is measured.
+
+    Attributes:
+        name: its name.
+        n: the number of data of each set of a model of small images.
+        n_large: the same for models of CIFAR-10.
+        plan: the plan.
+    """
+
+    name: str
+    n: int
+    n_large: int
+    plan: PlanName
+
+
+SCALES = {
+    "quick": Scale(name="quick", n=20, n_large=2, plan="quick"),
+    "cpu": Scale(name="cpu", n=250, n_large=100, plan="standard"),
+}
+
+
+class Lab(Protocol):
+    """Where models are measured, once for all experiments."""
+
+    scale: Scale
+
+    def gaps(self, model: str) -> Mapping[str, Gaps]:
+        """The ladders of a model of the zoo on training data, "train", and on others, "heldout"; the same data for all
+        models of one data set.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What an experiment found.
+
+    Attributes:
+        header: the names of the columns of its table.
+        rows: the rows of its table.
+        decisions: what it says of each of its claims.
+        draw: draws its figure, given a figure of matplotlib.
+    """
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    decisions: Sequence[Decision]
+    draw: Callable[["Figure"], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """An experiment.
+
+    Attributes:
+        name: its name on the command line.
+        section: the section of the paper.
+        question: what is asked.
+        how: what is measured, and on which models.
+        models: the names of the models in the zoo.
+        claims: the claims that it decides.
+        run: measures the models in a lab.
+    """
+
+    name: str
+    section: str
+    question: str
+    how: str
+    models: Sequence[str]
+    claims: Sequence[Claim]
+    run: Callable[[Lab], Findings]

@@ -1,0 +1,70 @@
+"""The page of an experiment: what was asked, the table, the figure, and what was decided."""
+
+from collections.abc import Mapping, Sequence
+
+from .claims import Decision
+from .experiment import Experiment, Findings
+
+__all__ = ["claims_page", "experiment_page"]
+
+DECIDED = ("claim", "estimand", "data", "mean", "se", "errors", "n", "runs", "ran out", "verdict")
+
+
+def experiment_page(experiment: Experiment, findings: Findings, figure: str, facts: Mapping[str, str]) -> str:
+    """The page in Markdown.
+
+    Args:
+        figure: the name of the file of the figure.
+        facts: what else a reader must know of the run, such as the command and the versions.
+    """
+    lines = [
+        f"# {experiment.name} (section {experiment.section})",
+        "",
+        f"{experiment.question} {experiment.how}",
+        "",
+        f"![{experiment.name}]({figure})",
+        "",
+        *_table(findings.header, findings.rows),
+        "",
+        "Standard errors in brackets count the images as a sample. `ran out` counts fits that were still gaining when "
+        "their budget ended, of all fits of a row.",
+        "",
+        "## What was decided",
+        "",
+        *_decisions(findings.decisions),
+        "",
+        "## How it was made",
+        "",
+        *(f"- {key}: {value}" for key, value in facts.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def claims_page(decisions: Mapping[str, Sequence[Decision]]) -> str:
+    """The claims of all experiments, by the name of the experiment, on one page in Markdown."""
+    lines = ["# Claims of the paper, decided", ""]
+    for name, each in decisions.items():
+        lines += [f"## {name}", "", *_decisions(each), ""]
+    return "\n".join(lines)
+
+
+def _decisions(decisions: Sequence[Decision]) -> list[str]:
+    rows = [
+        (
+            decision.claim.says, decision.claim.estimand, decision.claim.data, f"{decision.mean:+.2f}",
+            f"{decision.se:.2f}", f"{decision.errors:+.1f}", f"{decision.n:,}",
+            "one run" if decision.n_runs == 1 else f"{decision.n_runs} runs",
+            "{} of {}".format(*decision.ran_out), f"**{decision.verdict}**",
+        )
+        for decision in decisions
+    ]  # fmt: skip
+    explained = (
+        "The estimand is greater than zero if the claim holds; its mean and standard error are in nats. Two standard "
+        "errors decide."
+    )
+    return [*_table(DECIDED, rows), "", explained]
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    ruler = ["---" for _ in header]
+    return [f"| {' | '.join(row)} |" for row in (header, ruler, *rows)]

@@ -1,0 +1,43 @@
+"""The rows of tables: one ladder in each."""
+
+from collections.abc import Mapping, Sequence
+
+from ..posteriors import DiagonalGaussian
+from ..results import Estimate, FitReport, Gaps
+
+__all__ = ["LADDER_HEADER", "ladder_rows_of", "own_fit"]
+
+LADDER_HEADER = (
+    "model", "data", "n", "log p(x)", "L[q*]", "L[q*_FFG]", "L[q]", "approximation", "amortization", "inference",
+    "ran out",
+)  # fmt: skip
+
+
+def ladder_rows_of(found: Mapping[str, Mapping[str, Gaps]]) -> list[Sequence[str]]:
+    """A row for each set of each model: the bounds, the gaps with their standard errors, and fits that ran out.
+
+    L[q*] is the best member of q's own family; the approximation gap is what log p(x) lies above it, and the
+    amortization gap is what it lies above L[q].
+    """
+    return [_row(model, name, gaps) for model, sets in found.items() for name, gaps in sets.items()]
+
+
+def own_fit(gaps: Gaps) -> FitReport:
+    """How the fits of the best member of q's own family ended."""
+    return gaps.fits[gaps.family or DiagonalGaussian.name]
+
+
+def _row(model: str, name: str, gaps: Gaps) -> Sequence[str]:
+    own = gaps.local[gaps.family or DiagonalGaussian.name]
+    bounds = (gaps.log_evidence, own, gaps.local[DiagonalGaussian.name], gaps.elbo)
+    steps = (gaps.approximation, gaps.amortization, gaps.inference)
+    ran_out = sum(fit.counts().get("ran out", 0) for fit in gaps.fits.values())
+    of = sum(len(fit.outcome) for fit in gaps.fits.values())
+    return (
+        model, name, f"{len(gaps):,}", *(f"{bound.mean:.2f}" for bound in bounds), *map(_with_error, steps),
+        f"{ran_out} of {of}",
+    )  # fmt: skip
+
+
+def _with_error(step: Estimate) -> str:
+    return f"{step.mean:.2f} ({step.se:.2f})"

@@ -1,0 +1,135 @@
+"""Claims are decided by their errors; every experiment reads from top to bottom, and its page says what was found."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import elbowroom as er
+from elbowroom.experiments import (
+    EXPERIMENTS,
+    SCALES,
+    Claim,
+    Decision,
+    Scale,
+    claims_page,
+    decide,
+    decide_between,
+    experiment_page,
+)
+from elbowroom.results import FitReport
+
+CLAIM = Claim(name="c", says="it is so", estimand="one minus other", data="images")
+TINY = er.Plan(
+    rungs=("diagonal",),
+    n_elbo=32,
+    evidence=er.EvidencePlan(n_importance=64, n_pilot=32, annealing=None, n_others=16),
+    multistart=None,
+)
+
+
+@pytest.mark.parametrize(
+    ("mean", "verdict"), [(1.0, "holds"), (-1.0, "does not hold"), (0.1, "cannot tell"), (-0.1, "cannot tell")]
+)
+def test_two_standard_errors_decide(mean: float, verdict: str) -> None:
+    """Values with a mean as it is given and a standard error of 0.2."""
+    values = np.array([-1.0, 1.0] * 13)[:26]
+    values = mean + 0.2 * values * np.sqrt(25)
+    found = decide(CLAIM, er.Estimate("x", values))
+    assert found.mean == pytest.approx(mean)
+    assert found.se == pytest.approx(0.2)
+    assert found.verdict == verdict
+    assert found.errors == pytest.approx(mean / 0.2)
+
+
+def test_data_without_a_value_are_not_counted_and_fits_that_ran_out_are() -> None:
+    fits = FitReport(np.array([0, 1, 1, 2]), np.zeros(4, dtype=np.int64), np.zeros(4))
+    found = decide(CLAIM, er.Estimate("x", np.array([1.0, np.nan, 3.0, 2.0])), fits, fits)
+    assert (found.n, found.ran_out) == (3, (4, 8))
+
+
+def test_nothing_is_told_of_a_single_datum() -> None:
+    assert decide(CLAIM, er.Estimate("x", np.array([5.0]))).verdict == "cannot tell"
+
+
+def test_the_errors_of_two_samples_add() -> None:
+    one, other = er.Estimate("x", np.array([1.0, 3.0, 5.0])), er.Estimate("y", np.array([0.0, 1.0, 2.0, 3.0]))
+    found = decide_between(CLAIM, one, other)
+    assert found.mean == pytest.approx(1.5)
+    assert found.se == pytest.approx(np.hypot(one.se, other.se))
+    assert found.n == 7
+
+
+class Stand:
+    """A lab in which each model is a linear-Gaussian one: every experiment can be run in a second."""
+
+    scale: Scale = SCALES["quick"]
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def gaps(self, model: str) -> Mapping[str, er.Gaps]:
+        self.asked.append(model)
+        scale = 0.5 + 0.1 * (len(model) % 5)
+        weight = torch.randn(4, 2, generator=torch.Generator().manual_seed(len(model)), dtype=torch.float64)
+        truth = er.LinearGaussian(weight, torch.zeros(4, dtype=torch.float64), scale)
+        net = torch.nn.Linear(4, 4, dtype=torch.float64)
+        family = er.AuxiliaryFlow(2, hidden=4) if model.endswith("af") else er.DiagonalGaussian(2)
+        if model.endswith("af"):
+            net = torch.nn.Linear(4, family.context_size, dtype=torch.float64)
+        short = er.Budget(n_steps=2, n_samples=4, learning_rate=0.01, max_rounds=1)
+        plan = replace(TINY, budgets={family.name: short} if model.endswith("af") else {})
+        x = torch.randn(12, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        q = er.Amortized(net, family)
+        return {
+            name: er.decompose(truth, q, x[rows], plan, ids=ids, progress=False)
+            for name, rows, ids in (("train", slice(0, 6), range(6)), ("heldout", slice(6, 12), range(6, 12)))
+        }
+
+
+@pytest.fixture(scope="module", params=EXPERIMENTS)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_an_experiment_decides_all_its_claims_on_the_models_that_it_names(name: str) -> None:
+    experiment, lab = EXPERIMENTS[name], Stand()
+    findings = experiment.run(lab)
+    assert lab.asked == list(experiment.models)
+    assert {decision.claim.name for decision in findings.decisions} == {claim.name for claim in experiment.claims}
+    assert len(findings.decisions) == len(experiment.claims)
+    assert all(len(row) == len(findings.header) for row in findings.rows)
+    assert len(findings.rows) == 2 * len(experiment.models)  # one for each set
+
+
+def test_the_page_of_an_experiment_says_what_was_found(name: str) -> None:
+    experiment = EXPERIMENTS[name]
+    findings = experiment.run(Stand())
+    page = experiment_page(experiment, findings, "figure.png", {"command": "`elbowroom paper`"})
+    assert experiment.question in page
+    assert "![" + name + "](figure.png)" in page
+    for decision in findings.decisions:
+        assert f"{decision.mean:+.2f}" in page
+        assert f"**{decision.verdict}**" in page
+    tables = [line for line in page.splitlines() if line.startswith("|")]
+    assert len(tables) == 2 + len(findings.rows) + 2 + len(findings.decisions)
+
+
+def test_the_figure_has_a_bar_for_each_gap(name: str) -> None:
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    findings = EXPERIMENTS[name].run(Stand())
+    findings.draw(figure)
+    (axes,) = figure.axes
+    widths = sorted(bar.get_width() for bar in axes.patches if bar.get_width())
+    assert len(widths) == 2 * len(findings.rows)
+
+
+def test_names_of_claims_are_unique_and_the_page_has_them_all() -> None:
+    claims = [claim for experiment in EXPERIMENTS.values() for claim in experiment.claims]
+    assert len({claim.name for claim in claims}) == len(claims)
+    decisions = [Decision(claim=claim, mean=1.0, se=0.1, n=3, n_runs=1, ran_out=(0, 3)) for claim in claims]
+    page = claims_page({"all": decisions})
+    assert page.count("**holds**") == len(claims)
+    assert page.count("one run") == len(claims)

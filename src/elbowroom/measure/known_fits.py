@@ -31,7 +31,7 @@ def as_columns(rungs: Mapping[str, FittedRung], prints: NDArray[np.int64]) -> Co
     if sum(rung.family.context_size for rung in kept.values()) > MOST_VALUES:
         return {}
     for name, rung in kept.items():
-        columns |= {f"{name}{PARAMS}{key}": value.cpu().numpy() for key, value in rung.params.items()}
+        columns |= {f"{name}{PARAMS}{key}": _as_array(value) for key, value in rung.params.items()}
         columns |= {f"{name}{REPORT}{key}": getattr(rung.report, key) for key in COLUMNS_OF_REPORT}
     return columns
 
@@ -59,3 +59,10 @@ def known_fits(columns: Columns, prints: NDArray[np.int64], like: Tensor) -> dic
             params.setdefault(name, {})[key] = torch.from_numpy(values.copy()).to(like)
     reports = {name: FitReport(*(columns[f"{name}{REPORT}{key}"] for key in COLUMNS_OF_REPORT)) for name in params}
     return {name: (params[name], reports[name]) for name in params}
+
+
+def _as_array(value: Tensor) -> NDArray[np.generic]:
+    """The same numbers; arrays know no bfloat16."""
+    exact = value if value.dtype == torch.float64 else value.float()
+    array: NDArray[np.generic] = exact.cpu().numpy()
+    return array

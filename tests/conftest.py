@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import elbowroom as er
+
+from .shared_runs import make_images, measured_whole
+
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -60,3 +64,15 @@ def external_data() -> Path:
     if not Path(folder).is_dir():
         pytest.skip(f"ELBOWROOM_DATA={folder} is not a folder")
     return Path(folder).resolve()
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with the images of the runs that many processes share."""
+    return make_images(tmp_path_factory.mktemp("shared"))
+
+
+@pytest.fixture(scope="session")
+def whole_run(images: Path) -> er.Gaps:
+    """What is measured of them in one process."""
+    return measured_whole(images)

@@ -20,8 +20,6 @@ from ..shared_runs import (
     ended,
     has_begun,
     have_ended,
-    make_images,
-    measured_whole,
     some_moment,
     wait_until,
     words,
@@ -31,28 +29,17 @@ from ..shared_runs import (
 ANY_MOMENT = pytest.mark.parametrize("n_kills", [1, pytest.param(3, marks=pytest.mark.slow)])
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_images(tmp_path_factory.mktemp("shared"))
-
-
-@pytest.fixture(scope="module")
-def whole(images: Path) -> er.Gaps:
-    """The run in one process."""
-    return measured_whole(images)
-
-
 @pytest.mark.parametrize("workers", [2, 3])
 def test_numbers_do_not_depend_on_the_number_of_workers(
-    images: Path, whole: er.Gaps, tmp_path: Path, workers: int
+    images: Path, whole_run: er.Gaps, tmp_path: Path, workers: int
 ) -> None:
     code, out, _ = ended(begun(images, tmp_path / "run", "--workers", str(workers)))
     assert code == 0
-    assert str(whole) in out
-    assert_same(tmp_path / "run", whole)
+    assert str(whole_run) in out
+    assert_same(tmp_path / "run", whole_run)
 
 
-def test_parts_may_be_measured_in_any_order(images: Path, whole: er.Gaps, tmp_path: Path) -> None:
+def test_parts_may_be_measured_in_any_order(images: Path, whole_run: er.Gaps, tmp_path: Path) -> None:
     """The last of them prints the whole."""
     for part in ("3/3", "1/3"):
         code, out, _ = ended(begun(images, tmp_path / "run", "--part", part, "--workers", "1"))
@@ -61,20 +48,20 @@ def test_parts_may_be_measured_in_any_order(images: Path, whole: er.Gaps, tmp_pa
         assert "log p(x)" not in out
     code, out, _ = ended(begun(images, tmp_path / "run", "--part", "2/3", "--workers", "1"))
     assert code == 0
-    assert str(whole) in out
-    assert_same(tmp_path / "run", whole)
+    assert str(whole_run) in out
+    assert_same(tmp_path / "run", whole_run)
 
 
-def test_data_may_be_added_by_more_workers(images: Path, whole: er.Gaps, tmp_path: Path) -> None:
+def test_data_may_be_added_by_more_workers(images: Path, whole_run: er.Gaps, tmp_path: Path) -> None:
     assert ended(begun(images, tmp_path / "run", "--workers", "2", n=120))[0] == 0
     before = blocks(tmp_path / "run")
     assert ended(begun(images, tmp_path / "run", "--workers", "3"))[0] == 0
     assert {name for name in before if "-50-" in name} == before.keys() & blocks(tmp_path / "run").keys()
-    assert_same(tmp_path / "run", whole)
+    assert_same(tmp_path / "run", whole_run)
 
 
 @ANY_MOMENT
-def test_one_of_three_workers_is_killed(images: Path, whole: er.Gaps, tmp_path: Path, n_kills: int) -> None:
+def test_one_of_three_workers_is_killed(images: Path, whole_run: er.Gaps, tmp_path: Path, n_kills: int) -> None:
     for number in range(n_kills):
         folder = tmp_path / f"run {number}"
         process = begun(images, folder, "--workers", "3")
@@ -85,12 +72,12 @@ def test_one_of_three_workers_is_killed(images: Path, whole: er.Gaps, tmp_path: 
             os.kill(random.Random().choice(victims), signal.SIGKILL)
         code, out, _ = ended(process)
         assert code == 0
-        assert str(whole) in out
-        assert_same(folder, whole)
+        assert str(whole_run) in out
+        assert_same(folder, whole_run)
 
 
 @ANY_MOMENT
-def test_the_driver_is_killed(images: Path, whole: er.Gaps, tmp_path: Path, n_kills: int) -> None:
+def test_the_driver_is_killed(images: Path, whole_run: er.Gaps, tmp_path: Path, n_kills: int) -> None:
     """Its workers end; nothing that was finished is lost or measured again."""
     for number in range(n_kills):
         folder = tmp_path / f"run {number}"
@@ -104,11 +91,13 @@ def test_the_driver_is_killed(images: Path, whole: er.Gaps, tmp_path: Path, n_ki
         before = blocks(folder)
         assert ended(begun(images, folder, "--workers", "2"))[0] == 0
         assert before.items() <= blocks(folder).items()
-        assert_same(folder, whole)
+        assert_same(folder, whole_run)
 
 
 @ANY_MOMENT
-def test_two_of_three_tasks_of_an_array_are_killed(images: Path, whole: er.Gaps, tmp_path: Path, n_kills: int) -> None:
+def test_two_of_three_tasks_of_an_array_are_killed(
+    images: Path, whole_run: er.Gaps, tmp_path: Path, n_kills: int
+) -> None:
     for number in range(n_kills):
         folder = tmp_path / f"run {number}"
         tasks = [begun(images, folder, "--part", f"{k}/3", "--workers", "1") for k in (1, 2, 3)]
@@ -122,13 +111,13 @@ def test_two_of_three_tasks_of_an_array_are_killed(images: Path, whole: er.Gaps,
         again = [begun(images, folder, "--part", f"{k}/3", "--workers", "1") for k in (1, 2)]
         shown = [ended(task) for task in again]
         assert [code for code, _, _ in shown] == [0, 0]
-        assert any(str(whole) in out for _, out, _ in shown)
+        assert any(str(whole_run) in out for _, out, _ in shown)
         assert before.items() <= blocks(folder).items()
-        assert_same(folder, whole)
+        assert_same(folder, whole_run)
 
 
 def test_what_a_worker_cannot_write_the_command_measures_in_memory(
-    images: Path, whole: er.Gaps, tmp_path: Path
+    images: Path, whole_run: er.Gaps, tmp_path: Path
 ) -> None:
     """A limit on the size of a file does what a full disk does."""
     code = (
@@ -141,7 +130,7 @@ def test_what_a_worker_cannot_write_the_command_measures_in_memory(
     command = [sys.executable, str(tmp_path / "program.py"), *words(images, tmp_path / "run", "--workers", "2")]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 2
-    assert str(whole) in ran.stdout
+    assert str(whole_run) in ran.stdout
     assert "could not be written" in ran.stderr
     assert ran.stderr.splitlines()[-1].startswith("elbowroom: error: ")
     assert "the run could not be saved (File too large); what was measured is printed above" in ran.stderr
@@ -169,12 +158,12 @@ def test_parts_need_a_folder(images: Path, tmp_path: Path, capsys) -> None:
     assert "expected --out FOLDER, which all parts share" in capsys.readouterr().err
 
 
-def test_workers_without_a_folder_leave_none(images: Path, whole: er.Gaps, tmp_path: Path) -> None:
+def test_workers_without_a_folder_leave_none(images: Path, whole_run: er.Gaps, tmp_path: Path) -> None:
     command = words(images, tmp_path, "--workers", "2")
     del command[command.index("--out") : command.index("--out") + 2]
     program = [sys.executable, "-m", "elbowroom", *command]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     ran = subprocess.run(program, capture_output=True, text=True, env=environment, check=True)
-    assert str(whole) in ran.stdout
+    assert str(whole_run) in ran.stdout
     assert "saved" not in ran.stdout
     assert not list(tmp_path.iterdir())

@@ -26,8 +26,6 @@ from ..shared_runs import (
     blocks,
     ended,
     has_begun,
-    make_images,
-    measured_whole,
     some_moment,
     wait_until,
     words,
@@ -56,17 +54,6 @@ def factory():
 """
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_images(tmp_path_factory.mktemp("shared"))
-
-
-@pytest.fixture(scope="module")
-def whole(images: Path) -> er.Gaps:
-    """The run in one process."""
-    return measured_whole(images)
-
-
 @pytest.fixture
 def cluster() -> Iterator[Any]:
     """A cluster of two nodes with a core each."""
@@ -93,25 +80,27 @@ def ray_workers() -> list[int]:
 
 @pytest.mark.ray
 @pytest.mark.skipif(IS_MISSING, reason="Ray is not installed")
-def test_a_cluster_measures_the_same_rows(images: Path, whole: er.Gaps, cluster: Any, tmp_path: Path) -> None:
+def test_a_cluster_measures_the_same_rows(images: Path, whole_run: er.Gaps, cluster: Any, tmp_path: Path) -> None:
     code, out, err = ended(begun(images, tmp_path / "run", "--ray", cluster.address))
     assert code == 0, err
-    assert str(whole) in out
-    assert_same(tmp_path / "run", whole)
+    assert str(whole_run) in out
+    assert_same(tmp_path / "run", whole_run)
 
 
 @pytest.mark.ray
 @pytest.mark.skipif(IS_MISSING, reason="Ray is not installed")
-def test_a_cluster_of_this_machine_alone(images: Path, whole: er.Gaps, tmp_path: Path) -> None:
+def test_a_cluster_of_this_machine_alone(images: Path, whole_run: er.Gaps, tmp_path: Path) -> None:
     code, _, err = ended(begun(images, tmp_path / "run", "--ray"))
     assert code == 0, err
-    assert_same(tmp_path / "run", whole)
+    assert_same(tmp_path / "run", whole_run)
 
 
 @pytest.mark.ray
 @pytest.mark.skipif(IS_MISSING, reason="Ray is not installed")
 @pytest.mark.parametrize("who", ["worker", "node"])
-def test_who_is_lost_costs_a_block_alone(images: Path, whole: er.Gaps, cluster: Any, tmp_path: Path, who: str) -> None:
+def test_who_is_lost_costs_a_block_alone(
+    images: Path, whole_run: er.Gaps, cluster: Any, tmp_path: Path, who: str
+) -> None:
     process = begun(images, tmp_path / "run", "--ray", cluster.address)
     wait_until(partial(has_begun, tmp_path / "run"))
     wait_until(ray_workers)
@@ -124,12 +113,14 @@ def test_who_is_lost_costs_a_block_alone(images: Path, whole: er.Gaps, cluster: 
     code, _, err = ended(process)
     assert code == 0, err
     assert before.items() <= blocks(tmp_path / "run").items()
-    assert_same(tmp_path / "run", whole)
+    assert_same(tmp_path / "run", whole_run)
 
 
 @pytest.mark.ray
 @pytest.mark.skipif(IS_MISSING, reason="Ray is not installed")
-def test_a_driver_that_is_killed_has_lost_nothing(images: Path, whole: er.Gaps, cluster: Any, tmp_path: Path) -> None:
+def test_a_driver_that_is_killed_has_lost_nothing(
+    images: Path, whole_run: er.Gaps, cluster: Any, tmp_path: Path
+) -> None:
     process = begun(images, tmp_path / "run", "--ray", cluster.address)
     wait_until(partial(has_begun, tmp_path / "run"))
     some_moment()
@@ -140,7 +131,7 @@ def test_a_driver_that_is_killed_has_lost_nothing(images: Path, whole: er.Gaps, 
     code, _, err = ended(begun(images, tmp_path / "run", "--ray", cluster.address))
     assert code == 0, err
     assert before.items() <= blocks(tmp_path / "run").items()
-    assert_same(tmp_path / "run", whole)
+    assert_same(tmp_path / "run", whole_run)
 
 
 @pytest.mark.ray

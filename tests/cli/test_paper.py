@@ -3,7 +3,9 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from elbowroom.cli import main
 from elbowroom.experiments import EXPERIMENTS
@@ -38,6 +40,32 @@ def test_pages_and_figures_are_made_from_rows(rows: Path, tmp_path: Path, capsys
         assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     out = capsys.readouterr().out
     assert out.count("standard errors") == 3  # a line for each claim
+
+
+def test_models_are_measured_once_and_their_rows_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two models of 60 small images, trained for an epoch, in the place of those that the experiment names."""
+    monkeypatch.chdir(tmp_path)
+    torch.set_default_dtype(torch.float32)
+    draws = np.random.default_rng(0)
+    train, test = (draws.integers(0, 2, (60, 12)).astype(np.float32) for _ in range(2))
+    np.savez("x.npz", train=train, test=test)
+    for model in EXPERIMENTS["decoder-size"].models:
+        assert main(["train", "x.npz", "--epochs", "1", "--latents", "2", "--out", f"zoo/{model}"]) == 0
+    asked = ["paper", "decoder-size", "--out", "out", "--workers", "1"]
+    capsys.readouterr()
+    assert main(asked) == 0
+    out = capsys.readouterr().out
+    assert out.count("amortization ") == 4  # a line for each set of each model
+    assert "- time:" in Path("out/decoder-size.md").read_text()
+    blocks = {path: path.stat().st_mtime_ns for path in Path("out/runs").rglob("block-*.parquet")}
+    assert len(blocks) == 4
+    assert main(asked) == 0
+    assert {path: path.stat().st_mtime_ns for path in Path("out/runs").rglob("block-*.parquet")} == blocks
+    page = Path("out/decoder-size.md").read_text().split("## How it was made")[0]
+    assert main([*asked, "--rows", "out/data"]) == 0
+    assert Path("out/decoder-size.md").read_text().split("## How it was made")[0] == page
 
 
 @pytest.mark.parametrize(

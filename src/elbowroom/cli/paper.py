@@ -126,8 +126,8 @@ def _list() -> None:
 
 
 def _say_gaps(model: str, name: str, gaps: Gaps) -> None:
-    steps = ((words, gaps.step(words)) for words in ("amortization", "approximation"))
-    terms = ", ".join(f"{words} {step.mean:.2f} +- {step.se:.2f}" for words, step in steps)
+    steps = (gaps.amortization, gaps.approximation)
+    terms = ", ".join(f"{step.name} {step.mean:.2f} +- {step.se:.2f}" for step in steps)
     say(f"{model}, {len(gaps)} of {name}: {terms}, log p(x) {gaps.log_evidence.mean:.2f}")
 
 

@@ -113,6 +113,7 @@ def test_the_page_of_an_experiment_says_what_was_found(name: str) -> None:
     for decision in findings.decisions:
         assert f"{decision.mean:+.2f}" in page
         assert f"**{decision.verdict}**" in page
+        assert f"The paper says that {decision.claim.says}" in page
     tables = [line for line in page.splitlines() if line.startswith("|")]
     assert len(tables) == 2 + len(findings.rows) + 2 + len(findings.decisions)
 

@@ -482,6 +482,14 @@ def test_a_plan_whose_fits_would_be_others_is_refused(other: er.Plan, tmp_path: 
     assert_same_numbers(measure(tmp_path), before)
 
 
+@pytest.mark.parametrize("n", [50, 100, N - 1])
+def test_a_plan_that_adds_a_flow_to_fewer_data_is_refused(n: int, tmp_path: Path) -> None:
+    before = measure(tmp_path)
+    with pytest.raises(RunError, match="of more data; nothing was changed"):
+        measure(tmp_path, n=n, plan=FLOW)
+    assert_same_numbers(measure(tmp_path), before)
+
+
 def test_a_folder_into_which_another_process_measures_is_not_given_to_another_plan(tmp_path: Path) -> None:
     before = measure(tmp_path)
     (tmp_path / WORKERS).mkdir()

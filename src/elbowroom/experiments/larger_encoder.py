@@ -17,8 +17,8 @@ LOWERS = Claim(
 OVERFITS = Claim(
     name="larger-encoder-overfits",
     says="a larger encoder can overfit",
-    estimand="how much more the amortization gap is on held-out than on training images with an encoder of 500-500, "
-    "minus the same with one of 200-200",
+    estimand="amortization gap on held-out minus that on training images with an encoder of 500-500, less the same "
+    "with one of 200-200",
     data="held-out and training images of Fashion-MNIST",
 )
 

@@ -31,6 +31,8 @@ def experiment_page(experiment: Experiment, findings: Findings, figure: str, fac
         "",
         "## What was decided",
         "",
+        " ".join(_in_words(decision) for decision in findings.decisions),
+        "",
         *_decisions(findings.decisions),
         "",
         "## How it was made",
@@ -46,6 +48,18 @@ def claims_page(decisions: Mapping[str, Sequence[Decision]]) -> str:
     for name, each in decisions.items():
         lines += [f"## {name}", "", *_decisions(each), ""]
     return "\n".join(lines)
+
+
+def _in_words(decision: Decision) -> str:
+    """What the paper says, what was found, and whether they agree."""
+    claim = decision.claim
+    found = f"the {claim.estimand} is {decision.mean:+.2f} +- {decision.se:.2f} nats"
+    agrees = {
+        "holds": "so it is here too",
+        "does not hold": "so it is not here",
+        "cannot tell": "which these data cannot tell from zero",
+    }[decision.verdict]
+    return f"The paper says that {claim.says}. On {claim.data}, {found}, {agrees}."
 
 
 def _decisions(decisions: Sequence[Decision]) -> list[str]:

@@ -101,7 +101,7 @@ def follow(asked: Measurement, out: str | Path) -> None:
     replaced when the new one is there. A folder of any other run is left as it is.
 
     Raises:
-        RunError: another process measures into the folder, or it cannot be written to.
+        RunError: another process measures into the folder, or it holds blocks of more data, or cannot be written to.
     """
     folder = Path(out)
     places = {folder / BLOCKS / phase.name: phase for phase in asked.phases}
@@ -122,7 +122,8 @@ def follow(asked: Measurement, out: str | Path) -> None:
         try:
             with Presence(folder, is_replacing=True):
                 for place, phase in to_do():
-                    begin_next_plan(place, {**identity, "phase": phase.name}, probe, phase.n_blocks)
+                    own = {**identity, "phase": phase.name}
+                    begin_next_plan(place, own, probe, phase.n_blocks, phase.n_in_last)
         except OSError as error:
             raise RunError(f"{folder} cannot be written to ({error.strerror or error}). Name another folder.") from None
         except RunError:  # another one begins the same, or measures by the plan before

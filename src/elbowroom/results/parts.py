@@ -77,7 +77,7 @@ class Parts:
             ) from None
         _refuse_another(folder, found, wanted)
         if any(number >= n_blocks for number in numbers):
-            raise self._of_more_data()
+            raise _of_more_data(folder)
         if found.get("blocks") != n_blocks:  # more data than before; for those who look on
             with suppress(OSError):
                 self._write_identity({**found, "blocks": n_blocks})
@@ -155,7 +155,7 @@ class Parts:
                     "pass the data in the order in which they were measured."
                 )
             if len(gaps) > len(fingerprint):
-                raise self._of_more_data()
+                raise _of_more_data(self.folder)
             if len(gaps) == len(fingerprint):
                 return gaps
         return None
@@ -236,11 +236,6 @@ class Parts:
             raise RunError(f"{path} is a block of another run; nothing was changed. Name another folder.")
         return Gaps.from_columns(record["gaps"], columns)
 
-    def _of_more_data(self) -> RunError:
-        return RunError(
-            f"{self.folder} holds a run of more data; nothing was changed. Pass all of them, or name another folder."
-        )
-
 
 def is_followed(
     folder: Path,
@@ -264,12 +259,21 @@ def is_followed(
     return is_same_else and follows(before, now)
 
 
-def begin_next_plan(folder: Path, identity: Mapping[str, Any], probe: Mapping[str, list[float]], n_blocks: int) -> None:
+def begin_next_plan(
+    folder: Path, identity: Mapping[str, Any], probe: Mapping[str, list[float]], n_blocks: int, n_in_last: int
+) -> None:
     """Remove the blocks of a run from a folder of parts, but not its fits, and give it to a run by another plan.
 
+    Args:
+        identity, probe, n_blocks: as in `Parts`, of the run by that plan.
+        n_in_last: the number of rows in its last block.
     Raises:
         OSError: a file cannot be removed or written.
+        RunError: there are blocks of more data; nothing was removed.
     """
+    most = (n_blocks - 1, n_in_last)
+    if any((number, rows) > most for number, rows, _ in _blocks_in(folder) if number >= n_blocks - 1):
+        raise _of_more_data(folder)
     rmtree(folder / CLAIMS, ignore_errors=True)
     for _, _, path in _blocks_in(folder):
         path.unlink(missing_ok=True)
@@ -298,6 +302,12 @@ def bytes_on_disk(gaps: Gaps, n: int, size: int) -> int:
     per_datum = (all_of_them - one) / max(len(gaps) - 1, 1)
     of_a_file = one - per_datum + len(json.dumps(meta, default=plain_json))
     return round(2 * n * per_datum + (-(-n // size) + 1) * of_a_file)
+
+
+def _of_more_data(folder: Path) -> RunError:
+    return RunError(
+        f"{folder} holds a run of more data; nothing was changed. Pass all of them, or name another folder."
+    )
 
 
 def _key(number: int) -> str:

@@ -26,8 +26,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_list_has_a_line_for_each_experiment(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["paper"]) == main(["paper", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 * len(EXPERIMENTS)
-    assert all(any(name in line for line in lines) for name in EXPERIMENTS)
+    assert [line.split()[0] for line in lines] == 2 * list(EXPERIMENTS)
 
 
 def test_pages_and_figures_are_made_from_rows(rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,6 +39,18 @@ def test_pages_and_figures_are_made_from_rows(rows: Path, tmp_path: Path, capsys
         assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     out = capsys.readouterr().out
     assert out.count("standard errors") == 3  # a line for each claim
+
+
+def test_the_page_of_claims_has_what_was_measured(
+    rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["paper", "claims", "--rows", str(rows), "--out", str(tmp_path)]) == 0
+    page, out = (tmp_path / "claims.md").read_text(), capsys.readouterr().out
+    for name, experiment in EXPERIMENTS.items():
+        is_there = name in ("decoder-size", "flow-amortization")
+        assert (f"## {name}\n" in page) == is_there
+        assert page.count(experiment.claims[0].says) == (len(experiment.claims) if is_there else 0)
+    assert out.count("not decided") == 2
 
 
 def test_models_are_measured_once_and_their_rows_kept(
@@ -74,7 +85,7 @@ def test_models_are_measured_once_and_their_rows_kept(
         (["decoder-sizes"], "expected list, all, claims or one of gaps"),
         (["decoder-size", "--zoo", "nowhere"], "there is no such model. Name the folder of the models with --zoo"),
         (["decoder-size", "--rows", "nowhere"], "does not exist"),
-        (["claims", "--out", "nowhere"], "does not exist"),
+        (["claims", "--out", "nowhere"], "run elbowroom paper all first"),
     ],
 )
 def test_what_is_not_there_is_one_line(

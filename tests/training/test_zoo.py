@@ -42,7 +42,7 @@ def test_a_model_says_how_it_was_made(name: str) -> None:
 
 def test_together_they_are_small_and_the_page_is_theirs() -> None:
     files = [path for path in MODELS.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) <= 25 * 2**20
+    assert sum(path.stat().st_size for path in files) <= 40 * 2**20
     assert not [path for path in files if path.name == "checkpoint.safetensors"]
     assert (MODELS / "README.md").read_text() == page(MODELS)
 

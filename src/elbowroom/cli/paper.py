@@ -13,7 +13,7 @@ import torch
 from cyclopts.types import PositiveInt
 
 from ..experiments import EXPERIMENTS, SCALES, Decision, Experiment, Findings, Scale, claims_page, experiment_page
-from ..results import Gaps, aligned, duration, load_gaps
+from ..results import Gaps, RunError, duration, load_gaps
 from ..scale import Crew, n_cores
 from .measuring import measure_sets, work
 from .options import DataChoice
@@ -58,23 +58,33 @@ def paper_command(
     if unknown := [each for each in names if each not in EXPERIMENTS]:
         raise UserError(f"paper {unknown[0]}: expected list, all, claims or one of {', '.join(EXPERIMENTS)}")
     _figure()  # refused before anything is measured
-    if name == "claims":
-        rows = rows or out / DATA
     torch.set_num_threads(1)
-    place = _Lab(SCALES[scale], zoo, out, rows, data_dir, workers or n_cores())
-    decided: dict[str, list[Decision]] = {}
+    if name == "claims":
+        return _decide_all(_Lab(SCALES[scale], zoo, out, rows or out / DATA, data_dir, 1), out)
+    lab = _Lab(SCALES[scale], zoo, out, rows, data_dir, workers or n_cores())
     for each in names:
         start, experiment = time.perf_counter(), EXPERIMENTS[each]
-        findings = experiment.run(place)
-        decided[each] = list(findings.decisions)
-        if name != "claims":
-            seconds = None if rows else time.perf_counter() - start
-            _write(experiment, findings, out, _facts(f"elbowroom paper {each} --scale {scale}", seconds), _figure())
+        findings = experiment.run(lab)
+        seconds = None if rows else time.perf_counter() - start
+        _write(experiment, findings, out, _facts(f"elbowroom paper {each} --scale {scale}", seconds), _figure())
         _say(each, findings.decisions)
-    if name == "claims":
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "claims.md").write_text(claims_page(decided))
-        say(f"\nwritten to {out / 'claims.md'}")
+
+
+def _decide_all(lab: "_Lab", out: Path) -> None:
+    """Write the page of all claims that can be decided by what was measured before."""
+    decided: dict[str, Sequence[Decision]] = {}
+    for name, experiment in EXPERIMENTS.items():
+        try:
+            decided[name] = experiment.run(lab).decisions
+        except RunError as error:
+            say(f"\n{name}\n  not decided: {error}")
+        else:
+            _say(name, decided[name])
+    if not decided:
+        raise UserError("paper claims: no experiment was measured at this scale; run elbowroom paper all first")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "claims.md").write_text(claims_page(decided))
+    say(f"\nwritten to {out / 'claims.md'}")
 
 
 class _Lab:
@@ -121,8 +131,9 @@ class _Lab:
 
 def _list() -> None:
     """Print the experiments."""
-    for line in aligned([(each.name, each.section, each.question) for each in EXPERIMENTS.values()]):
-        say(line)
+    longest = max(map(len, EXPERIMENTS))
+    for each in EXPERIMENTS.values():
+        say(f"{each.name:{longest}}  {each.section}  {each.question}")
 
 
 def _say_gaps(model: str, name: str, gaps: Gaps) -> None:

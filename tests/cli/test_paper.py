@@ -1,12 +1,14 @@
 """`elbowroom paper`: lists, refuses, and makes pages from rows that are kept."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import elbowroom as er
 from elbowroom.cli import main
 from elbowroom.experiments import EXPERIMENTS
 
@@ -34,7 +36,7 @@ def test_pages_and_figures_are_made_from_rows(rows: Path, tmp_path: Path, capsys
         assert main(["paper", name, "--rows", str(rows), "--out", str(tmp_path)]) == 0
         page = (tmp_path / f"{name}.md").read_text()
         assert f"`elbowroom paper {name} --scale quick`" in page
-        assert "- time:" not in page  # nothing was measured
+        assert "- time of" not in page  # nothing was measured
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     out = capsys.readouterr().out
@@ -69,7 +71,7 @@ def test_models_are_measured_once_and_their_rows_kept(
     assert main(asked) == 0
     out = capsys.readouterr().out
     assert out.count("amortization ") == 4  # a line for each set of each model
-    assert "- time:" in Path("out/decoder-size.md").read_text()
+    assert "- time of" in Path("out/decoder-size.md").read_text()
     blocks = {path: path.stat().st_mtime_ns for path in Path("out/runs").rglob("block-*.parquet")}
     assert len(blocks) == 4
     assert main(asked) == 0
@@ -77,6 +79,15 @@ def test_models_are_measured_once_and_their_rows_kept(
     page = Path("out/decoder-size.md").read_text().split("## How it was made")[0]
     assert main([*asked, "--rows", "out/data"]) == 0
     assert Path("out/decoder-size.md").read_text().split("## How it was made")[0] == page
+
+
+def test_models_that_saw_different_images_are_not_compared(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = EXPERIMENTS["decoder-size"].models
+    gaps = er.load_gaps(rows / "quick" / second / "train")
+    assert gaps.fingerprint is not None
+    replace(gaps, fingerprint=gaps.fingerprint + 1).save(rows / "quick" / second / "train", overwrite=True)
+    assert main(["paper", "decoder-size", "--rows", str(rows)]) == 2
+    assert f"{second} and {first} were measured on different images of train" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

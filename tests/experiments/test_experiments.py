@@ -50,8 +50,9 @@ def test_data_without_a_value_are_not_counted_and_fits_that_ran_out_are() -> Non
     assert (found.n, found.ran_out) == (3, (4, 8))
 
 
-def test_nothing_is_told_of_a_single_datum() -> None:
-    assert decide(CLAIM, er.Estimate("x", np.array([5.0]))).verdict == "cannot tell"
+@pytest.mark.parametrize(("n", "verdict"), [(1, "cannot tell"), (9, "cannot tell"), (10, "holds")])
+def test_nothing_is_told_of_fewer_than_ten_data(n: int, verdict: str) -> None:
+    assert decide(CLAIM, er.Estimate("x", np.linspace(5.0, 6.0, n))).verdict == verdict
 
 
 def test_the_errors_of_two_samples_add() -> None:
@@ -130,7 +131,7 @@ def test_the_figure_has_a_bar_for_each_gap(name: str) -> None:
 def test_names_of_claims_are_unique_and_the_page_has_them_all() -> None:
     claims = [claim for experiment in EXPERIMENTS.values() for claim in experiment.claims]
     assert len({claim.name for claim in claims}) == len(claims)
-    decisions = [Decision(claim=claim, mean=1.0, se=0.1, n=3, n_runs=1, ran_out=(0, 3)) for claim in claims]
+    decisions = [Decision(claim=claim, mean=1.0, se=0.1, n=30, n_runs=1, ran_out=(0, 30)) for claim in claims]
     page = claims_page({"all": decisions})
     assert page.count("**holds**") == len(claims)
     assert page.count("one run") == len(claims)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 import elbowroom as er
-from elbowroom.measure import kept_run, measurement
+from elbowroom.measure import follow, kept_run, measurement
 from elbowroom.measure.filling import KeptPhase
 from elbowroom.results import BLOCKS, WORKERS, RunError
 from elbowroom.results.store import plain_json
@@ -488,6 +488,27 @@ def test_a_plan_that_adds_a_flow_to_fewer_data_is_refused(n: int, tmp_path: Path
     with pytest.raises(RunError, match="of more data; nothing was changed"):
         measure(tmp_path, n=n, plan=FLOW)
     assert_same_numbers(measure(tmp_path), before)
+
+
+def test_a_plan_that_adds_a_flow_to_other_data_is_refused(tmp_path: Path) -> None:
+    """The first data are the same, which is all that is looked at before blocks are read."""
+    before = measure(tmp_path)
+    other = data()
+    other[60:] += 1
+    with pytest.raises(RunError, match="holds block 1 of other data; nothing was changed"):
+        er.decompose(*setting(), other, plan=FLOW, progress=False, out=tmp_path)
+    assert_same_numbers(measure(tmp_path), before)
+
+
+def test_a_process_of_the_plan_before_that_was_taken_for_dead_writes_nothing(tmp_path: Path) -> None:
+    """Both are this process here, which does not take itself for another one."""
+    model, q = setting()
+    with kept_run(measurement(model, q, data(), PLAN), tmp_path) as slow:
+        follow(measurement(model, q, data(), FLOW), tmp_path)
+        with pytest.raises(RunError, match="was given to another run meanwhile"):
+            slow.measure(lambda done: None)
+    assert not blocks(tmp_path)
+    assert_same_numbers(measure(tmp_path, plan=FLOW), measure(None, plan=FLOW))
 
 
 def test_a_folder_into_which_another_process_measures_is_not_given_to_another_plan(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Fits as they are kept: what is read is what was written, or nothing."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -54,3 +55,15 @@ def test_a_place_that_cannot_be_written_to_loses_fits_and_says_nothing(tmp_path:
     fits = KeptFits(tmp_path, {})
     fits.save(0, COLUMNS)
     assert not fits.load(0)
+
+
+def test_a_disk_with_little_room_is_left_to_the_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fits = KeptFits(tmp_path, {})
+    usage = SimpleNamespace(total=10**9, used=10**9 - 10**5, free=10**5)
+    with monkeypatch.context() as patch:
+        patch.setattr("elbowroom.results.kept_fits.disk_usage", lambda folder: usage)
+        fits.save(0, COLUMNS)
+    fits.save(1, COLUMNS)  # nor is it tried again
+    assert not (tmp_path / "fits").exists()
+    KeptFits(tmp_path, {}).save(1, COLUMNS)
+    assert len(list((tmp_path / "fits").iterdir())) == 1

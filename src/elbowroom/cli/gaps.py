@@ -109,8 +109,8 @@ def gaps_command(
             return
         folders = {} if out is None else {name: out if it.found.is_one_file else out / name for name in it.chosen}
         finish = partial(_with_origin, notes=it.loaded.notes, command=command, origin=it.found.origin)
+        follow_sets(it.measurements, {} if overwrite else folders)
         with reserved(folders.values(), overwrite), ExitStack() as stack:
-            follow_sets(it.measurements, folders)
             n_workers = _n_workers(workers, it, threads)
             crew: Crew | Cluster | None = None
             places = folders or (_temporary(it, stack) if n_workers > 1 else {})

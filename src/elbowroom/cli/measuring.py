@@ -20,6 +20,8 @@ from .terminal import FactoryError, UserError, bars, say
 
 __all__ = ["fill_sets", "follow_sets", "measure_sets", "work"]
 
+OVERWRITE = "Or add --overwrite to measure anew and replace what is there."
+
 
 def fill_sets(
     measurements: Mapping[str, Measurement], places: Mapping[str, Path], share: Share | None, report: Report
@@ -59,6 +61,7 @@ def measure_sets(
     share: Share | None = None,
     crew: Crew | Cluster | None = None,
     show: Callable[[str, Gaps], None] = show_ladder,
+    advice: str = OVERWRITE,
 ) -> dict[str, Gaps]:
     """Measure every set, and print and save the ladders of those that are whole -> these ladders.
 
@@ -68,13 +71,14 @@ def measure_sets(
         share: which blocks of each set are measured; None for all.
         crew: the processes that help.
         show: prints a ladder.
+        advice: what can be done about a folder that holds another run.
     Raises:
         UserError: a folder holds another run, or workers cannot go on.
     """
     runs: dict[str, Gaps] = {}
     for name, asked in measurements.items():
         folder, means = places.get(name), RunningMeans()
-        with _refusals(name, folder):
+        with _refusals(name, folder, advice):
             if folder is None:
                 with _progress(name, asked, None, means) as report:
                     gaps = unkept_run(asked, report, means=means)
@@ -96,7 +100,7 @@ def measure_sets(
 
 
 @contextmanager
-def _refusals(name: str, folder: Path | None) -> Iterator[None]:
+def _refusals(name: str, folder: Path | None, advice: str = OVERWRITE) -> Iterator[None]:
     """What stops the measurement of a set, in words that say what can be done."""
     try:
         yield
@@ -106,7 +110,7 @@ def _refusals(name: str, folder: Path | None) -> Iterator[None]:
         what = f"{blocks} kept in {folder}; the same command goes on" if kept else "nothing was saved"
         raise KeyboardInterrupt(f"while it measured {name}, of which {what}") from None
     except RunError as error:
-        raise UserError(f"{error} Or add --overwrite to measure anew and replace what is there.") from None
+        raise UserError(f"{str(error).rstrip('.')}. {advice}") from None
     except WorkersError as error:
         text = str(error) if folder is None else f"{error}. What is finished is kept, and the same command goes on"
         raise (FactoryError(text, error.shown) if error.shown else UserError(text)) from None

@@ -9,8 +9,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 from cyclopts.types import PositiveInt
+from numpy.typing import NDArray
 
 from ..experiments import EXPERIMENTS, SCALES, Decision, Experiment, Findings, Scale, claims_page, experiment_page
 from ..results import Gaps, RunError, duration, load_gaps
@@ -97,12 +99,24 @@ class _Lab:
         self._zoo, self._out, self._rows, self._workers = zoo, out, rows, workers
         self._choice = DataChoice(data_dir=data_dir)
         self._found: dict[str, Mapping[str, Gaps]] = {}
+        self._seen: dict[tuple[str, str], tuple[str, NDArray[np.int64] | None]] = {}
 
     def gaps(self, model: str) -> Mapping[str, Gaps]:
         """As `experiments.Lab` says."""
         if model not in self._found:
-            self._found[model] = self._read(model, self._rows) if self._rows is not None else self._measured(model)
+            found = self._read(model, self._rows) if self._rows is not None else self._measured(model)
+            self._refuse_other_images(model, found)
+            self._found[model] = found
         return self._found[model]
+
+    def _refuse_other_images(self, model: str, found: Mapping[str, Gaps]) -> None:
+        """Models of one data set are compared datum by datum, so they must have seen the same data."""
+        for name, gaps in found.items():
+            data = (model.split("-")[0], name)
+            first, before = self._seen.setdefault(data, (model, gaps.fingerprint))
+            now = gaps.fingerprint
+            if before is not None and now is not None and not np.array_equal(before, now):
+                raise UserError(f"{model} and {first} were measured on different images of {name}; measure both anew")
 
     def _read(self, model: str, rows: Path) -> Mapping[str, Gaps]:
         return {name: load_gaps(rows / self.scale.name / model / name) for name in ("train", "heldout")}
@@ -122,11 +136,22 @@ class _Lab:
             stack.enter_context(reserved(places.values(), overwrite=False))
             crew = stack.enter_context(Crew(partial(work, request, places, None, 1), self._workers))
             show = partial(_say_gaps, model)
-            found = measure_sets(measurements, places, crew=crew if self._workers > 1 else None, show=show)
+            helpers = crew if self._workers > 1 else None
+            found = measure_sets(measurements, places, crew=helpers, show=show, advice="Or name another --out.")
         named = {"heldout" if name == HELDOUT else name: gaps for name, gaps in found.items()}
         for name, gaps in named.items():
-            gaps.save(self._out / DATA / self.scale.name / model / name, overwrite=True)
+            place = self._out / DATA / self.scale.name / model / name
+            if not _holds(place, gaps):
+                gaps.save(place, overwrite=True)
         return named
+
+
+def _holds(folder: Path, gaps: Gaps) -> bool:
+    """Whether these gaps are saved there already."""
+    try:
+        return bool(load_gaps(folder) == gaps)
+    except RunError:
+        return False
 
 
 def _list() -> None:
@@ -174,4 +199,4 @@ def _figure() -> "Figure":
 def _facts(command: str, seconds: float | None) -> dict[str, str]:
     packages = ", ".join(f"{name} {version(name)}" for name in ("elbowroom", "torch", "numpy"))
     facts = {"command": f"`{command}`", "versions": f"Python {platform.python_version()}, {packages}"}
-    return facts if seconds is None else facts | {"time": duration(seconds)}
+    return facts if seconds is None else facts | {"time of this call": duration(seconds)}

@@ -74,7 +74,7 @@ def _decisions(decisions: Sequence[Decision]) -> list[str]:
     ]  # fmt: skip
     explained = (
         "The estimand is greater than zero if the claim holds; its mean and standard error are in nats. Two standard "
-        "errors decide."
+        "errors decide, of ten data or more."
     )
     return [*_table(DECIDED, rows), "", explained]
 

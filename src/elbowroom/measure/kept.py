@@ -1,6 +1,7 @@
 """A measurement in a run folder: what makes it the same one later, how processes share it, and how it is saved."""
 
 import os
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -10,9 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from ..core import BLOCK, forked, normal, read_rows, seeded
+from ..core import BLOCK, Blocks, forked, normal, read_rows, seeded
 from ..evidence import prepared_pair
 from ..models import latent_size, log_joint
 from ..posteriors import Local
@@ -30,6 +33,7 @@ from ..results import (
     refuse_occupied,
     write_run,
 )
+from .block_ladder import fingerprint
 from .filling import KeptPhase, Share, kept_phase, measured
 from .measurement import Measurement, Phase
 from .plan import adds_flows, what_decides_gaussians
@@ -38,7 +42,7 @@ __all__ = ["BlockKey", "Helpers", "KeptRun", "follow", "kept_run", "unkept_run"]
 
 BlockKey: TypeAlias = tuple[str, int]  # the phase and the number of a block
 Helpers: TypeAlias = Callable[[Callable[[float], list[BlockKey]]], Mapping[BlockKey, str]]  # see `KeptRun.measure`
-TRIES, BETWEEN_TRIES = 5, 0.2  # of a process to be alone in a folder, and seconds between them
+TRIES, BETWEEN_TRIES = 10, 0.2  # of a process to be alone in a folder, and seconds between them
 ROWS_OF_PROBE = 8  # with a single row some decoders lose a dimension
 
 
@@ -101,7 +105,8 @@ def follow(asked: Measurement, out: str | Path) -> None:
     replaced when the new one is there. A folder of any other run is left as it is.
 
     Raises:
-        RunError: another process measures into the folder, or it holds blocks of more data, or cannot be written to.
+        RunError: another process measures into the folder, or it holds blocks of other data or of more of them, or it
+            cannot be written to.
     """
     folder = Path(out)
     places = {folder / BLOCKS / phase.name: phase for phase in asked.phases}
@@ -123,13 +128,19 @@ def follow(asked: Measurement, out: str | Path) -> None:
             with Presence(folder, is_replacing=True):
                 for place, phase in to_do():
                     own = {**identity, "phase": phase.name}
-                    begin_next_plan(place, own, probe, phase.n_blocks, phase.n_in_last)
+                    with prepared_pair(phase.model, phase.q, phase.x) as (_, blocks):
+                        begin_next_plan(place, own, probe, phase.n_blocks, partial(_prints, blocks))
         except OSError as error:
             raise RunError(f"{folder} cannot be written to ({error.strerror or error}). Name another folder.") from None
         except RunError:  # another one begins the same, or measures by the plan before
             if not tries_left:
                 raise
-            time.sleep(BETWEEN_TRIES)
+            time.sleep(BETWEEN_TRIES * (1 + random.random()))  # two that begin at once do not try at once again
+
+
+def _prints(blocks: Blocks, number: int) -> NDArray[np.int64]:
+    block = blocks[number]
+    return fingerprint(block)[: block.rows]
 
 
 class KeptRun:

@@ -42,11 +42,6 @@ class Phase:
         """The number of its blocks."""
         return -(-n_data(self.x) // BLOCK)
 
-    @property
-    def n_in_last(self) -> int:
-        """The number of data in the last of them."""
-        return n_data(self.x) - BLOCK * (self.n_blocks - 1)
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Measurement:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from shutil import disk_usage
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from .store import as_parquet, checksum_of, from_parquet, plain_json
 __all__ = ["Columns", "KeptFits"]
 
 Columns = Mapping[str, NDArray[Any]]  # (B, ...) each, by name
+ROOM = 100  # times the size of a file that must be free for it to be written
 FITS = "fits"  # the folder of the files, in that of the blocks
 
 
@@ -33,14 +35,20 @@ class KeptFits:
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
         self._folder = folder / FITS
+        self._has_room = True
         self._digest = checksum_of(json.dumps(identity, sort_keys=True, default=plain_json).encode())
 
     def save(self, number: int, columns: Columns) -> None:
-        """Write the fits of one block, if there is room; nothing is said if there is none."""
-        if not columns:
+        """Write the fits of one block, if there is plenty of room, since they are worth less than blocks.
+
+        Nothing is said if there is none, and nothing is tried again.
+        """
+        if not columns or not self._has_room:
             return
-        content = self._content(columns)
+        content, self._has_room = self._content(columns), False
         with suppress(OSError):
+            if disk_usage(self._folder.parent).free < ROOM * len(content):
+                return
             self._folder.mkdir(exist_ok=True)
             earlier = self._files(number)
             path = self._folder / f"{_prefix(number)}{checksum_of(content)}.parquet"
@@ -48,6 +56,7 @@ class KeptFits:
             for other in earlier:
                 if other != path:
                     other.unlink(missing_ok=True)
+            self._has_room = True
 
     def load(self, number: int) -> Columns:
         """The fits of one block, none if they are not there."""

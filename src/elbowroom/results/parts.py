@@ -66,7 +66,8 @@ class Parts:
         self._unkept: dict[int, Gaps] = {}  # measured, but not to be written
         self._maybe_there: dict[int, int] = {}  # rows of blocks that were there, or that others may have written
         wanted = json.loads(json.dumps({"identity": identity, "probe": probe, "blocks": n_blocks}, default=plain_json))
-        self._digest = checksum_of(json.dumps(wanted["identity"], sort_keys=True).encode())
+        self._identity = wanted["identity"]
+        self._digest = checksum_of(json.dumps(self._identity, sort_keys=True).encode())
         try:
             folder.mkdir(parents=True, exist_ok=True)
             found = self._settled_identity(wanted)
@@ -150,10 +151,7 @@ class Parts:
                 continue
             known, shorter = gaps.fingerprint, min(len(gaps), len(fingerprint))
             if known is None or (known[:shorter] != fingerprint[:shorter]).any():
-                raise RunError(
-                    f"{self.folder} holds block {number} of other data; nothing was changed. Name another folder, or "
-                    "pass the data in the order in which they were measured."
-                )
+                raise _of_other_data(self.folder, number)
             if len(gaps) > len(fingerprint):
                 raise _of_more_data(self.folder)
             if len(gaps) == len(fingerprint):
@@ -161,11 +159,18 @@ class Parts:
         return None
 
     def save(self, number: int, gaps: Gaps) -> None:
-        """Write a block. If that fails, a UserWarning says so once, and blocks are kept in memory from then on."""
+        """Write a block. If that fails, a UserWarning says so once, and blocks are kept in memory from then on.
+
+        Raises:
+            RunError: the folder was given to another plan meanwhile, by a process that took this one for dead.
+        """
         if self._unkept:
             self._unkept[number] = gaps
             return
         try:
+            now = _identity_in(self.folder)
+            if now is not None and not _equal(now["identity"], self._identity):
+                raise RunError(f"{self.folder} was given to another run meanwhile; this one cannot go on there")
             may_be_there = number in self._maybe_there  # a look at every name in a large folder takes long
             earlier = _blocks_in(self.folder, number) if may_be_there else []
             if any(rows >= len(gaps) for _, rows, _ in earlier):  # by one that took this process for dead
@@ -260,20 +265,29 @@ def is_followed(
 
 
 def begin_next_plan(
-    folder: Path, identity: Mapping[str, Any], probe: Mapping[str, list[float]], n_blocks: int, n_in_last: int
+    folder: Path,
+    identity: Mapping[str, Any],
+    probe: Mapping[str, list[float]],
+    n_blocks: int,
+    fingerprint: Callable[[int], NDArray[np.int64]],
 ) -> None:
     """Remove the blocks of a run from a folder of parts, but not its fits, and give it to a run by another plan.
 
     Args:
         identity, probe, n_blocks: as in `Parts`, of the run by that plan.
-        n_in_last: the number of rows in its last block.
+        fingerprint: the fingerprint (B,) of the data of each block of that run.
     Raises:
         OSError: a file cannot be removed or written.
-        RunError: there are blocks of more data; nothing was removed.
+        RunError: there are blocks of other data, or of more of them; nothing was removed.
     """
-    most = (n_blocks - 1, n_in_last)
-    if any((number, rows) > most for number, rows, _ in _blocks_in(folder) if number >= n_blocks - 1):
-        raise _of_more_data(folder)
+    for number, rows, path in _blocks_in(folder):
+        wanted = fingerprint(number) if number < n_blocks else np.empty(0, dtype=np.int64)
+        if rows > len(wanted):
+            raise _of_more_data(folder)
+        content = path.read_bytes()
+        is_whole = path.stem.rsplit("-", 1)[-1] == checksum_of(content)
+        if is_whole and (from_parquet(content)[1]["fingerprint"] != wanted[:rows]).any():
+            raise _of_other_data(folder, number)
     rmtree(folder / CLAIMS, ignore_errors=True)
     for _, _, path in _blocks_in(folder):
         path.unlink(missing_ok=True)
@@ -302,6 +316,13 @@ def bytes_on_disk(gaps: Gaps, n: int, size: int) -> int:
     per_datum = (all_of_them - one) / max(len(gaps) - 1, 1)
     of_a_file = one - per_datum + len(json.dumps(meta, default=plain_json))
     return round(2 * n * per_datum + (-(-n // size) + 1) * of_a_file)
+
+
+def _of_other_data(folder: Path, number: int) -> RunError:
+    return RunError(
+        f"{folder} holds block {number} of other data; nothing was changed. Name another folder, or pass the data in "
+        "the order in which they were measured."
+    )
 
 
 def _of_more_data(folder: Path) -> RunError:

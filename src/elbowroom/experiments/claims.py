@@ -9,7 +9,7 @@ from ..results import Estimate, FitReport
 __all__ = ["Claim", "Decision", "decide", "decide_between"]
 
 SURE = 2.0  # standard errors by which a difference must be away from zero
-LEAST = 10  # data, since the standard error of fewer is too uncertain itself
+FEWEST = 10  # data, since the standard error of fewer is too uncertain itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Decision:
     @property
     def verdict(self) -> str:
         """Whether the claim holds: a distance of two standard errors decides, of ten data or more."""
-        if self.n < LEAST or abs(self.errors) < SURE or self.errors != self.errors:
+        if self.n < FEWEST or abs(self.errors) < SURE or self.errors != self.errors:
             return "cannot tell"
         return "holds" if self.mean > 0 else "does not hold"
 

@@ -1,6 +1,7 @@
 """The command line, in process: what it prints, its exit codes, what it writes, and every error as one line."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import torch
 
 import elbowroom as er
 from elbowroom.cli import main
-from elbowroom.cli.app import HELP
+from elbowroom.cli.app import HELP, HUGE_PAGES
 from elbowroom.cli.data_spec import Sets, samples
 from elbowroom.cli.model_spec import open_model
 from elbowroom.datasets import DATASETS, binarize, demo_images, load_array
@@ -650,3 +651,18 @@ def test_every_command_has_a_help_text_and_a_module(capsys: pytest.CaptureFixtur
         shown = " ".join(capsys.readouterr().out.split())
         assert shown.startswith(f"Usage: elbowroom {name}")
         assert text.splitlines()[0].replace("`", "") in shown
+
+
+@pytest.mark.parametrize(("before", "within"), [(None, "1"), ("0", "0")])
+def test_torch_may_use_huge_pages_while_a_command_runs(
+    before: str | None, within: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if before is None:
+        monkeypatch.delenv(HUGE_PAGES, raising=False)
+    else:
+        monkeypatch.setenv(HUGE_PAGES, before)
+    lines = ("import os, pathlib", "from models import factory", f"told = os.environ['{HUGE_PAGES}']")
+    (place / "told.py").write_text("\n".join([*lines, "pathlib.Path('told').write_text(told)"]))
+    assert main(["check", "--model", "told.py:factory", "--data", "x.npy"]) == 0
+    assert (place / "told").read_text() == within
+    assert os.environ.get(HUGE_PAGES) == before

@@ -1,8 +1,10 @@
 """The program `elbowroom`: its commands, and how an error ends it."""
 
 import inspect
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from cyclopts import App, CycloptsError, MissingArgumentError
 
@@ -20,6 +22,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 app.register_install_completion_command(help="Install completion for your shell, and a line in its start-up file.")
+HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 WITHOUT_VALUE = {"--ray": "local"}  # what an option means that is given without a value
 HELP = {
     "demo": """Measure the VAE that comes with elbowroom, on 250 training and 250 held-out images.
@@ -55,6 +58,27 @@ for _name, _help in HELP.items():  # a command's module is imported when it is r
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command -> exit code: 0; 1 if a selftest fails; 2 for an error that the user can mend; 130 for Ctrl-C."""
+    with _huge_pages():
+        return _run(argv)
+
+
+@contextmanager
+def _huge_pages() -> Iterator[None]:
+    """Let torch, here and in processes that are started, ask Linux for pages of 2 MiB, which saves a tenth of the time.
+
+    Torch reads the variable when it first needs memory. One that is set already is left as it is.
+    """
+    if HUGE_PAGES in os.environ:
+        yield
+        return
+    os.environ[HUGE_PAGES] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[HUGE_PAGES]
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
         words = _with_values(sys.argv[1:] if argv is None else argv)
         code = app(words, exit_on_error=False, print_error=False, result_action="return_value")

@@ -14,6 +14,8 @@ the ELBO is no quadratic in the scales of q. There it is that of a Gaussian post
 """
 
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -71,12 +73,14 @@ def assess(
         pairs = zip(draws, grads, strict=True)
         seen = torch.stack([products_of(q.pull_back(grad) + e, e) for e, grad in pairs]).mean(0)
         metric = curvature_metric(q, seen - torch.eye(seen.shape[-1]).to(seen))
-    e = torch.cat(draws)
-    score = q.pull_back(torch.cat(grads)) + e
-    values = _controlled(e, torch.cat(log_w), score)
     shortfall, deviations = squared_norm(natural_gradients(q, metric or q, draws, grads, full))
+    e, values = torch.cat(draws), torch.cat(log_w)
     if len(e) >= LEAST_RATIO * e.shape[-1]:
-        ratio = _of_far_fits(e, score, full) / shortfall
+        score = q.pull_back(torch.cat(grads)) + e
+        folds = [_Moments.of(e[fold::FOLDS], score[fold::FOLDS]) for fold in range(FOLDS)]
+        if has_control(len(e), family):
+            values = _controlled(e, values, folds)
+        ratio = _of_far_fits(folds, full) / shortfall
         ratio = torch.where((shortfall > FAR) & torch.isfinite(ratio), ratio, 1.0)
         shortfall, deviations = ratio * shortfall, ratio * deviations
     return Assessment(values, shortfall, deviations)
@@ -87,10 +91,41 @@ def has_control(n_draws: int, family: Family) -> bool:
     return family.ascent is Ascent.NATURAL and (1 - 1 / FOLDS) * n_draws >= LEAST_RATIO * family.size
 
 
-def _of_far_fits(e: Tensor, score: Tensor, full: bool) -> Tensor:
-    """The shortfall (B,) of a Gaussian posterior for which log w has these gradients (K, B, D) in e (K, B, D)."""
-    linear, curvature = _quadratic(e.double(), score.double())
-    precision = torch.eye(e.shape[-1]).to(curvature) - curvature
+@dataclass(frozen=True)
+class _Moments:
+    """Sums over draws, in double precision, from which the gradient in e is regressed on e; they can be added.
+
+    Attributes:
+        own: (B, D + 1, D + 1) the sum of x x', where x is e with a one before it.
+        mixed: (B, D + 1, D) the sum of x grad'.
+    """
+
+    own: Tensor
+    mixed: Tensor
+
+    @classmethod
+    def of(cls, e: Tensor, grad: Tensor) -> "_Moments":
+        """Those of draws e (K, B, D) with these gradients (K, B, D)."""
+        x = torch.nn.functional.pad(e.double(), (1, 0), value=1.0)
+        return cls(torch.einsum("kbi,kbj->bij", x, x), torch.einsum("kbi,kbj->bij", x, grad.double()))
+
+    def __add__(self, other: "_Moments") -> "_Moments":
+        return _Moments(self.own + other.own, self.mixed + other.mixed)
+
+    def quadratic(self) -> tuple[Tensor, Tensor]:
+        """b (B, D) and a symmetric H (B, D, D) of the regression grad = b + H e."""
+        usable = torch.isfinite(self.mixed).flatten(1).all(1)[:, None, None]
+        mixed = torch.where(usable, self.mixed, 0.0)
+        slope = torch.linalg.solve(self.own, mixed)[:, 1:]
+        curvature = 0.5 * (slope + slope.mT)
+        along = torch.einsum("bij,bj->bi", curvature, self.own[:, 0, 1:])
+        return (mixed[:, 0] - along) / self.own[:, 0, :1], curvature
+
+
+def _of_far_fits(folds: list[_Moments], full: bool) -> Tensor:
+    """The shortfall (B,) of a Gaussian posterior for which log w has gradients in e with these moments."""
+    linear, curvature = reduce(add, folds).quadratic()
+    precision = torch.eye(curvature.shape[-1]).to(curvature) - curvature
     diagonal = precision.diagonal(dim1=-2, dim2=-1)
     factor, fault = torch.linalg.cholesky_ex(precision)
     ahead = torch.linalg.solve_triangular(factor, linear[..., None], upper=False)[..., 0]
@@ -99,31 +134,16 @@ def _of_far_fits(e: Tensor, score: Tensor, full: bool) -> Tensor:
     return torch.where(fault == 0, lacks, torch.nan)
 
 
-def _controlled(e: Tensor, log_w: Tensor, grad: Tensor) -> Tensor:
-    """Log weights (K, B) at e (K, B, D), with gradients `grad` in e, less a quadratic fitted to the other folds.
+def _controlled(e: Tensor, log_w: Tensor, folds: list[_Moments]) -> Tensor:
+    """Log weights (K, B) at e (K, B, D), less a quadratic fitted to the other folds; draw k is of fold k mod FOLDS.
 
-    They are returned as they are where a fold leaves too few draws for the quadratic, and for data that it does not
-    make more precise.
+    They are returned as they are for data that it does not make more precise.
     """
-    if (1 - 1 / FOLDS) * len(e) < LEAST_RATIO * e.shape[-1]:
-        return log_w
-    parts, every = [], torch.arange(len(e), device=e.device) % FOLDS
+    parts = []
     for fold in range(FOLDS):
-        mine, rest = every == fold, every != fold
-        linear, curvature = _quadratic(e[rest].double(), grad[rest].double())
-        x = e[mine].double()
+        linear, curvature = reduce(add, folds[:fold] + folds[fold + 1 :]).quadratic()
+        x = e[fold::FOLDS].double()
         foretold = torch.einsum("kbd,bd->kb", x, linear) + 0.5 * torch.einsum("kbi,bij,kbj->kb", x, curvature, x)
-        parts.append(log_w[mine] - foretold + 0.5 * curvature.diagonal(dim1=-2, dim2=-1).sum(-1))
+        parts.append(log_w[fold::FOLDS] - foretold + 0.5 * curvature.diagonal(dim1=-2, dim2=-1).sum(-1))
     controlled = torch.stack(parts, dim=1).flatten(0, 1)
     return torch.where(controlled.var(0) < log_w.var(0), controlled, log_w)
-
-
-def _quadratic(e: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """b (B, D) and a symmetric H (B, D, D) of the regression grad = b + H e over draws (K, B, D)."""
-    x, y = e - e.mean(0), grad - grad.mean(0)
-    moments = torch.einsum("kbi,kbj->bij", x, x), torch.einsum("kbi,kbj->bij", x, y)
-    usable = torch.isfinite(moments[1]).flatten(1).all(1)[:, None, None]
-    slope = torch.linalg.solve(moments[0], torch.where(usable, moments[1], 0.0))
-    curvature = 0.5 * (slope + slope.mT)
-    linear = torch.where(usable[..., 0], grad.mean(0), 0.0) - torch.einsum("bij,bj->bi", curvature, e.mean(0))
-    return linear, curvature

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..core import Block, Data, MapStyle, Rows, as_data, forked, n_data, normal, observed, read_rows, seeded
 from ..evidence import CheckError, check_door, prepared, prepared_pair
-from ..models import DecoderModel, LatentModel, latent_size, log_joint
+from ..models import DecoderModel, LatentModel, latent_size, log_joint, modules_of
 from ..posteriors import Local, Posterior, PosteriorLike, VariationalDistribution
 from .densities import check_density, check_slope
 from .own_number import OwnNumber, check_own_number
@@ -206,9 +206,12 @@ def _check_posterior(q: Posterior, block: Block, seed: int) -> None:
 
 def _check_modes(model: LatentModel, q: PosteriorLike, posterior: Posterior, block: Block, seed: int) -> None:
     """The ELBO in train mode against eval mode: stale running statistics show here."""
+    kind = torch.nn.modules.batchnorm._BatchNorm
+    if not any(isinstance(part, kind) for module in modules_of(model, q) for part in module.modules()):
+        return
     try:
         quiet = _rough_elbo(model, posterior, block, seed)
-        with train_mode(model, q, torch.nn.modules.batchnorm._BatchNorm):
+        with train_mode(model, q, kind):
             loud = _rough_elbo(model, posterior, block, seed)
     except ValueError:  # a batch too small for train mode says nothing of eval mode
         return

@@ -173,6 +173,8 @@ class Estimate(Shown):
 
     def where(self, mask: NDArray[np.bool_]) -> "Estimate":
         """The same estimate with NaN outside `mask` (N,)."""
+        if mask.all():
+            return self
         return replace(self, values=np.where(mask, self.values, np.nan))
 
     def __getitem__(self, index: NDArray[np.generic] | slice) -> "Estimate":
@@ -193,7 +195,7 @@ class Estimate(Shown):
                 f"both terms must be about the same data; got {self.name} with {len(self)} ids and {other.name} "
                 f"with {len(other)}. Terms of one gap are paired: estimate them on the same x."
             )
-        noise = {key: np.array(part) for key, part in self.noise.items()}
+        noise = dict(self.noise)
         for key, part in other.noise.items():
             noise[key] = noise[key] + part if key in noise else part
         shared = dict(self.shared)

@@ -33,7 +33,7 @@ PROGRESS_LOG = "progress.log"  # a file with a line for every minute of the meas
 WORKERS = "workers"  # the folder of a file for each process that measures
 META = b"elbowroom"  # the key of the record in a Parquet file
 PACKAGES = ("elbowroom", "torch", "numpy", "pyarrow")  # packages whose versions a run records
-ROWS_AT_ONCE = 2**10  # of a table that is written
+ROWS_AT_ONCE = 2**9  # of a table that is written
 SCHEMA = 3  # 1 did not hold the rungs of the ladder, 2 not the shortfall of fits
 
 

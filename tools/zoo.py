@@ -20,15 +20,18 @@ SHORT = "--half --threads 1 --epochs 150"
 BRIEF = f"fashion-mnist {SHORT}"
 FROZEN = f"{BRIEF} --encoder linear --frozen zoo/fashion-ffg"
 CIFAR = "cifar10 --half --threads 1 --networks conv --heldout 5000 --epochs 20 --compile"
+AUXILIARY = "--family auxiliary --compile --clip-norm 150"
 RECIPES = {
     "fashion-ffg": f"fashion-mnist {LONGER}",
-    "fashion-af": f"fashion-mnist {LONGER} --family auxiliary --compile --clip-norm 150",
+    "fashion-af": f"fashion-mnist {LONGER} {AUXILIARY}",
     "mnist-gray256-ffg": f"mnist {LONG} --binarize gray256 --heldout 5000 --patience 400",
     "mnist-ffg": f"mnist {LONG}",
-    "mnist-af": f"mnist {LONG} --family auxiliary --compile --clip-norm 150",
-    "fashion-brief": BRIEF,  # what the next four are compared with
+    "mnist-af": f"mnist {LONG} {AUXILIARY}",
+    "fashion-brief": BRIEF,  # what the others of 150 epochs are compared with
+    "fashion-brief-af": f"{BRIEF} {AUXILIARY}",
     "fashion-large-encoder": f"{BRIEF} --encoder 500-500",
     "fashion-no-annealing": f"{BRIEF} --annealing none",
+    "fashion-no-annealing-af": f"{BRIEF} --annealing none {AUXILIARY}",
     "fashion-decoder-0": f"{BRIEF} --decoder linear",
     "fashion-decoder-4": f"{BRIEF} --decoder 200-200-200-200",
     "mnist-2d": f"mnist {SHORT} --latents 2",

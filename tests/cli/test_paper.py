@@ -1,5 +1,6 @@
 """`elbowroom paper`: lists, refuses, and makes pages from rows that are kept."""
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 
 import elbowroom as er
 from elbowroom.cli import main
-from elbowroom.experiments import EXPERIMENTS
+from elbowroom.experiments import EXPERIMENTS, Findings, Lab, NamedArrays, Trained
 
 from ..experiments.test_experiments import Stand
 
@@ -52,13 +53,13 @@ def test_the_page_of_claims_has_what_was_measured(
         is_there = name in ("decoder-size", "flow-amortization")
         assert (f"## {name}\n" in page) == is_there
         assert page.count(experiment.claims[0].says) == (len(experiment.claims) if is_there else 0)
-    assert out.count("not decided") == 2
+    assert out.count("not decided") == len(EXPERIMENTS) - 2
 
 
 def test_models_are_measured_once_and_their_rows_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two models of 60 small images, trained for an epoch, in the place of those that the experiment names."""
+    """Three models of 60 small images, trained for an epoch, in the place of those that the experiment names."""
     monkeypatch.chdir(tmp_path)
     torch.set_default_dtype(torch.float32)
     draws = np.random.default_rng(0)
@@ -70,10 +71,10 @@ def test_models_are_measured_once_and_their_rows_kept(
     capsys.readouterr()
     assert main(asked) == 0
     out = capsys.readouterr().out
-    assert out.count("amortization ") == 4  # a line for each set of each model
+    assert out.count("amortization ") == 6  # a line for each set of each model
     assert "- time of" in Path("out/decoder-size.md").read_text()
     blocks = {path: path.stat().st_mtime_ns for path in Path("out/runs").rglob("block-*.parquet")}
-    assert len(blocks) == 4
+    assert len(blocks) == 6
     assert main(asked) == 0
     assert {path: path.stat().st_mtime_ns for path in Path("out/runs").rglob("block-*.parquet")} == blocks
     page = Path("out/decoder-size.md").read_text().split("## How it was made")[0]
@@ -81,8 +82,39 @@ def test_models_are_measured_once_and_their_rows_kept(
     assert Path("out/decoder-size.md").read_text().split("## How it was made")[0] == page
 
 
+def test_arrays_are_made_once_for_the_weights_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.set_default_dtype(torch.float32)
+    np.savez("x.npz", train=np.eye(24, dtype=np.float32), test=np.eye(24, dtype=np.float32))
+    made: list[tuple[int, ...]] = []
+
+    def make(trained: Trained) -> NamedArrays:
+        made.append(tuple(trained.images["heldout"].shape))
+        return {"answer": trained.q(trained.images["train"]).params["mean"].detach().numpy()}
+
+    seen: list[NamedArrays] = []
+    monkeypatch.setitem(EXPERIMENTS, "gaps", replace(EXPERIMENTS["gaps"], run=lambda lab: look(lab)))
+
+    def look(lab: Lab) -> Findings:
+        seen.append(lab.arrays("small", "answers", make))
+        return Findings(header=(), rows=(), decisions=(), draw=lambda figure: None)
+
+    for seed, n_made in (("0", 1), ("1", 2)):
+        words = ["x.npz", "--epochs", "1", "--latents", "2", "--seed", seed, "--out", f"trained-{seed}"]
+        assert main(["train", *words]) == 0
+        shutil.rmtree("zoo", ignore_errors=True)
+        shutil.copytree(f"trained-{seed}", "zoo/small")
+        for options in ([], [], ["--rows", "out/data"]):
+            assert main(["paper", "gaps", "--out", "out", *options]) == 0
+            assert len(made) == n_made
+            assert list(seen[-1]) == ["answer"]
+            assert np.array_equal(seen[-1]["answer"], seen[3 * (n_made - 1)]["answer"])
+    assert made == [(20, 24)] * 2
+    assert not np.array_equal(seen[0]["answer"], seen[-1]["answer"])
+
+
 def test_models_that_saw_different_images_are_not_compared(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first, second = EXPERIMENTS["decoder-size"].models
+    first, second, _ = EXPERIMENTS["decoder-size"].models
     gaps = er.load_gaps(rows / "quick" / second / "train")
     assert gaps.fingerprint is not None
     replace(gaps, fingerprint=gaps.fingerprint + 1).save(rows / "quick" / second / "train", overwrite=True)

@@ -1,20 +1,35 @@
 """`elbowroom paper`: the experiments of the paper, each by one command."""
 
+import hashlib
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from cyclopts.types import PositiveInt
 from numpy.typing import NDArray
+from torch import Tensor
 
-from ..experiments import EXPERIMENTS, SCALES, Decision, Experiment, Findings, Scale, claims_page, experiment_page
+from ..core import write_atomically
+from ..experiments import (
+    EXPERIMENTS,
+    SCALES,
+    Decision,
+    Experiment,
+    Findings,
+    NamedArrays,
+    Scale,
+    Trained,
+    claims_page,
+    experiment_page,
+)
+from ..posteriors import Amortized
 from ..results import Gaps, RunError, duration, load_gaps
 from ..scale import Crew, n_cores
 from .measuring import measure_sets, work
@@ -30,6 +45,7 @@ __all__ = ["paper_command"]
 
 DATA, RUNS = "data", "runs"  # folders below --out: rows that are kept, and runs that may go on
 HELDOUT = "test"  # the set that is measured as held-out
+ORIGIN, WEIGHTS = "weights", "model.safetensors"  # of arrays that are kept: the checksum of this file
 
 
 def paper_command(
@@ -109,6 +125,33 @@ class _Lab:
             self._found[model] = found
         return self._found[model]
 
+    def arrays(self, model: str, name: str, make: Callable[[Trained], NamedArrays]) -> NamedArrays:
+        """As `experiments.Lab` says."""
+        kept = (self._rows or self._out / DATA) / self.scale.name / model / f"{name}.npz"
+        if kept.exists():
+            with np.load(kept) as file:
+                found = dict(file)
+            origin = str(found.pop(ORIGIN))
+            if self._rows is not None or origin == self._origin(model):
+                return found
+        elif self._rows is not None:
+            raise RunError(f"{kept} does not exist; run elbowroom paper without --rows first")
+        made = make(self._trained(model))
+        content: dict[str, Any] = {**made, ORIGIN: self._origin(model)}
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(kept, partial(np.savez_compressed, **content))
+        return made
+
+    def _origin(self, model: str) -> str:
+        """Which weights they are."""
+        return hashlib.sha256((self._zoo / model / WEIGHTS).read_bytes()).hexdigest()
+
+    def _trained(self, model: str) -> Trained:
+        it = opened(self._request(model))
+        images = {_common(name): sample.x for name, sample in it.chosen.items() if isinstance(sample.x, Tensor)}
+        assert isinstance(it.loaded.q, Amortized)
+        return Trained(model=it.loaded.model, q=it.loaded.q, images=images)
+
     def _refuse_other_images(self, model: str, found: Mapping[str, Gaps]) -> None:
         """Models of one data set are compared datum by datum, so they must have seen the same data."""
         for name, gaps in found.items():
@@ -121,15 +164,18 @@ class _Lab:
     def _read(self, model: str, rows: Path) -> Mapping[str, Gaps]:
         return {name: load_gaps(rows / self.scale.name / model / name) for name in ("train", "heldout")}
 
-    def _measured(self, model: str) -> Mapping[str, Gaps]:
+    def _request(self, model: str) -> Request:
         if not (self._zoo / model / "config.json").exists():
             raise UserError(f"{self._zoo / model}: there is no such model. Name the folder of the models with --zoo")
         is_large = model.startswith("cifar")
-        request = Request(
+        return Request(
             model=str(self._zoo / model), choice=self._choice, n=self.scale.n_large if is_large else self.scale.n,
             first=None, seed=0, plan=self.scale.plan, refine_on=None, refine_plan="standard", device=None,
             kl_weight=1.0, objective=None, weights=None, unfinished=False,
         )  # fmt: skip
+
+    def _measured(self, model: str) -> Mapping[str, Gaps]:
+        request = self._request(model)
         measurements = opened(request).measurements
         places = {name: self._out / RUNS / self.scale.name / model / name for name in measurements}
         with ExitStack() as stack:
@@ -138,12 +184,17 @@ class _Lab:
             show = partial(_say_gaps, model)
             helpers = crew if self._workers > 1 else None
             found = measure_sets(measurements, places, crew=helpers, show=show, advice="Or name another --out.")
-        named = {"heldout" if name == HELDOUT else name: gaps for name, gaps in found.items()}
+        named = {_common(name): gaps for name, gaps in found.items()}
         for name, gaps in named.items():
             place = self._out / DATA / self.scale.name / model / name
             if not _holds(place, gaps):
                 gaps.save(place, overwrite=True)
         return named
+
+
+def _common(name: str) -> str:
+    """The name of a set as the experiments have it."""
+    return "heldout" if name == HELDOUT else name
 
 
 def _holds(folder: Path, gaps: Gaps) -> bool:

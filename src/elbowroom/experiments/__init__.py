@@ -1,14 +1,16 @@
 """The experiments of Cremer, Li and Duvenaud (2018): one file for each question, read from top to bottom."""
 
+from .annealing import ANNEALING
 from .claims import Claim, Decision, decide, decide_between
 from .decoder_size import DECODER_SIZE
-from .experiment import SCALES, Experiment, Findings, Lab, Scale
+from .experiment import SCALES, Experiment, Findings, Lab, NamedArrays, Scale, Trained
 from .flow_amortization import FLOW_AMORTIZATION
 from .gap_sizes import GAPS
 from .larger_encoder import LARGER_ENCODER
 from .pages import claims_page, experiment_page
 
 __all__ = [
+    "NamedArrays",
     "Claim",
     "Decision",
     "EXPERIMENTS",
@@ -17,10 +19,11 @@ __all__ = [
     "Lab",
     "SCALES",
     "Scale",
+    "Trained",
     "claims_page",
     "decide",
     "decide_between",
     "experiment_page",
 ]
 
-EXPERIMENTS = {each.name: each for each in (GAPS, LARGER_ENCODER, FLOW_AMORTIZATION, DECODER_SIZE)}
+EXPERIMENTS = {each.name: each for each in (GAPS, LARGER_ENCODER, ANNEALING, FLOW_AMORTIZATION, DECODER_SIZE)}

@@ -2,16 +2,23 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from numpy.typing import NDArray
+from torch import Tensor
 
 from ..measure import PlanName
+from ..models import LatentModel
+from ..posteriors import Amortized
 from ..results import Gaps
 from .claims import Claim, Decision
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["SCALES", "Experiment", "Findings", "Lab", "Scale"]
+__all__ = ["SCALES", "NamedArrays", "Experiment", "Findings", "Lab", "Scale", "Trained"]
+
+NamedArrays: TypeAlias = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +44,20 @@ SCALES = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A model of the zoo.
+
+    Attributes:
+        model, q: the model and its encoder.
+        images: those on which it is measured, (N, *event) each, under "train" and "heldout".
+    """
+
+    model: LatentModel
+    q: Amortized
+    images: Mapping[str, Tensor]
+
+
 class Lab(Protocol):
     """Where models are measured, once for all experiments."""
 
@@ -46,6 +67,9 @@ class Lab(Protocol):
         """The ladders of a model of the zoo on training data, "train", and on others, "heldout"; the same data for all
         models of one data set.
         """
+
+    def arrays(self, model: str, name: str, make: Callable[[Trained], NamedArrays]) -> NamedArrays:
+        """What `make` computes of a model of the zoo. It is computed once, and kept beside the ladders under `name`."""
 
 
 @dataclass(frozen=True, kw_only=True)

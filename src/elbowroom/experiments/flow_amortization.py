@@ -2,8 +2,7 @@
 
 from .claims import Claim, Decision, decide
 from .experiment import Experiment, Findings, Lab
-from .figures import draw_gaps
-from .tables import LADDER_HEADER, ladder_rows_of, own_fit
+from .tables import findings_of, own_fit
 
 __all__ = ["FLOW_AMORTIZATION"]
 
@@ -26,12 +25,7 @@ def _run(lab: Lab) -> Findings:
     for name, claim in LOWERS_TOO.items():
         ffg, af = (found[model][name] for model in ENCODERS)
         decisions.append(decide(claim, ffg.amortization - af.amortization, own_fit(ffg), own_fit(af)))
-    return Findings(
-        header=LADDER_HEADER,
-        rows=ladder_rows_of(found),
-        decisions=decisions,
-        draw=lambda figure: draw_gaps(figure, found),
-    )
+    return findings_of(found, decisions)
 
 
 FLOW_AMORTIZATION = Experiment(

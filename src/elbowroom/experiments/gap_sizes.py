@@ -4,8 +4,7 @@ from ..posteriors import DiagonalGaussian
 from ..results import Estimate, Gaps
 from .claims import Claim, Decision, decide
 from .experiment import Experiment, Findings, Lab
-from .figures import draw_gaps
-from .tables import LADDER_HEADER, ladder_rows_of
+from .tables import findings_of
 
 __all__ = ["GAPS"]
 
@@ -39,12 +38,7 @@ def _run(lab: Lab) -> Findings:
         ffg, af = found[f"{data}-ffg"]["train"], found[f"{data}-af"]["train"]
         decisions.append(decide(LARGER[data], ffg.amortization - ffg.approximation, ffg.fits[FFG]))
         decisions.append(decide(FITTED[data], misfit(af) - misfit(ffg), af.fits[FFG], ffg.fits[FFG]))
-    return Findings(
-        header=LADDER_HEADER,
-        rows=ladder_rows_of(found),
-        decisions=decisions,
-        draw=lambda figure: draw_gaps(figure, found),
-    )
+    return findings_of(found, decisions)
 
 
 def misfit(gaps: Gaps) -> Estimate:

@@ -2,8 +2,7 @@
 
 from .claims import Claim, Decision, decide, decide_between
 from .experiment import Experiment, Findings, Lab
-from .figures import draw_gaps
-from .tables import LADDER_HEADER, ladder_rows_of, own_fit
+from .tables import findings_of, own_fit
 
 __all__ = ["LARGER_ENCODER"]
 
@@ -32,12 +31,7 @@ def _run(lab: Lab) -> Findings:
         decide(LOWERS, saved["train"], *fits["train"]),
         decide_between(OVERFITS, saved["train"], saved["heldout"], *fits["train"], *fits["heldout"]),
     ]
-    return Findings(
-        header=LADDER_HEADER,
-        rows=ladder_rows_of(found),
-        decisions=decisions,
-        draw=lambda figure: draw_gaps(figure, found),
-    )
+    return findings_of(found, decisions)
 
 
 LARGER_ENCODER = Experiment(

@@ -4,13 +4,26 @@ from collections.abc import Mapping, Sequence
 
 from ..posteriors import DiagonalGaussian
 from ..results import Estimate, FitReport, Gaps
+from .claims import Decision
+from .experiment import Findings
+from .figures import draw_only_gaps
 
-__all__ = ["LADDER_HEADER", "ladder_rows_of", "own_fit"]
+__all__ = ["LADDER_HEADER", "findings_of", "ladder_rows_of", "own_fit"]
 
 LADDER_HEADER = (
     "model", "data", "n", "log p(x)", "L[q*]", "L[q*_FFG]", "L[q]", "approximation", "amortization", "inference",
     "ran out",
 )  # fmt: skip
+
+
+def findings_of(found: Mapping[str, Mapping[str, Gaps]], decisions: Sequence[Decision]) -> Findings:
+    """What ladders alone show: a row of the table and a bar of the figure for each."""
+    return Findings(
+        header=LADDER_HEADER,
+        rows=ladder_rows_of(found),
+        decisions=decisions,
+        draw=lambda figure: draw_only_gaps(figure, found),
+    )
 
 
 def ladder_rows_of(found: Mapping[str, Mapping[str, Gaps]]) -> list[Sequence[str]]:

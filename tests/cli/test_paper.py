@@ -125,7 +125,7 @@ def test_models_that_saw_different_images_are_not_compared(rows: Path, capsys: p
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["decoder-sizes"], "expected list, all, claims or one of gaps"),
+        (["decoder-sizes"], "expected list, all, claims or one of posterior-2d, gaps"),
         (["decoder-size", "--zoo", "nowhere"], "there is no such model. Name the folder of the models with --zoo"),
         (["decoder-size", "--rows", "nowhere"], "does not exist"),
         (["claims", "--out", "nowhere"], "run elbowroom paper all first"),

@@ -173,11 +173,15 @@ def test_annealing_from_the_mixture_misses_no_mode(size: int) -> None:
 
 
 def test_the_sandwich_of_a_model_with_two_modes_is_narrow() -> None:
-    """It was 305 nats wide when only one of the modes was the base of annealing."""
+    """It was 305 nats wide when only one of the modes was the base of annealing.
+
+    Over 24 seeds the mean width was 0.029 +- 0.020, and the widest of the 50 data were 0.3 to 1.7 nats, with a tail
+    that halves every 0.3: one run in some 3,000 fails.
+    """
     model = er.DecoderModel(lambda z: z.square(), er.likelihoods.gaussian(0.1), 1)
     made = er.sandwich(model, 50)
     assert made.width.mean < 0.1
-    assert np.abs(made.width.values).max() < 1.0
+    assert np.abs(made.width.values).max() < 5.0
 
 
 def test_the_modes_of_a_prior_are_found_in_ten_latents() -> None:

@@ -281,9 +281,10 @@ def test_gray_values_under_probabilities_are_noted_too() -> None:
 
 
 def test_pixels_on_another_scale_are_refused() -> None:
-    model = DecoderModel(network(D, P), likelihoods.discretized_logistic(1.0), D)
-    with pytest.raises(CheckError, match=r"k = 0..255; got values from 0 to 237\. Convert 8-bit images"):
-        check(model, good()[1], 255 * gray())
+    model, x = DecoderModel(network(D, P), likelihoods.discretized_logistic(1.0), D), 255 * gray()
+    met = rf"k = 0..255; got values from {x.min():g} to {x.max():g}\. Convert 8-bit images"
+    with pytest.raises(CheckError, match=met):
+        check(model, good()[1], x)
 
 
 def test_a_learned_scale_that_was_not_trained_is_noted() -> None:

@@ -110,13 +110,15 @@ def test_beta_mismatch_agrees_with_the_closed_form(kl_weight):
     assert list(gaps.steps)[:2] == ["encoder", "mismatch"]
 
 
-@pytest.mark.parametrize(("size", "caught"), [(1, 0.9), (2, 0.75)])
+@pytest.mark.parametrize(("size", "caught"), [(1, 0.8), (2, 0.62)])
 def test_a_base_on_one_mode_is_flagged_and_log_p_is_right_all_the_same(size, caught, monkeypatch):
     """Quadrature truth on asymmetric posteriors with two separate modes; q starts on one of them, and no mixture looks
     for the other, as with more than 3 latents.
 
     The other is seen by the 1,000 draws of the prior: some 40 fall on it with one latent and 25 with two, so that its
-    mass is known to 16% and 20%, and the flag, at 4 errors, is surer in the first case.
+    mass is known to 16% and 20%, and the flag, at 4 errors, is surer in the first case. Over 24 seeds it was set on
+    0.894 +- 0.022 and 0.768 +- 0.035 of the data, and the mean error was 0.001 +- 0.011 and -0.019 +- 0.018: the limits
+    are four deviations away, so that one run in some 10,000 fails.
     """
     monkeypatch.setattr("elbowroom.evidence.log_evidence.MAX_MIXTURE_SIZE", 0)
     model, x = scenarios.bimodal(50, size)
@@ -128,7 +130,7 @@ def test_a_base_on_one_mode_is_flagged_and_log_p_is_right_all_the_same(size, cau
     assert missed.mean() > 0.5
     assert (gaps.flags & Flag.BASES_DISAGREE > 0)[missed].mean() >= caught
     error = gaps.log_evidence.values - truth
-    assert abs(error.mean()) < 0.05
+    assert abs(error.mean()) < 0.1
     unflagged = gaps.flags == 0
     assert (np.abs(error / gaps.log_evidence.mc_errors)[unflagged] > 3).sum() <= max(1, 0.03 * unflagged.sum())
 

@@ -8,6 +8,7 @@ from .flow_amortization import FLOW_AMORTIZATION
 from .gap_sizes import GAPS
 from .larger_encoder import LARGER_ENCODER
 from .pages import claims_page, experiment_page
+from .posterior_plane import POSTERIOR_PLANE
 
 __all__ = [
     "NamedArrays",
@@ -26,4 +27,6 @@ __all__ = [
     "experiment_page",
 ]
 
-EXPERIMENTS = {each.name: each for each in (GAPS, LARGER_ENCODER, ANNEALING, FLOW_AMORTIZATION, DECODER_SIZE)}
+EXPERIMENTS = {
+    each.name: each for each in (POSTERIOR_PLANE, GAPS, LARGER_ENCODER, ANNEALING, FLOW_AMORTIZATION, DECODER_SIZE)
+}

@@ -81,4 +81,5 @@ def _decisions(decisions: Sequence[Decision]) -> list[str]:
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     ruler = ["---" for _ in header]
-    return [f"| {' | '.join(row)} |" for row in (header, ruler, *rows)]
+    cells = ([cell.replace("|", r"\|") for cell in row] for row in (header, ruler, *rows))
+    return [f"| {' | '.join(row)} |" for row in cells]

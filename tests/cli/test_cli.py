@@ -21,6 +21,7 @@ from elbowroom.datasets import DATASETS, binarize, demo_images, load_array
 from elbowroom.evidence import EvidencePlan
 from elbowroom.measure import PLANS, TruthRow, off, run_selftest
 from elbowroom.measure.selftest import CASES
+from elbowroom.scale import Crew, Left, WorkersError
 from elbowroom.training import demo_model, save_model
 
 N_SMALL = 30
@@ -666,3 +667,18 @@ def test_torch_may_use_huge_pages_while_a_command_runs(
     assert main(["check", "--model", "told.py:factory", "--data", "x.npy"]) == 0
     assert (place / "told").read_text() == within
     assert os.environ.get(HUGE_PAGES) == before
+
+
+@pytest.mark.parametrize("options", [[], ["--out", "run"]])
+def test_a_folder_that_is_not_kept_is_not_promised(
+    options: list[str], place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(crew: Crew, name: str, left: Left) -> None:
+        raise WorkersError("all worker processes were killed")
+
+    monkeypatch.setattr(Crew, "work", stop)
+    words = ["gaps", "--model", "models.py:with_sets", "--plan", "quick", "--workers", "2", *options]
+    assert main(words) == 2  # two sets of one block each
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("elbowroom: error: all worker processes were killed")
+    assert ("the same command goes on" in error) == bool(options)

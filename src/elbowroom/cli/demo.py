@@ -48,7 +48,7 @@ def demo_command(
         job = partial(_work, n, plan, places)
         crew = stack.enter_context(Crew(job, n_workers)) if n_workers > 1 else None
         try:
-            show_verdict(measure_sets(measurements, places, crew=crew))
+            show_verdict(measure_sets(measurements, places, crew=crew, stays=False))
         except KeyboardInterrupt:
             raise KeyboardInterrupt("the same command begins anew") from None
     say(f"\nruns saved in {places['train']} and {places['heldout']}; {duration(time.perf_counter() - start)}")

@@ -119,7 +119,7 @@ def gaps_command(
                 crew = stack.enter_context(Cluster(job, sent(it.chosen), ray, cores, ray_gpus))
             elif n_workers > 1:
                 crew = stack.enter_context(Crew(partial(work, request, places, share, threads), n_workers))
-            runs = measure_sets(it.measurements, places, finish, share, crew)
+            runs = measure_sets(it.measurements, places, finish, share, crew, stays=bool(folders))
         if len(runs) == len(it.chosen):
             show_verdict(runs)
         record |= runs_record(runs, folders)

@@ -62,6 +62,7 @@ def measure_sets(
     crew: Crew | Cluster | None = None,
     show: Callable[[str, Gaps], None] = show_ladder,
     advice: str = OVERWRITE,
+    stays: bool = True,
 ) -> dict[str, Gaps]:
     """Measure every set, and print and save the ladders of those that are whole -> these ladders.
 
@@ -72,13 +73,14 @@ def measure_sets(
         crew: the processes that help.
         show: prints a ladder.
         advice: what can be done about a folder that holds another run.
+        stays: whether the same command, run again, goes on with the folders.
     Raises:
         UserError: a folder holds another run, or workers cannot go on.
     """
     runs: dict[str, Gaps] = {}
     for name, asked in measurements.items():
         folder, means = places.get(name), RunningMeans()
-        with _refusals(name, folder, advice):
+        with _refusals(name, folder if stays else None, advice):
             if folder is None:
                 with _progress(name, asked, None, means) as report:
                     gaps = unkept_run(asked, report, means=means)
@@ -95,13 +97,13 @@ def measure_sets(
                 try:
                     show(name, runs[name])  # before it is saved: what is on the screen cannot be lost
                 finally:  # and saved though the screen be gone
-                    save_kept(run, runs[name])
+                    save_kept(run, runs[name], stays)
     return runs
 
 
 @contextmanager
 def _refusals(name: str, folder: Path | None, advice: str = OVERWRITE) -> Iterator[None]:
-    """What stops the measurement of a set, in words that say what can be done."""
+    """What stops the measurement of a set, in words that say what can be done. Without a folder nothing is left."""
     try:
         yield
     except KeyboardInterrupt:

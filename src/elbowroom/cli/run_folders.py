@@ -46,12 +46,16 @@ def _begin_anew(folder: Path) -> None:
         ) from None
 
 
-def save_kept(run: KeptRun, gaps: Gaps) -> None:
-    """Save a run whose blocks are kept, and whose table was printed already. Raises UserError if that fails."""
+def save_kept(run: KeptRun, gaps: Gaps, stays: bool = True) -> None:
+    """Save a run whose blocks are kept, and whose table was printed already. Raises UserError if that fails.
+
+    Args:
+        stays: whether the same command goes on with the folder.
+    """
     try:
         run.save(gaps)
     except OSError as error:
-        kept = "; its blocks are kept, and the same command saves it" if blocks_in(run.folder) else ""
+        kept = "; its blocks are kept, and the same command saves it" if stays and blocks_in(run.folder) else ""
         raise UserError(
             f"{run.folder}: the run could not be saved ({error.strerror or error}); what was measured is printed above"
             f"{kept}"

@@ -29,6 +29,7 @@ from ..experiments import (
     claims_page,
     experiment_page,
 )
+from ..models import DecoderModel
 from ..posteriors import Amortized
 from ..results import Gaps, RunError, duration, load_gaps
 from ..scale import Crew, n_cores
@@ -149,6 +150,7 @@ class _Lab:
     def _trained(self, model: str) -> Trained:
         it = opened(self._request(model))
         images = {_common(name): sample.x for name, sample in it.chosen.items() if isinstance(sample.x, Tensor)}
+        assert isinstance(it.loaded.model, DecoderModel)
         assert isinstance(it.loaded.q, Amortized)
         return Trained(model=it.loaded.model, q=it.loaded.q, images=images)
 

@@ -1,6 +1,7 @@
 """The experiments of Cremer, Li and Duvenaud (2018): one file for each question, read from top to bottom."""
 
 from .annealing import ANNEALING
+from .certificate import CERTIFICATE
 from .claims import Claim, Decision, decide, decide_between
 from .decoder_size import DECODER_SIZE
 from .experiment import SCALES, Experiment, Findings, Lab, NamedArrays, Scale, Trained
@@ -28,5 +29,14 @@ __all__ = [
 ]
 
 EXPERIMENTS = {
-    each.name: each for each in (POSTERIOR_PLANE, GAPS, LARGER_ENCODER, ANNEALING, FLOW_AMORTIZATION, DECODER_SIZE)
+    each.name: each
+    for each in (
+        POSTERIOR_PLANE,
+        GAPS,
+        LARGER_ENCODER,
+        ANNEALING,
+        FLOW_AMORTIZATION,
+        DECODER_SIZE,
+        CERTIFICATE,
+    )
 }

@@ -18,15 +18,17 @@ class Claim:
 
     Attributes:
         name: a short name, unique among all claims.
-        says: what the paper says.
+        says: what is claimed.
         estimand: the quantity in nats, a mean over data, that is greater than zero if the claim holds.
         data: the data of which it is the mean.
+        whose: whose claim it is, in words that "that" may follow.
     """
 
     name: str
     says: str
     estimand: str
     data: str
+    whose: str = "The paper says"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..measure import PlanName
-from ..models import LatentModel
+from ..models import DecoderModel
 from ..posteriors import Amortized
 from ..results import Gaps
 from .claims import Claim, Decision
@@ -53,7 +53,7 @@ class Trained:
         images: those on which it is measured, (N, *event) each, under "train" and "heldout".
     """
 
-    model: LatentModel
+    model: DecoderModel
     q: Amortized
     images: Mapping[str, Tensor]
 

@@ -55,11 +55,11 @@ def _in_words(decision: Decision) -> str:
     claim = decision.claim
     found = f"the {claim.estimand} is {decision.mean:+.2f} +- {decision.se:.2f} nats"
     agrees = {
-        "holds": "so it is here too",
-        "does not hold": "so it is not here",
+        "holds": "so it is here",
+        "does not hold": "so it is not so here",
         "cannot tell": "which these data cannot tell from zero",
     }[decision.verdict]
-    return f"The paper says that {claim.says}. On {claim.data}, {found}, {agrees}."
+    return f"{claim.whose} that {claim.says}. On {claim.data}, {found}, {agrees}."
 
 
 def _decisions(decisions: Sequence[Decision]) -> list[str]:

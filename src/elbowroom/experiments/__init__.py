@@ -10,6 +10,7 @@ from .gap_sizes import GAPS
 from .larger_encoder import LARGER_ENCODER
 from .pages import claims_page, experiment_page
 from .posterior_plane import POSTERIOR_PLANE
+from .refinement import REFINEMENT
 
 __all__ = [
     "NamedArrays",
@@ -38,5 +39,6 @@ EXPERIMENTS = {
         FLOW_AMORTIZATION,
         DECODER_SIZE,
         CERTIFICATE,
+        REFINEMENT,
     )
 }

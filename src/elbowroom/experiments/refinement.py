@@ -28,8 +28,8 @@ MORE_THAN_AN_ENCODER = Claim(
     name="refinement-recovers-more-than-a-larger-encoder",
     whose="We expected",
     says=f"{STEPS_COMPARED} steps of gradient ascent for each image recover more than a larger encoder does",
-    estimand=f"L[q] after {STEPS_COMPARED} steps minus L[q] of the encoder of 200-200, less how much smaller the amortization "
-    "gap of the encoder of 500-500 is",
+    estimand=f"L[q] after {STEPS_COMPARED} steps minus L[q] of the encoder of 200-200, less how much smaller the "
+    "amortization gap of the encoder of 500-500 is",
     data="held-out images of Fashion-MNIST",
 )
 

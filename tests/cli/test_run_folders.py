@@ -509,9 +509,27 @@ def test_a_plan_that_adds_a_flow_goes_on_in_the_folder(place: Path, capsys: pyte
     fits = sorted((path, path.stat().st_mtime_ns) for path in Path("run/blocks/first/fits").iterdir())
     assert len(fits) == 5
     assert main([*asked, "--out", "run", "--plan", "flow", "--workers", "2"]) == 0
-    (_, columns), (_, others) = er.load_gaps("run").to_columns(), er.load_gaps("at-once").to_columns()
-    for name, column in columns.items():
-        np.testing.assert_array_equal(column, others[name], err_msg=name)
+    assert_same_columns("run", "at-once")
     assert sorted((path, path.stat().st_mtime_ns) for path in Path("run/blocks/first/fits").iterdir()) == fits
     assert main([*asked, "--out", "run", "--plan", "standard"]) == 2
     assert "another plan" in capsys.readouterr().err
+
+
+def test_parts_that_start_at_once_agree_who_gives_the_folder_to_the_plan(place: Path) -> None:
+    np.save("x.npy", np.random.default_rng(0).integers(0, 2, (100, 6)).astype(np.float32))
+    asked = ["gaps", "--model", "mine.py:factory", "--data", "x.npy", "--workers", "1"]
+    assert main([*asked, "--out", "at-once", "--plan", "flow"]) == 0
+    assert main([*asked, "--out", "run", "--plan", "standard"]) == 0
+    code = "import sys; from elbowroom.cli import main; sys.exit(main(sys.argv[1:]))"
+    tasks = [
+        subprocess.Popen([sys.executable, "-c", code, *asked, "--out", "run", "--plan", "flow", "--part", f"{k}/2"])
+        for k in (1, 2)
+    ]
+    assert [task.wait() for task in tasks] == [0, 0]
+    assert_same_columns("run", "at-once")
+
+
+def assert_same_columns(one: str, other: str) -> None:
+    (_, columns), (_, others) = er.load_gaps(one).to_columns(), er.load_gaps(other).to_columns()
+    for name, column in columns.items():
+        np.testing.assert_array_equal(column, others[name], err_msg=name)

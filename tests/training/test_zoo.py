@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -65,13 +66,13 @@ def opened(name: str, folder: Path) -> tuple[Any, Any, Any]:
 @pytest.mark.filterwarnings("ignore:gray values")
 @each_model
 def test_the_recorded_elbo_is_its_elbo(name: str, external_data: Path, single_precision: None) -> None:
-    """The same noise: up to rounding the same number."""
+    """Within five Monte Carlo errors of both numbers, some 0.01 nats each, as they were recorded with other noise."""
     claimed = config_of(name)["test_elbo"]
     model, q, x = opened(name, external_data)
     if config_of(name)["architecture"]["networks"] == "conv":
         torch.set_num_threads(2)  # large enough to gain by it; put back by `torch_settings`
     found = bounds.elbo(model, q, x, n_samples=claimed["n_samples"], seed=claimed["seed"])
-    assert found.mean == pytest.approx(claimed["mean"], abs=2e-3)
+    assert abs(found.mean - claimed["mean"]) < 5 * np.hypot(found.mc_se, claimed["mc_se"])
 
 
 @pytest.mark.external

@@ -5,6 +5,7 @@ from .certificate import CERTIFICATE
 from .claims import Claim, Decision, decide, decide_between
 from .decoder_size import DECODER_SIZE
 from .experiment import SCALES, Experiment, Findings, Lab, NamedArrays, Scale, Trained
+from .fit_the_family import FIT_THE_FAMILY
 from .flow_amortization import FLOW_AMORTIZATION
 from .gap_sizes import GAPS
 from .larger_encoder import LARGER_ENCODER
@@ -40,5 +41,6 @@ EXPERIMENTS = {
         DECODER_SIZE,
         CERTIFICATE,
         REFINEMENT,
+        FIT_THE_FAMILY,
     )
 }

@@ -34,7 +34,10 @@ def draw_gaps(axes: "Axes", found: Mapping[str, Mapping[str, Gaps]]) -> None:
     axes.invert_yaxis()
     label(axes, "nats below log p(x)")
     handles = [axes.barh(0, 0, color=color) for color in COLORS[:2]]
-    axes.legend(handles, ["amortization", "approximation"], frameon=False, fontsize=8, loc="best")
+    axes.legend(
+        handles, ["amortization", "approximation"], frameon=False, fontsize=8, loc="lower left", ncols=2,
+        bbox_to_anchor=(0.0, 1.0), borderaxespad=0.2,
+    )  # fmt: skip
 
 
 def label(axes: "Axes", x: str, y: str = "") -> None:

@@ -28,8 +28,8 @@ MORE_THAN_AN_ENCODER = Claim(
     name="refinement-recovers-more-than-a-larger-encoder",
     whose="We expected",
     says=f"{STEPS_COMPARED} steps of gradient ascent for each image recover more than a larger encoder does",
-    estimand=f"L[q] after {STEPS_COMPARED} steps minus L[q] of the encoder of 200-200, less how much smaller the "
-    "amortization gap of the encoder of 500-500 is",
+    estimand=f"L[q] after {STEPS_COMPARED} steps minus L[q] of the encoder of 200-200, less the "
+    "difference of the amortization gaps of the encoders of 200-200 and of 500-500",
     data="held-out images of Fashion-MNIST",
 )
 
@@ -48,7 +48,12 @@ def _run(lab: Lab) -> Findings:
     saved = ladders[PLAIN].amortization - ladders[LARGE].amortization
     recovered = left[0] - left[STEPS_TAKEN.index(STEPS_COMPARED)]
     rows = [
-        [f"{PLAIN}, {k} steps", f"{len(best):,}", f"{each.mean:.2f} ({each.se:.2f})", f"{1e3 * seconds:.2f}"]
+        [
+            f"{PLAIN}, {k} {'step' if k == 1 else 'steps'}",
+            f"{len(best):,}",
+            f"{each.mean:.2f} ({each.se:.2f})",
+            f"{1e3 * seconds:.2f}",
+        ]
         for k, each, seconds in zip(STEPS_TAKEN, left, found["seconds"], strict=True)
     ]
     large = ladders[LARGE].amortization

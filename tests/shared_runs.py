@@ -71,16 +71,22 @@ def blocks(folder: Path) -> dict[str, int]:
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[int]:
-    """The worker processes of a command, without the tracker of resources that Python starts with them."""
+    """The worker processes of a command: what its fork server has forked."""
+    servers = [pid for pid, line in children_of(process.pid) if b"forkserver" in line]
+    return [pid for server in servers for pid, _ in children_of(server)]
+
+
+def children_of(parent: int) -> list[tuple[int, bytes]]:
+    """The processes that a process has started, and the command line of each."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            parent = re.search(r"^PPid:\t(\d+)", (path / "status").read_text(), re.MULTILINE)
+            its_parent = re.search(r"^PPid:\t(\d+)", (path / "status").read_text(), re.MULTILINE)
             line = (path / "cmdline").read_bytes()
         except OSError:
             continue
-        if parent is not None and int(parent[1]) == process.pid and b"spawn_main" in line:
-            found.append(int(path.name))
+        if its_parent is not None and int(its_parent[1]) == parent:
+            found.append((int(path.name), line))
     return found
 
 

@@ -13,8 +13,9 @@ from cyclopts.types import PositiveInt
 from ..datasets import demo_images
 from ..measure import Measurement, PlanName, measurement
 from ..results import duration
-from ..scale import Crew, Report, n_cores
+from ..scale import Crew, Report
 from ..training import demo_model
+from .early_start import n_cores, start_method
 from .measuring import fill_sets, measure_sets
 from .run_folders import reserved
 from .show import show_verdict
@@ -46,7 +47,7 @@ def demo_command(
     with ExitStack() as stack:
         stack.enter_context(reserved(places.values(), overwrite=True))
         job = partial(_work, n, plan, places)
-        crew = stack.enter_context(Crew(job, n_workers)) if n_workers > 1 else None
+        crew = stack.enter_context(Crew(job, n_workers, start_method())) if n_workers > 1 else None
         try:
             show_verdict(measure_sets(measurements, places, crew=crew, stays=False))
         except KeyboardInterrupt:

@@ -1,6 +1,6 @@
 """`elbowroom gaps`: the ladder of a model on data."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -14,8 +14,9 @@ from cyclopts.types import PositiveInt
 from ..measure import BlockKey, PlanName, Share, forecast, kept_run
 from ..models import device_and_dtype
 from ..results import Gaps
-from ..scale import Cluster, Crew, n_cores
+from ..scale import Cluster, Crew, Report
 from .dry_run import dry_run_of
+from .early_start import n_cores, start_method
 from .measuring import follow_sets, measure_sets, work
 from .model_spec import checked
 from .options import NO_CHOICE, DataChoice, Switch, command_of
@@ -118,7 +119,7 @@ def gaps_command(
                 job, cores = partial(_work_on_node, request, places, threads), workers or _n_processes(it, threads)
                 crew = stack.enter_context(Cluster(job, sent(it.chosen), ray, cores, ray_gpus))
             elif n_workers > 1:
-                crew = stack.enter_context(Crew(partial(work, request, places, share, threads), n_workers))
+                crew = stack.enter_context(_crew(partial(work, request, places, share, threads), n_workers))
             runs = measure_sets(it.measurements, places, finish, share, crew, stays=bool(folders))
         if len(runs) == len(it.chosen):
             show_verdict(runs)
@@ -159,6 +160,10 @@ def _n_processes(it: Opened, threads: int) -> int:
     device, _ = device_and_dtype(it.loaded.model, it.loaded.q)
     is_elsewhere = device is not None and device.type != "cpu"
     return 1 if is_elsewhere else max(1, n_cores() // threads)
+
+
+def _crew(job: Callable[[Report], None], n_workers: int) -> Crew:
+    return Crew(job, n_workers, start_method())
 
 
 def _temporary(it: Opened, stack: ExitStack) -> dict[str, Path]:

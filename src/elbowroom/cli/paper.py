@@ -32,7 +32,8 @@ from ..experiments import (
 from ..models import DecoderModel
 from ..posteriors import Amortized
 from ..results import Gaps, RunError, duration, load_gaps
-from ..scale import Crew, n_cores
+from ..scale import Crew
+from .early_start import n_cores
 from .measuring import measure_sets, work
 from .options import DataChoice
 from .request import Request, opened

@@ -14,17 +14,18 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from threading import Thread
-from typing import Self, TypeAlias
+from typing import Literal, Self, TypeAlias
 
 from ..core import raised_here
 from ..measure import BlockKey
 
-__all__ = ["LOOK_EVERY", "Crew", "Left", "Report", "WorkersError", "n_cores"]
+__all__ = ["LOOK_EVERY", "Crew", "Left", "Report", "WorkersError"]
 
 Left: TypeAlias = Callable[[float], Collection[BlockKey]]  # (data done as far as is known) -> the blocks that are left
 Report: TypeAlias = Callable[[str, float], None]  # (what is measured, data done)
+StartMethod: TypeAlias = Literal["forkserver", "spawn"]
 LOOK_EVERY = 0.25  # seconds between two looks at what is done
 PATIENCE = 10.0  # seconds in which a worker that is asked to end does so
 
@@ -46,11 +47,12 @@ class Crew:
     Args:
         job: what each of them does, a function that can be pickled; it is called with a `Report`.
         n: their number.
+        start_method: how their processes are started, as `multiprocessing` calls it.
     """
 
-    def __init__(self, job: Callable[[Report], None], n: int) -> None:
-        self._job, self._n = job, n
-        self._processes: dict[Connection, SpawnProcess] = {}
+    def __init__(self, job: Callable[[Report], None], n: int, start_method: StartMethod = "spawn") -> None:
+        self._job, self._n, self._start_method = job, n, start_method
+        self._processes: dict[Connection, BaseProcess] = {}
         self._done: dict[str, float] = {}
         self._n_killed = 0
 
@@ -90,7 +92,7 @@ class Crew:
         return {}
 
     def _start(self) -> None:
-        context = get_context("spawn")
+        context = get_context("forkserver") if self._start_method == "forkserver" else get_context("spawn")
         for _ in range(self._n):
             here, there = context.Pipe(duplex=False)
             process = context.Process(target=_work, args=(self._job, there), daemon=True)
@@ -116,11 +118,6 @@ class Crew:
         if what == "error":
             raise WorkersError(*value)
         self._done[what] = max(value, self._done.get(what, 0.0))
-
-
-def n_cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _how(exitcode: int) -> str:

@@ -1,0 +1,81 @@
+"""Workers are forked from a server that starts with the command: only if they are needed, and unnoticed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from elbowroom.cli import early_start
+
+from ..shared_runs import children_of, words
+
+
+@pytest.mark.parametrize(
+    ("words", "cores", "needs"),
+    [
+        (["gaps", "--model", "m"], 2, True),
+        (["gaps", "--model", "m"], 1, False),
+        (["gaps", "--model", "m", "--workers", "3"], 1, True),
+        (["gaps", "--model", "m", "--workers", "1"], 2, False),
+        (["gaps", "--help"], 2, False),
+        (["gaps", "--model", "m", "--dry-run"], 2, False),
+        (["gaps", "--model", "m", "--ray", "local"], 2, False),
+        (["demo"], 2, True),
+        (["train", "--data", "mnist"], 2, False),
+        ([], 2, False),
+    ],
+)
+def test_it_starts_where_workers_are_needed(
+    words: list[str], cores: int, needs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[bool] = []
+    monkeypatch.setattr(early_start, "n_cores", lambda: cores)
+    monkeypatch.setattr(early_start.forkserver, "ensure_running", lambda: started.append(True))
+    monkeypatch.setattr(early_start, "_is_prepared", False)
+    early_start.prepare_workers(words)
+    assert bool(started) == needs
+    assert early_start.start_method() == ("forkserver" if needs else "spawn")
+
+
+def inherited() -> tuple[object, dict[str, str]]:
+    return signal.getsignal(signal.SIGINT), dict(os.environ)
+
+
+def test_nothing_of_this_process_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+    monkeypatch.setattr(early_start.forkserver, "ensure_running", lambda: seen.append(inherited()))
+    monkeypatch.setattr(early_start, "_is_prepared", False)
+    before = inherited()
+    early_start.prepare_workers(["gaps", "--workers", "2"])
+    assert seen == [(signal.SIG_IGN, {**before[1], "PYTHONSAFEPATH": "1"})]
+    assert inherited() == before
+
+
+def test_files_of_the_current_folder_are_not_taken_for_modules(images: Path, tmp_path: Path) -> None:
+    """Torch imports a module named queue, and the program itself does not look for it here."""
+    (tmp_path / "queue.py").write_text("raise SystemExit('the wrong queue')")
+    program = Path(sys.executable).parent / "elbowroom"
+    command = [str(program), *words(images, tmp_path / "run", "--workers", "2", n=100)]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert "wrong queue" not in ran.stderr
+
+
+def test_ctrl_c_at_the_start_shows_no_traceback(images: Path, tmp_path: Path) -> None:
+    """It reaches all processes of a terminal, and the server imports torch at that moment."""
+    command = [sys.executable, "-m", "elbowroom", *words(images, tmp_path / "run", "--workers", "2")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not (servers := [pid for pid, line in children_of(process.pid) if b"forkserver" in line]):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.3)
+    for pid in servers:
+        os.kill(pid, signal.SIGINT)
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert "Traceback" not in err

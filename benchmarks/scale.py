@@ -125,7 +125,7 @@ def _run(place: str, n: int, name: str, *options: str) -> tuple[float, float]:
     code = (
         "import resource, sys; from elbowroom.cli import main\n"
         "if __name__ == '__main__':\n"
-        "    code = main(sys.argv[1:]); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)\n"
+        "    code = main(); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)\n"
         "    sys.exit(code)"
     )
     Path(place, "program.py").write_text(code)

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -45,7 +45,10 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """The model and the data behind a request, and what is to be measured of each set, by its name."""
+    """The model and the data behind a request, and what is to be measured of each set, by its name.
+
+    The sets of which the data were chosen are not kept.
+    """
 
     loaded: LoadedModel
     found: Sets
@@ -63,6 +66,7 @@ def opened(request: Request) -> Opened:
             many = len(sample.ids)
             raise UserError(f"--refine-on {request.refine_on}: expected 2 to {many}, the number of data of {name}")
     measurements = {name: _measurement(request, loaded, sample) for name, sample in chosen.items()}
+    loaded, found = replace(loaded, sets={}), replace(found, sets={})  # what was not chosen need not stay in memory
     return Opened(loaded=loaded, found=found, chosen=chosen, measurements=measurements)
 
 

@@ -1,8 +1,9 @@
 """Train the models of zoo/, each by the one command that its config.json repeats; then write zoo/README.md.
 
-    python -m tools.zoo [NAME ...] [--workers 2] [--into zoo]        all that are missing, where none is named
+    python -m tools.zoo [NAME ...] [--seed 0] [--workers 2] [--into zoo]      all that are missing, where none is named
 
-A model that was begun is gone on with. Each run has one CPU thread: two such runs get more done than one of two.
+A model that was begun is gone on with. Each run has one CPU thread: two such runs get more done than one of two. With
+--seed 1 a folder's name ends in "-seed-1". Such models are not kept here, only what was measured of them.
 """
 
 import argparse
@@ -47,23 +48,31 @@ RECIPES = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[[], *RECIPES], metavar="NAME")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--into", type=Path, default=Path("zoo"))
     arguments = parser.parse_args()
-    names = arguments.names or [n for n in RECIPES if not (arguments.into / n / "model.safetensors").exists()]
+    names = arguments.names or [
+        n for n in RECIPES if not (arguments.into / folder_of(n, arguments.seed) / "model.safetensors").exists()
+    ]
     with ThreadPoolExecutor(arguments.workers) as pool:
-        codes = list(pool.map(lambda name: train(name, arguments.into), names))
+        codes = list(pool.map(lambda name: train(name, arguments.into, arguments.seed), names))
     if arguments.into.is_dir():
         (arguments.into / "README.md").write_text(page(arguments.into))
     return max(codes, default=0)
 
 
-def train(name: str, into: Path) -> int:
+def train(name: str, into: Path, seed: int = 0) -> int:
     """One run, whose words are shown when it has ended."""
-    words = ["-m", "elbowroom", "train", *shlex.split(RECIPES[name]), "--out", str(into / name)]
+    more = ["--seed", str(seed)] if seed else []
+    words = ["-m", "elbowroom", "train", *shlex.split(RECIPES[name]), *more, "--out", str(into / folder_of(name, seed))]
     run = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
     print(f"{name}: exit {run.returncode}\n{run.stdout}{run.stderr}", flush=True)
     return run.returncode
+
+
+def folder_of(name: str, seed: int) -> str:
+    return f"{name}-seed-{seed}" if seed else name
 
 
 def page(into: Path) -> str:
@@ -78,7 +87,7 @@ def page(into: Path) -> str:
         "| model | encoder - latents - decoder | q | epochs (kept) | test ELBO |",
         "| --- | --- | --- | ---: | ---: |",
     ]
-    for path in sorted(into.glob("*/config.json")):
+    for path in sorted(into / name / "config.json" for name in RECIPES if (into / name / "config.json").exists()):
         config = json.loads(path.read_text())
         a, t, e = config["architecture"], config["training"], config.get("test_elbo")
         encoder, decoder = ("-".join(map(str, a[name])) or "linear" for name in ("encoder_hidden", "decoder_hidden"))

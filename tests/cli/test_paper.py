@@ -34,7 +34,7 @@ def test_the_list_has_a_line_for_each_experiment(capsys: pytest.CaptureFixture[s
 
 def test_pages_and_figures_are_made_from_rows(rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("decoder-size", "flow-amortization"):
-        assert main(["paper", name, "--rows", str(rows), "--out", str(tmp_path)]) == 0
+        assert main(["paper", name, "--from", str(rows), "--out", str(tmp_path)]) == 0
         page = (tmp_path / f"{name}.md").read_text()
         assert f"`elbowroom paper {name} --scale quick`" in page
         assert "- time of" not in page  # nothing was measured
@@ -44,10 +44,28 @@ def test_pages_and_figures_are_made_from_rows(rows: Path, tmp_path: Path, capsys
     assert out.count("standard errors") == 3  # a line for each claim
 
 
+def test_trainings_with_other_seeds_are_found_beside_the_first(
+    rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A seed counts if all models of the experiment were trained with it."""
+    models = EXPERIMENTS["decoder-size"].models
+    for seed, trained in ((1, models), (2, models[:1])):
+        for model in trained:
+            shutil.copytree(rows / "quick" / model, rows / "quick" / f"{model}-seed-{seed}")
+    for name, runs in (("decoder-size", "2 runs"), ("flow-amortization", "one run")):
+        assert main(["paper", name, "--from", str(rows), "--out", str(tmp_path)]) == 0
+        page = (tmp_path / f"{name}.md").read_text()
+        assert f"| {runs} |" in page
+        for model in EXPERIMENTS[name].models:
+            assert page.count(f"| {model}, seed 1 |") == (2 if runs == "2 runs" else 0)
+            assert f"{model}, seed 2" not in page
+    capsys.readouterr()
+
+
 def test_the_page_of_claims_has_what_was_measured(
     rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["paper", "claims", "--rows", str(rows), "--out", str(tmp_path)]) == 0
+    assert main(["paper", "claims", "--from", str(rows), "--out", str(tmp_path)]) == 0
     page, out = (tmp_path / "claims.md").read_text(), capsys.readouterr().out
     for name, experiment in EXPERIMENTS.items():
         is_there = name in ("decoder-size", "flow-amortization")
@@ -78,7 +96,7 @@ def test_models_are_measured_once_and_their_rows_kept(
     assert main(asked) == 0
     assert {path: path.stat().st_mtime_ns for path in Path("out/runs").rglob("block-*.parquet")} == blocks
     page = Path("out/decoder-size.md").read_text().split("## How it was made")[0]
-    assert main([*asked, "--rows", "out/data"]) == 0
+    assert main([*asked, "--from", "out/data"]) == 0
     assert Path("out/decoder-size.md").read_text().split("## How it was made")[0] == page
 
 
@@ -104,7 +122,7 @@ def test_arrays_are_made_once_for_the_weights_of_a_model(tmp_path: Path, monkeyp
         assert main(["train", *words]) == 0
         shutil.rmtree("zoo", ignore_errors=True)
         shutil.copytree(f"trained-{seed}", "zoo/small")
-        for options in ([], [], ["--rows", "out/data"]):
+        for options in ([], [], ["--from", "out/data"]):
             assert main(["paper", "gaps", "--out", "out", *options]) == 0
             assert len(made) == n_made
             assert list(seen[-1]) == ["answer"]
@@ -118,7 +136,7 @@ def test_models_that_saw_different_images_are_not_compared(rows: Path, capsys: p
     gaps = er.load_gaps(rows / "quick" / second / "train")
     assert gaps.fingerprint is not None
     replace(gaps, fingerprint=gaps.fingerprint + 1).save(rows / "quick" / second / "train", overwrite=True)
-    assert main(["paper", "decoder-size", "--rows", str(rows)]) == 2
+    assert main(["paper", "decoder-size", "--from", str(rows)]) == 2
     assert f"{second} and {first} were measured on different images of train" in capsys.readouterr().err
 
 
@@ -127,7 +145,7 @@ def test_models_that_saw_different_images_are_not_compared(rows: Path, capsys: p
     [
         (["decoder-sizes"], "expected list, all, claims or one of posterior-2d, gaps"),
         (["decoder-size", "--zoo", "nowhere"], "there is no such model. Name the folder of the models with --zoo"),
-        (["decoder-size", "--rows", "nowhere"], "does not exist"),
+        (["decoder-size", "--from", "nowhere"], "does not exist"),
         (["claims", "--out", "nowhere"], "run elbowroom paper all first"),
     ],
 )
@@ -144,5 +162,5 @@ def test_without_matplotlib_the_command_says_what_to_install(
     rows: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert main(["paper", "decoder-size", "--rows", str(rows)]) == 2
+    assert main(["paper", "decoder-size", "--from", str(rows)]) == 2
     assert "pip install elbowroom[paper]" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 import elbowroom as er
 from elbowroom.experiments import (
@@ -24,7 +25,9 @@ from elbowroom.experiments import (
     decide,
     decide_between,
     experiment_page,
+    over_trainings,
 )
+from elbowroom.experiments.claims import decide_over
 from elbowroom.experiments.tables import LADDER_HEADER
 from elbowroom.results import FitReport
 
@@ -68,6 +71,44 @@ def test_the_errors_of_two_samples_add() -> None:
     assert found.mean == pytest.approx(1.5)
     assert found.se == pytest.approx(np.hypot(one.se, other.se))
     assert found.n == 7
+
+
+def test_trainings_are_judged_by_what_differs_between_them_too() -> None:
+    """Three means of 1.0, 1.1 and 1.2 with an error of the data of 0.1: sd 0.1, so the error is that of both."""
+    one = decide(CLAIM, er.Estimate("x", np.linspace(0.0, 2.0, 12)))
+    three = [replace(one, mean=mean, se=0.1, ran_out=(1, 12)) for mean in (1.0, 1.1, 1.2)]
+    found = decide_over(three)
+    assert (found.mean, found.se, found.spread) == (pytest.approx(1.1), pytest.approx(0.1), pytest.approx(0.1))
+    assert (found.n, found.n_runs, found.ran_out) == (12, 3, (3, 36))
+    assert found.errors == pytest.approx(1.1 / np.hypot(0.1, 0.1 / np.sqrt(3)))
+    limits = np.array([2.0, stats.t.isf(stats.norm.sf(2), 2)])  # a quarter of the variance is of the trainings
+    assert found.needed == pytest.approx(np.sqrt(limits**2 @ [0.75, 0.25]))
+    assert decide_over([one]) is one
+
+
+@pytest.mark.parametrize(("of_data", "of_trainings"), [(0.0, 1.0), (0.3, 1.0), (1.0, 1.0), (1.0, 0.1)])
+def test_of_claims_that_are_zero_few_are_decided(of_data: float, of_trainings: float) -> None:
+    """Two errors leave 4.55%, or less where both kinds of error count: of 4,000, 0.33% is the standard error."""
+    rng, n = np.random.default_rng(0), 4_000
+    errors, trainings = rng.normal(0, of_data, n), rng.normal(0, of_trainings, (n, 3))
+    decided = 0
+    for error, each in zip(errors, trainings, strict=True):
+        runs = [Decision(claim=CLAIM, mean=error + one, se=of_data, n=50, ran_out=(0, 0)) for one in each]
+        decided += decide_over(runs).verdict != "cannot tell"
+    assert decided / n < 0.0455 + 4 * 0.0033
+    if not of_data:
+        assert decided / n > 0.0455 - 4 * 0.0033
+
+
+def test_an_experiment_on_two_trainings_has_the_rows_of_both() -> None:
+    one = run_once("decoder-size").findings
+    both = over_trainings([one, one])
+    assert [row[0] for row in both.rows[len(one.rows) :]] == [f"{row[0]}, seed 1" for row in one.rows]
+    assert [row[1:] for row in both.rows] == [row[1:] for row in (*one.rows, *one.rows)]
+    assert [(each.n_runs, each.spread) for each in both.decisions] == [(2, 0.0)]
+    page = experiment_page(EXPERIMENTS["decoder-size"], both, "figure.png", {})
+    assert "with a standard deviation of 0.00 between 2 trainings" in page
+    assert "| 2 runs |" in page
 
 
 class Stand:
@@ -197,7 +238,7 @@ def test_planes_know_a_gaussian_posterior() -> None:
 def test_names_of_claims_are_unique_and_the_page_has_them_all() -> None:
     claims = [claim for experiment in EXPERIMENTS.values() for claim in experiment.claims]
     assert len({claim.name for claim in claims}) == len(claims)
-    decisions = [Decision(claim=claim, mean=1.0, se=0.1, n=30, n_runs=1, ran_out=(0, 30)) for claim in claims]
+    decisions = [Decision(claim=claim, mean=1.0, se=0.1, n=30, ran_out=(0, 30)) for claim in claims]
     page = claims_page({"all": decisions})
     assert page.count("**holds**") == len(claims)
     assert page.count("one run") == len(claims)

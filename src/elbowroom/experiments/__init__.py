@@ -12,6 +12,7 @@ from .larger_encoder import LARGER_ENCODER
 from .pages import claims_page, experiment_page
 from .posterior_plane import POSTERIOR_PLANE
 from .refinement import REFINEMENT
+from .trainings import over_trainings
 
 __all__ = [
     "NamedArrays",
@@ -28,6 +29,7 @@ __all__ = [
     "decide",
     "decide_between",
     "experiment_page",
+    "over_trainings",
 ]
 
 EXPERIMENTS = {

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import mean, stdev
 
 from ..results import Estimate, FitReport
 
-__all__ = ["Claim", "Decision", "decide", "decide_between"]
+__all__ = ["Claim", "Decision", "decide", "decide_between", "decide_over"]
 
 SURE = 2.0  # standard errors by which a difference must be away from zero
 FEWEST = 10  # data, since the standard error of fewer is too uncertain itself
@@ -37,50 +38,93 @@ class Decision:
 
     Attributes:
         claim: the claim.
-        mean: the mean of the estimand over the data, in nats.
+        mean: the mean of the estimand over the data, in nats, and over trainings of the models if there are several.
         se: its standard error with the data as a sample, Monte Carlo errors included.
         n: the number of data.
-        n_runs: the number of trainings of each model behind it.
         ran_out: local fits behind it that were still gaining when their budget ended, and all of them.
+        n_runs: the number of trainings of each model behind it.
+        spread: the standard deviation between trainings of their means over the data; None for one training.
     """
 
     claim: Claim
     mean: float
     se: float
     n: int
-    n_runs: int
     ran_out: tuple[int, int]
+    n_runs: int = 1
+    spread: float | None = None
 
     @property
     def errors(self) -> float:
-        """The distance from zero in standard errors."""
-        return self.mean / self.se if self.se else float("nan")
+        """The distance from zero in standard errors, those of the data and of the trainings together."""
+        return self.mean / self._both if self._both else float("nan")
+
+    @property
+    def needed(self) -> float:
+        """How many standard errors decide: two, or more where the spread of few trainings is a part of them.
+
+        For that part it is the quantile of Student's t that two is of the normal distribution. A sum of squares of such
+        limits errs no more often than each of them, by Banerjee, "Approximate confidence interval for linear functions
+        of means of k populations" (1960).
+        """
+        if not self._of_trainings:
+            return SURE
+        from scipy.stats import norm, t
+
+        of_trainings = float(t.isf(norm.sf(SURE), self.n_runs - 1))
+        return math.hypot(SURE * self.se, of_trainings * self._of_trainings) / self._both
 
     @property
     def verdict(self) -> str:
-        """Whether the claim holds: a distance of two standard errors decides, of ten data or more."""
-        if self.n < FEWEST or abs(self.errors) < SURE or self.errors != self.errors:
+        """Whether the claim holds: `needed` standard errors decide, of ten data or more."""
+        if self.n < FEWEST or abs(self.errors) < self.needed or self.errors != self.errors:
             return "cannot tell"
         return "holds" if self.mean > 0 else "does not hold"
 
+    @property
+    def _of_trainings(self) -> float:
+        return 0.0 if self.spread is None else self.spread / math.sqrt(self.n_runs)
 
-def decide(claim: Claim, estimand: Estimate, *fits: FitReport, n_runs: int = 1) -> Decision:
+    @property
+    def _both(self) -> float:
+        return math.hypot(self.se, self._of_trainings)
+
+
+def decide(claim: Claim, estimand: Estimate, *fits: FitReport) -> Decision:
     """What an estimate of the estimand says of a claim.
 
     Args:
         estimand: its value for each datum.
         fits: how the local fits ended on which it depends.
-        n_runs: the number of trainings behind it.
     """
     n = len(estimand) - estimand.n_excluded
-    return Decision(claim=claim, mean=estimand.mean, se=estimand.se, n=n, n_runs=n_runs, ran_out=_ran_out(fits))
+    return Decision(claim=claim, mean=estimand.mean, se=estimand.se, n=n, ran_out=_ran_out(fits))
 
 
-def decide_between(claim: Claim, one: Estimate, other: Estimate, *fits: FitReport, n_runs: int = 1) -> Decision:
+def decide_between(claim: Claim, one: Estimate, other: Estimate, *fits: FitReport) -> Decision:
     """The same of the mean of `one` minus that of `other`, which are of different data, so that their errors add."""
     n = len(one) + len(other) - one.n_excluded - other.n_excluded
     se = math.hypot(one.se, other.se)
-    return Decision(claim=claim, mean=one.mean - other.mean, se=se, n=n, n_runs=n_runs, ran_out=_ran_out(fits))
+    return Decision(claim=claim, mean=one.mean - other.mean, se=se, n=n, ran_out=_ran_out(fits))
+
+
+def decide_over(decisions: Sequence[Decision]) -> Decision:
+    """What several trainings of the same models say of a claim, each on the same data.
+
+    The standard error of the data is the mean of theirs, as if their errors went together; the spread comes on top.
+    """
+    if len(decisions) == 1:
+        return decisions[0]
+    ran_out = [sum(counts) for counts in zip(*(each.ran_out for each in decisions), strict=True)]
+    return replace(
+        decisions[0],
+        mean=mean(each.mean for each in decisions),
+        se=mean(each.se for each in decisions),
+        n=min(each.n for each in decisions),
+        ran_out=(ran_out[0], ran_out[1]),
+        n_runs=len(decisions),
+        spread=stdev(each.mean for each in decisions),
+    )
 
 
 def _ran_out(fits: Sequence[FitReport]) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from .experiment import Experiment, Findings
 
 __all__ = ["claims_page", "experiment_page"]
 
-DECIDED = ("claim", "estimand", "data", "mean", "se", "errors", "n", "runs", "ran out", "verdict")
+DECIDED = ("claim", "estimand", "data", "mean", "se", "spread", "errors", "n", "runs", "ran out", "verdict")
 
 
 def experiment_page(experiment: Experiment, findings: Findings, figure: str, facts: Mapping[str, str]) -> str:
@@ -54,6 +54,8 @@ def _in_words(decision: Decision) -> str:
     """What the paper says, what was found, and whether they agree."""
     claim = decision.claim
     found = f"the {claim.estimand} is {decision.mean:+.2f} +- {decision.se:.2f} nats"
+    if decision.spread is not None:
+        found += f", with a standard deviation of {decision.spread:.2f} between {decision.n_runs} trainings"
     agrees = {
         "holds": "so it is here",
         "does not hold": "so it is not so here",
@@ -66,15 +68,18 @@ def _decisions(decisions: Sequence[Decision]) -> list[str]:
     rows = [
         (
             decision.claim.says, decision.claim.estimand, decision.claim.data, f"{decision.mean:+.2f}",
-            f"{decision.se:.2f}", f"{decision.errors:+.1f}", f"{decision.n:,}",
+            f"{decision.se:.2f}", "" if decision.spread is None else f"{decision.spread:.2f}",
+            f"{decision.errors:+.1f}", f"{decision.n:,}",
             "one run" if decision.n_runs == 1 else f"{decision.n_runs} runs",
             "{} of {}".format(*decision.ran_out), f"**{decision.verdict}**",
         )
         for decision in decisions
     ]  # fmt: skip
     explained = (
-        "The estimand is greater than zero if the claim holds; its mean and standard error are in nats. Two standard "
-        "errors decide, of ten data or more."
+        "The estimand is greater than zero if the claim holds. Its mean is in nats, as are `se`, its standard error "
+        "with the data as a sample, and `spread`, the standard deviation of its mean between trainings. `errors` is "
+        "the distance from zero in standard errors, the trainings' included. Two of them decide, of ten data or more; "
+        "with a spread that few trainings tell, as many as Student's t asks in place of two."
     )
     return [*_table(DECIDED, rows), "", explained]
 

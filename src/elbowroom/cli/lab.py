@@ -1,0 +1,161 @@
+"""Where `elbowroom paper` measures the models of the zoo, and what it keeps of them."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from copy import copy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..core import write_atomically
+from ..experiments import NamedArrays, Scale, Trained
+from ..models import DecoderModel
+from ..posteriors import Amortized
+from ..results import Gaps, RunError, load_gaps
+from ..scale import Crew
+from .measuring import measure_sets, work
+from .options import DataChoice
+from .request import Request, opened
+from .run_folders import reserved
+from .terminal import UserError, say
+
+__all__ = ["KEPT_ROWS", "ZooLab"]
+
+KEPT_ROWS, RUNS = "data", "runs"  # folders below --out: rows that are kept, and runs that may go on
+HELDOUT = "test"  # the set that is measured as held-out
+ORIGIN, WEIGHTS = "weights", "model.safetensors"  # of arrays that are kept: the checksum of this file
+
+
+class ZooLab:
+    """Measures models of the zoo, or reads what was measured of them.
+
+    A model that was trained with seed 1 too is in a folder with "-seed-1" behind its name.
+    """
+
+    def __init__(
+        self, scale: Scale, zoo: Path, out: Path, rows: Path | None, data_dir: Path | None, workers: int
+    ) -> None:
+        self.scale = scale
+        self._zoo, self._out, self._rows, self._workers = zoo, out, rows, workers
+        self._choice, self._seed = DataChoice(data_dir=data_dir), 0
+        self._found: dict[str, Mapping[str, Gaps]] = {}
+        self._seen: dict[tuple[str, str], tuple[str, NDArray[np.int64] | None]] = {}
+
+    def trainings(self, models: Sequence[str]) -> Iterator["ZooLab"]:
+        """This lab, and one for each further seed with which all of these models were trained."""
+        lab = self
+        while lab is self or all(lab._place(model).exists() for model in models):
+            yield lab
+            seed = lab._seed + 1
+            lab = copy(self)
+            lab._seed = seed
+
+    def gaps(self, model: str) -> Mapping[str, Gaps]:
+        """As `experiments.Lab` says."""
+        model = self._folder(model)
+        if model not in self._found:
+            found = self._read(model, self._rows) if self._rows is not None else self._measured(model)
+            self._refuse_other_images(model, found)
+            self._found[model] = found
+        return self._found[model]
+
+    def arrays(self, model: str, name: str, make: Callable[[Trained], NamedArrays]) -> NamedArrays:
+        """As `experiments.Lab` says."""
+        model = self._folder(model)
+        kept = (self._rows or self._out / KEPT_ROWS) / self.scale.name / model / f"{name}.npz"
+        if kept.exists():
+            with np.load(kept) as file:
+                found = dict(file)
+            origin = str(found.pop(ORIGIN))
+            if self._rows is not None or origin == self._origin(model):
+                return found
+        elif self._rows is not None:
+            raise RunError(f"{kept} does not exist; run elbowroom paper without --from first")
+        made = make(self._trained(model))
+        content: dict[str, Any] = {**made, ORIGIN: self._origin(model)}
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(kept, partial(np.savez_compressed, **content))
+        return made
+
+    def _folder(self, model: str) -> str:
+        return f"{model}-seed-{self._seed}" if self._seed else model
+
+    def _place(self, model: str) -> Path:
+        """What shows that this training of a model is there."""
+        if self._rows is not None:
+            return self._rows / self.scale.name / self._folder(model)
+        return self._zoo / self._folder(model) / WEIGHTS
+
+    def _origin(self, model: str) -> str:
+        """Which weights they are."""
+        return hashlib.sha256((self._zoo / model / WEIGHTS).read_bytes()).hexdigest()
+
+    def _trained(self, model: str) -> Trained:
+        it = opened(self._request(model))
+        images = {_common(name): sample.x for name, sample in it.chosen.items() if isinstance(sample.x, Tensor)}
+        assert isinstance(it.loaded.model, DecoderModel)
+        assert isinstance(it.loaded.q, Amortized)
+        return Trained(model=it.loaded.model, q=it.loaded.q, images=images)
+
+    def _refuse_other_images(self, model: str, found: Mapping[str, Gaps]) -> None:
+        """Models of one data set are compared datum by datum, so they must have seen the same data."""
+        for name, gaps in found.items():
+            data = (model.split("-")[0], name)
+            first, before = self._seen.setdefault(data, (model, gaps.fingerprint))
+            now = gaps.fingerprint
+            if before is not None and now is not None and not np.array_equal(before, now):
+                raise UserError(f"{model} and {first} were measured on different images of {name}; measure both anew")
+
+    def _read(self, model: str, rows: Path) -> Mapping[str, Gaps]:
+        return {name: load_gaps(rows / self.scale.name / model / name) for name in ("train", "heldout")}
+
+    def _request(self, model: str) -> Request:
+        if not (self._zoo / model / "config.json").exists():
+            raise UserError(f"{self._zoo / model}: there is no such model. Name the folder of the models with --zoo")
+        is_large = model.startswith("cifar")
+        return Request(
+            model=str(self._zoo / model), choice=self._choice, n=self.scale.n_large if is_large else self.scale.n,
+            first=None, seed=0, plan=self.scale.plan, refine_on=None, refine_plan="standard", device=None,
+            kl_weight=1.0, objective=None, weights=None, unfinished=False,
+        )  # fmt: skip
+
+    def _measured(self, model: str) -> Mapping[str, Gaps]:
+        request = self._request(model)
+        measurements = opened(request).measurements
+        places = {name: self._out / RUNS / self.scale.name / model / name for name in measurements}
+        with ExitStack() as stack:
+            stack.enter_context(reserved(places.values(), overwrite=False))
+            crew = stack.enter_context(Crew(partial(work, request, places, None, 1), self._workers))
+            show = partial(_say_gaps, model)
+            helpers = crew if self._workers > 1 else None
+            found = measure_sets(measurements, places, crew=helpers, show=show, advice="Or name another --out.")
+        named = {_common(name): gaps for name, gaps in found.items()}
+        for name, gaps in named.items():
+            place = self._out / KEPT_ROWS / self.scale.name / model / name
+            if not _holds(place, gaps):
+                gaps.save(place, overwrite=True)
+        return named
+
+
+def _common(name: str) -> str:
+    """The name of a set as the experiments have it."""
+    return "heldout" if name == HELDOUT else name
+
+
+def _holds(folder: Path, gaps: Gaps) -> bool:
+    """Whether these gaps are saved there already."""
+    try:
+        return bool(load_gaps(folder) == gaps)
+    except RunError:
+        return False
+
+
+def _say_gaps(model: str, name: str, gaps: Gaps) -> None:
+    steps = (gaps.amortization, gaps.approximation)
+    terms = ", ".join(f"{step.name} {step.mean:.2f} +- {step.se:.2f}" for step in steps)
+    say(f"{model}, {len(gaps)} of {name}: {terms}, log p(x) {gaps.log_evidence.mean:.2f}")

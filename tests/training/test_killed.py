@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-EPOCHS = 120
+EPOCHS = 60
 
 
 def training(folder: Path, out: str) -> list[str]:

@@ -20,6 +20,7 @@ LONGER = "--half --threads 1 --epochs 600"  # where 400 are not enough
 SHORT = "--half --threads 1 --epochs 150"
 BRIEF = f"fashion-mnist {SHORT}"
 FROZEN = f"{BRIEF} --encoder linear --frozen zoo/fashion-ffg"
+ENCODER = f"{BRIEF} --frozen zoo/fashion-ffg"
 CIFAR = "cifar10 --half --threads 1 --networks conv --heldout 5000 --epochs 20 --compile"
 AUXILIARY = "--family auxiliary --compile --clip-norm 150"
 RECIPES = {
@@ -39,6 +40,13 @@ RECIPES = {
     "fashion-linear-ffg": FROZEN,
     "fashion-linear-flow": f"{FROZEN} --family flow",
     "fashion-linear-af": f"{FROZEN} --family auxiliary --clip-norm 150",
+    "fashion-encoder-diagonal": ENCODER,  # these three have 217,300 parameters, or within 600 of them
+    "fashion-encoder-full": f"{ENCODER} --encoder 98-98 --family full",
+    "fashion-encoder-flow": f"{ENCODER} --encoder 184-184 --family flow",
+    **{  # as many steps as with all 60,000 images
+        f"fashion-data-{n}": ENCODER.replace("--epochs 150", f"--epochs {150 * 60_000 // n} --n {n}")
+        for n in (1_000, 4_000, 15_000)
+    },
     "cifar-ffg": CIFAR,
     "cifar-af": f"{CIFAR} --family auxiliary --clip-norm 150",
     "cifar-wide-encoder": f"{CIFAR} --encoder 128-256-512",

@@ -44,7 +44,7 @@ class ZooLab:
         self._zoo, self._out, self._rows, self._workers = zoo, out, rows, workers
         self._choice, self._seed = DataChoice(data_dir=data_dir), 0
         self._found: dict[str, Mapping[str, Gaps]] = {}
-        self._seen: dict[tuple[str, str], tuple[str, NDArray[np.int64] | None]] = {}
+        self._seen: dict[tuple[str, str, bytes], tuple[str, NDArray[np.int64] | None]] = {}
 
     def trainings(self, models: Sequence[str]) -> Iterator["ZooLab"]:
         """This lab, and one for each further seed with which all of these models were trained."""
@@ -103,9 +103,9 @@ class ZooLab:
         return Trained(model=it.loaded.model, q=it.loaded.q, images=images)
 
     def _refuse_other_images(self, model: str, found: Mapping[str, Gaps]) -> None:
-        """Models of one data set are compared datum by datum, so they must have seen the same data."""
+        """Models of one data set are compared datum by datum, so data with the same ids must be the same data."""
         for name, gaps in found.items():
-            data = (model.split("-")[0], name)
+            data = (model.split("-")[0], name, gaps.ids.tobytes())
             first, before = self._seen.setdefault(data, (model, gaps.fingerprint))
             now = gaps.fingerprint
             if before is not None and now is not None and not np.array_equal(before, now):

@@ -3,7 +3,9 @@
 from .annealing import ANNEALING
 from .certificate import CERTIFICATE
 from .claims import Claim, Decision, decide, decide_between
+from .data_size import DATA_SIZE
 from .decoder_size import DECODER_SIZE
+from .encoder_ladder import ENCODER_LADDER
 from .experiment import SCALES, Experiment, Findings, Lab, NamedArrays, Scale, Trained
 from .fit_the_family import FIT_THE_FAMILY
 from .flow_amortization import FLOW_AMORTIZATION
@@ -43,6 +45,8 @@ EXPERIMENTS = {
         DECODER_SIZE,
         CERTIFICATE,
         REFINEMENT,
+        ENCODER_LADDER,
+        DATA_SIZE,
         FIT_THE_FAMILY,
     )
 }

@@ -8,7 +8,7 @@ from .claims import Decision
 from .experiment import Findings
 from .figures import draw_only_gaps
 
-__all__ = ["LADDER_HEADER", "findings_of", "ladder_rows_of", "own_fit"]
+__all__ = ["LADDER_HEADER", "findings_of", "ladder_rows_of", "own_fit", "with_error"]
 
 LADDER_HEADER = (
     "model", "data", "n", "log p(x)", "L[q*]", "L[q*_FFG]", "L[q]", "approximation", "amortization", "inference",
@@ -47,10 +47,11 @@ def _row(model: str, name: str, gaps: Gaps) -> Sequence[str]:
     ran_out = sum(fit.counts().get("ran out", 0) for fit in gaps.fits.values())
     of = sum(len(fit.outcome) for fit in gaps.fits.values())
     return (
-        model, name, f"{len(gaps):,}", *(f"{bound.mean:.2f}" for bound in bounds), *map(_with_error, steps),
+        model, name, f"{len(gaps):,}", *(f"{bound.mean:.2f}" for bound in bounds), *map(with_error, steps),
         f"{ran_out} of {of}",
     )  # fmt: skip
 
 
-def _with_error(step: Estimate) -> str:
+def with_error(step: Estimate) -> str:
+    """A mean and, in brackets, its standard error."""
     return f"{step.mean:.2f} ({step.se:.2f})"

@@ -1,0 +1,113 @@
+"""Beyond the paper: what is amortization made of, by the number of images that an encoder was trained on?"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ..results import Estimate, Gaps
+from .claims import Claim, decide, decide_between
+from .experiment import Experiment, Findings, Lab
+from .figures import COLORS, label
+from .tables import own_fit, with_error
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["DATA_SIZE"]
+
+TRAINED_ON = {
+    1_000: "fashion-data-1000", 4_000: "fashion-data-4000", 15_000: "fashion-data-15000",
+    60_000: "fashion-encoder-diagonal",
+}  # fmt: skip
+FEWEST, MOST = min(TRAINED_ON), max(TRAINED_ON)
+GENERALIZES = Claim(
+    name="more-images-lower-amortization-heldout",
+    whose="We expected",
+    says="an encoder that saw more images loses less on those that it did not see",
+    estimand=f"amortization gap with an encoder trained on {FEWEST:,} images, minus that with one trained on {MOST:,}",
+    data="held-out images of Fashion-MNIST",
+)
+FEW_ARE_OVERFITTED = Claim(
+    name="few-images-are-overfitted",
+    whose="We expected",
+    says="an encoder that saw few images loses more on others than on those",
+    estimand=f"amortization gap on held-out minus that on training images, with an encoder trained on {FEWEST:,}",
+    data="held-out and training images of Fashion-MNIST",
+)
+CAPACITY = Claim(
+    name="with-all-images-amortization-is-capacity",
+    whose="We expected",
+    says="what an encoder that saw all images loses is mostly what it cannot express",
+    estimand=f"amortization gap on training images minus what held-out images lose more, with an encoder trained on "
+    f"{MOST:,}",
+    data="training and held-out images of Fashion-MNIST",
+)
+
+
+def _run(lab: Lab) -> Findings:
+    """Measure the encoders on images that each was trained on, and on the same held-out images."""
+    found = {n: lab.gaps(model) for n, model in TRAINED_ON.items()}
+    few, all_ = ({name: gaps.amortization for name, gaps in found[n].items()} for n in (FEWEST, MOST))
+    fits = {n: [own_fit(gaps) for gaps in sets.values()] for n, sets in found.items()}
+    held_fits = [own_fit(found[n]["heldout"]) for n in (FEWEST, MOST)]
+    return Findings(
+        header=(
+            "q", "training images", "n of each set", "L[q], training", "L[q], held-out", "capacity", "generalization",
+            "ran out",
+        ),
+        rows=[_row(n, sets) for n, sets in found.items()],
+        decisions=[
+            decide(GENERALIZES, few["heldout"] - all_["heldout"], *held_fits),
+            decide_between(FEW_ARE_OVERFITTED, few["heldout"], few["train"], *fits[FEWEST]),
+            decide_between(CAPACITY, all_["train"] + all_["train"], all_["heldout"], *fits[MOST]),
+        ],
+        draw=lambda figure: _draw(figure, found),
+    )  # fmt: skip
+
+
+def _row(n: int, sets: Mapping[str, Gaps]) -> tuple[str, ...]:
+    train, heldout = sets["train"], sets["heldout"]
+    capacity, others = train.amortization, heldout.amortization
+    more = f"{others.mean - capacity.mean:.2f} ({_se_between(others, capacity):.2f})"
+    counts = [own_fit(gaps).counts() for gaps in sets.values()]
+    ran_out = sum(each.get("ran out", 0) for each in counts)
+    return (
+        TRAINED_ON[n], f"{n:,}", f"{len(train):,}", f"{train.elbo.mean:.2f}", f"{heldout.elbo.mean:.2f}",
+        with_error(capacity), more, f"{ran_out} of {sum(sum(each.values()) for each in counts)}",
+    )  # fmt: skip
+
+
+def _se_between(one: Estimate, other: Estimate) -> float:
+    return float((one.se**2 + other.se**2) ** 0.5)
+
+
+def _draw(figure: "Figure", found: Mapping[int, Mapping[str, Gaps]]) -> None:
+    """The amortization gap on both sets by the number of training images."""
+    figure.set_size_inches(6.5, 3.2)
+    axes = figure.subplots()
+    for name, words, color, mark in (
+        ("heldout", "held-out images", COLORS[1], "s"),
+        ("train", "training images: capacity", COLORS[0], "o"),
+    ):
+        gaps = [sets[name].amortization for sets in found.values()]
+        means, errors = [gap.mean for gap in gaps], [gap.se for gap in gaps]
+        axes.errorbar(list(found), means, yerr=errors, color=color, marker=mark, capsize=2, label=words)
+    axes.set_xscale("log")
+    axes.set_ylim(bottom=0)
+    axes.set_xticks(list(found), [f"{n:,}" for n in found])
+    axes.minorticks_off()
+    label(axes, "images that the encoder was trained on", "amortization gap (nats)")
+    axes.legend(frameon=False, fontsize=8)
+
+
+DATA_SIZE = Experiment(
+    name="data-size",
+    section="beyond the paper",
+    question="How much of amortization is what an encoder cannot express, and how much is what it did not see?",
+    how="Four encoders of 200-200 for the frozen decoder of one model of Fashion-MNIST, each trained on a number of "
+    "images for as many steps. True posteriors and best q are the same for all. The amortization gap on training "
+    "images is what the encoder cannot express, its capacity part; what held-out images lose more is the part of "
+    "generalization, whose two samples of images have errors that add.",
+    models=tuple(TRAINED_ON.values()),
+    claims=[GENERALIZES, FEW_ARE_OVERFITTED, CAPACITY],
+    run=_run,
+)

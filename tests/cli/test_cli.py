@@ -459,6 +459,26 @@ def test_samples_are_seeded_and_nested() -> None:
     assert np.array_equal(alone["b"].ids, picked["b"].ids)  # the same data have the same identities
 
 
+def test_the_training_set_of_a_model_is_what_it_was_trained_on(
+    place: Path, single_precision: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of data that --n or --heldout left out nobody may say that they are training data."""
+    draws = np.random.default_rng(0)
+    train, test = (draws.integers(0, 2, (60, 8)).astype(np.float32) for _ in range(2))
+    np.savez("x.npz", train=train, test=test)
+    for name, options in (("few", ["--n", "20"]), ("rest", ["--heldout", "40"])):
+        assert main(["train", "x.npz", *options, "--epochs", "1", "--latents", "2", "--out", name]) == 0
+        measure = ["gaps", "--model", name, "--plan", "quick", "--workers", "1", "--out", f"{name}-run"]
+        assert main([*measure, "--n", "21"]) == 2
+        assert "--n 21: expected 1 to 20, the number of data in train" in capsys.readouterr().err
+        assert main([*measure, "--n", "12"]) == 0
+        assert set(er.load_gaps(f"{name}-run/train").ids.tolist()) < set(range(20))
+        assert set(er.load_gaps(f"{name}-run/test").ids.tolist()) < set(range(60, 120))
+    assert main(["gaps", "--model", "few", "--plan", "quick", "--workers", "1", "--out", "all"]) == 0
+    assert er.load_gaps("all/train").ids.tolist() == list(range(20))
+    assert len(er.load_gaps("all/test")) == 60
+
+
 def test_a_dry_run_measures_a_block_and_writes_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save("many.npy", np.random.default_rng(1).normal(size=(2500, 6)))
     before = listing(place)

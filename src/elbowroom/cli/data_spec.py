@@ -37,12 +37,14 @@ class Sets:
         origin: Where they come from, as a saved run tells it.
         is_one_file: Whether there is one array of a file, whose only name is the file's.
         split: The only one of the sets that is measured; None for all.
+        n_train: How many of the set "train" the model was trained on, from the first; None for all or for another set.
     """
 
     sets: Mapping[str, Rows | MapStyle]
     origin: Mapping[str, Any] = field(default_factory=dict)
     is_one_file: bool = False
     split: str | None = None
+    n_train: int | None = None
 
 
 @dataclass(frozen=True)
@@ -73,25 +75,31 @@ def open_sets(loaded: LoadedModel, choice: DataChoice, name: str, seed: int) -> 
 def samples(found: Sets, n: int | None = None, first: int | None = None, seed: int = 0) -> dict[str, Sample]:
     """Take from each set to measure a random sample of `n` rows, its first `first` rows, or all rows.
 
-    A smaller sample with the same seed is the beginning of a larger one. The name of a set is part of the seed, unless
-    it is only that of a file. Rows are counted on over all sets, those that are not measured too.
+    Of the set "train" only those rows are taken on which the model was trained. A smaller sample with the same seed is
+    the beginning of a larger one. The name of a set is part of the seed, unless it is only that of a file. Rows are
+    counted on over all sets, those that are not measured too.
     """
     if n is not None and first is not None:
         raise UserError("--n and --first exclude each other: a random sample, or the first rows")
     chosen, offset = {}, 0
     for name, data in found.sets.items():
         if found.split in (None, name):
-            chosen[name] = _sample(name, data, n, first, seeded(seed, "sample", "data" if found.is_one_file else name))
+            generator = seeded(seed, "sample", "data" if found.is_one_file else name)
+            total = (found.n_train if name == "train" else None) or n_data(data)
+            chosen[name] = _sample(name, data, total, n, first, generator)
             chosen[name] = replace(chosen[name], ids=chosen[name].ids + offset)
         offset += n_data(data)
     return chosen
 
 
-def _sample(name: str, data: Rows | MapStyle, n: int | None, first: int | None, generator: torch.Generator) -> Sample:
-    """Rows of one set. UserError for a number that the set does not have."""
-    total, wanted = n_data(data), first if n is None else n
-    if wanted is None:
+def _sample(
+    name: str, data: Rows | MapStyle, total: int, n: int | None, first: int | None, generator: torch.Generator
+) -> Sample:
+    """Rows of one set, of its first `total`. UserError for a number that these are not."""
+    wanted = first if n is None else n
+    if wanted is None and total == n_data(data):
         return Sample(data, np.arange(total))
+    wanted = total if wanted is None else wanted
     if not 1 <= wanted <= total:
         option = "--first" if n is None else "--n"
         raise UserError(f"{option} {wanted}: expected 1 to {total}, the number of data in {name}")
@@ -152,7 +160,9 @@ def _named_sets(loaded: LoadedModel, choice: DataChoice, name: str, seed: int) -
         sets = {split or ("train" if is_known else Path(spec).stem): x for split, x in sets.items()}
     origin: dict[str, Any] = {"name": spec, "binarize": rule}
     origin |= {"binarize_seed": seed} if rule == "stochastic" else {}
-    return Sets(sets={key: as_data(x) for key, x in sets.items()}, origin=origin, is_one_file=is_one_file)
+    n_train = before.get("n") if is_known and before.get("split") == "train" else None
+    named = {key: as_data(x) for key, x in sets.items()}
+    return Sets(sets=named, origin=origin, is_one_file=is_one_file, n_train=n_train)
 
 
 def _likelihood(loaded: LoadedModel) -> str | None:

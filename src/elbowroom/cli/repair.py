@@ -135,4 +135,5 @@ def _with_its_data(
     if name is None or Path(name).suffix:
         raise UserError(f"{folder}: expected a model that `elbowroom train` made of a named data set; none is named")
     rule = (data_dir, trained_on.get("binarize", "threshold"), trained_on.get("seed", 0))
-    return model, q, {split: read_data(name, split, *rule) for split in ("train", "test")}, config
+    sets = {split: read_data(name, split, *rule) for split in ("train", "test")}
+    return model, q, sets | {"train": sets["train"][: trained_on.get("n")]}, config

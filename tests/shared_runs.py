@@ -73,6 +73,7 @@ def blocks(folder: Path) -> dict[str, int]:
 def workers_of(process: subprocess.Popen[str]) -> list[int]:
     """The worker processes of a command: what its fork server has forked."""
     servers = [pid for pid, line in children_of(process.pid) if b"forkserver" in line]
+    assert servers or process.poll() is not None
     return [pid for server in servers for pid, _ in children_of(server)]
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+import elbowroom as er
 from elbowroom.cli import early_start
 
-from ..shared_runs import children_of, words
+from ..shared_runs import assert_same, children_of, wait_until, words
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,9 @@ from ..shared_runs import children_of, words
         (["gaps", "--model", "m"], 1, False),
         (["gaps", "--model", "m", "--workers", "3"], 1, True),
         (["gaps", "--model", "m", "--workers", "1"], 2, False),
+        (["gaps", "--model", "m", "--workers=1"], 2, False),
+        (["gaps", "--model", "m", "--workers=3"], 1, True),
+        (["gaps", "--model", "m", "--device", "cuda"], 2, False),
         (["gaps", "--help"], 2, False),
         (["gaps", "--model", "m", "--dry-run"], 2, False),
         (["gaps", "--model", "m", "--ray", "local"], 2, False),
@@ -46,12 +50,16 @@ def inherited() -> tuple[object, dict[str, str]]:
 
 
 def test_nothing_of_this_process_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[object] = []
+    seen: list[tuple[object, dict[str, str]]] = []
     monkeypatch.setattr(early_start.forkserver, "ensure_running", lambda: seen.append(inherited()))
     monkeypatch.setattr(early_start, "_is_prepared", False)
     before = inherited()
     early_start.prepare_workers(["gaps", "--workers", "2"])
-    assert seen == [(signal.SIG_IGN, {**before[1], "PYTHONSAFEPATH": "1"})]
+    ((handler, variables),) = seen
+    assert handler == signal.SIG_IGN
+    assert {name for name in variables if variables[name] != before[1].get(name)} == {
+        "PYTHONSAFEPATH", "ELBOWROOM_FORK_SERVER",
+    }  # fmt: skip
     assert inherited() == before
 
 
@@ -63,6 +71,47 @@ def test_files_of_the_current_folder_are_not_taken_for_modules(images: Path, tmp
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert "wrong queue" not in ran.stderr
+
+
+def test_workers_are_started_without_it_where_it_cannot_be(
+    images: Path, tmp_path: Path, whole_run: er.Gaps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name of a socket may have a hundred characters, and a temporary folder more; two packages may be there."""
+    (tmp_path / ("a long name " * 8)).mkdir()
+    environment = {**os.environ, "TMPDIR": str(tmp_path / ("a long name " * 8))}
+    command = [sys.executable, "-m", "elbowroom", *words(images, tmp_path / "run", "--workers", "2")]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert_same(tmp_path / "run", whole_run)
+    monkeypatch.setattr(early_start, "_is_prepared", False)
+    monkeypatch.setattr(sys, "path", [str(Path(er.__file__).parents[1])])
+    early_start.prepare_workers(["gaps", "--workers", "2"])
+    assert early_start.start_method() == "spawn"
+
+
+def test_workers_have_the_variables_of_the_command_and_nothing_stays_behind(images: Path, tmp_path: Path) -> None:
+    """A command that is killed leaves no socket either."""
+    (tmp_path / "model.py").write_text(
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from elbowroom.training import demo_model\n"
+        "def factory():\n"
+        "    found = {name for name in os.environ if 'SAFEPATH' in name or 'ELBOWROOM_FORK' in name}\n"
+        "    Path(f'seen-{os.getpid()}').write_text(str(found))\n"
+        "    return demo_model()\n"
+    )
+    (tmp_path / "tmp").mkdir()
+    options = ["--data", str(images), "--plan", "quick", "--out", "run", "--workers", "2"]
+    command = [sys.executable, "-m", "elbowroom", "gaps", "--model", "model.py:factory", *options]
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: len(list(tmp_path.glob("seen-*"))) == 3)
+    wait_until(lambda: all(path.read_text() for path in tmp_path.glob("seen-*")))
+    process.kill()
+    process.communicate()
+    assert {path.read_text() for path in tmp_path.glob("seen-*")} == {"set()"}
+    wait_until(lambda: not list((tmp_path / "tmp").iterdir()))
 
 
 def test_ctrl_c_at_the_start_shows_no_traceback(images: Path, tmp_path: Path) -> None:

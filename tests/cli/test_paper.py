@@ -62,6 +62,50 @@ def test_trainings_with_other_seeds_are_found_beside_the_first(
     capsys.readouterr()
 
 
+def test_a_further_seed_without_all_that_an_experiment_keeps_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its ladders are kept by another experiment, and the arrays of this one are not; of seed 0 nothing is missing."""
+    experiment = EXPERIMENTS["decoder-size"]
+    for suffix in ("", "-seed-1"):
+        for model in experiment.models:
+            for name, gaps in Stand().gaps(model).items():
+                gaps.save(tmp_path / "rows" / "quick" / (model + suffix) / name)
+    np.savez(tmp_path / "rows" / "quick" / experiment.models[0] / "more.npz", x=np.zeros(1), weights="")
+
+    def run(lab: Lab) -> Findings:
+        lab.arrays(experiment.models[0], "more", lambda trained: {})
+        return experiment.run(lab)
+
+    monkeypatch.setitem(EXPERIMENTS, "decoder-size", replace(experiment, run=run))
+    assert main(["paper", "decoder-size", "--from", str(tmp_path / "rows"), "--out", str(tmp_path)]) == 0
+    assert "decoder-size: seed 1 is left out: " in capsys.readouterr().out
+    assert "| one run |" in (tmp_path / "decoder-size.md").read_text()
+
+
+def test_rows_of_further_seeds_are_enough_where_their_models_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.set_default_dtype(torch.float32)
+    np.savez("x.npz", train=np.eye(24, dtype=np.float32), test=np.eye(24, dtype=np.float32))
+    models = EXPERIMENTS["decoder-size"].models
+    for model in models:
+        for seed, suffix in (("0", ""), ("1", "-seed-1")):
+            train = ["train", "x.npz", "--epochs", "1", "--latents", "2", "--seed", seed]
+            assert main([*train, "--out", f"zoo/{model}{suffix}"]) == 0
+    asked = ["paper", "decoder-size", "--out", "out", "--workers", "1"]
+    pages = []
+    for removed in ((), models):
+        for model in removed:
+            shutil.rmtree(f"zoo/{model}-seed-1")
+        assert main(asked) == 0
+        pages.append(Path("out/decoder-size.md").read_text().split("## How it was made")[0])
+    assert "| 2 runs |" in pages[0]
+    assert pages[0] == pages[1]
+    capsys.readouterr()
+
+
 def test_the_page_of_claims_has_what_was_measured(
     rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -45,12 +45,14 @@ def test_every_experiment_runs_and_one_that_is_killed_goes_on_to_the_same_rows(
         assert (tmp_path / "whole" / f"{name}.png").stat().st_size > 10_000
         assert f"\n{name}\n" in said.decode()
 
-    moments = random.Random(os.urandom(8))
+    moments, n_killed = random.Random(os.urandom(8)), 0
     for _ in range(N_KILLS):
         process = begun(external_data, tmp_path / "killed", "gaps")
         time.sleep(moments.uniform(4.0, 14.0))
+        n_killed += process.poll() is None
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+    assert n_killed
     process = begun(external_data, tmp_path / "killed", "gaps")
     process.communicate()
     assert process.returncode == 0

@@ -67,10 +67,13 @@ def test_nothing_is_told_of_fewer_than_ten_data(n: int, verdict: str) -> None:
 
 def test_the_errors_of_two_samples_add() -> None:
     one, other = er.Estimate("x", np.array([1.0, 3.0, 5.0])), er.Estimate("y", np.array([0.0, 1.0, 2.0, 3.0]))
-    found = decide_between(CLAIM, one, other)
+    found = decide_between(CLAIM, [one], [other])
     assert found.mean == pytest.approx(1.5)
     assert found.se == pytest.approx(np.hypot(one.se, other.se))
     assert found.n == 7
+    more = decide_between(CLAIM, [one, other], [other])
+    assert (more.mean, more.n) == (pytest.approx(3.0), 11)
+    assert more.se == pytest.approx(np.sqrt(one.se**2 + 2 * other.se**2))
 
 
 def test_trainings_are_judged_by_what_differs_between_them_too() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from copy import copy
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from .terminal import UserError, say
 __all__ = ["KEPT_ROWS", "ZooLab"]
 
 KEPT_ROWS, RUNS = "data", "runs"  # folders below --out: rows that are kept, and runs that may go on
+SETS = ("train", "heldout")
 HELDOUT = "test"  # the set that is measured as held-out
 ORIGIN, WEIGHTS = "weights", "model.safetensors"  # of arrays that are kept: the checksum of this file
 
@@ -46,14 +48,16 @@ class ZooLab:
         self._found: dict[str, Mapping[str, Gaps]] = {}
         self._seen: dict[tuple[str, str, bytes], tuple[str, NDArray[np.int64] | None]] = {}
 
-    def trainings(self, models: Sequence[str]) -> Iterator["ZooLab"]:
-        """This lab, and one for each further seed with which all of these models were trained."""
-        lab = self
-        while lab is self or all(lab._place(model).exists() for model in models):
-            yield lab
-            seed = lab._seed + 1
+    def further_trainings(self, models: Sequence[str]) -> Iterator["ZooLab"]:
+        """A lab for each further seed with which all of these models were trained, or of which their rows are kept."""
+        for seed in count(1):
             lab = copy(self)
             lab._seed = seed
+            if not lab._has(models):
+                lab._rows = lab._rows or self._out / KEPT_ROWS
+                if not lab._has(models):
+                    return
+            yield lab
 
     def gaps(self, model: str) -> Mapping[str, Gaps]:
         """As `experiments.Lab` says."""
@@ -85,11 +89,12 @@ class ZooLab:
     def _folder(self, model: str) -> str:
         return f"{model}-seed-{self._seed}" if self._seed else model
 
-    def _place(self, model: str) -> Path:
-        """What shows that this training of a model is there."""
-        if self._rows is not None:
-            return self._rows / self.scale.name / self._folder(model)
-        return self._zoo / self._folder(model) / WEIGHTS
+    def _has(self, models: Sequence[str]) -> bool:
+        """Whether this training of all these models is there, or the rows of it from which this lab reads."""
+        names = [self._folder(model) for model in models]
+        if self._rows is None:
+            return all((self._zoo / name / WEIGHTS).exists() for name in names)
+        return all((self._rows / self.scale.name / name / each).exists() for name in names for each in SETS)
 
     def _origin(self, model: str) -> str:
         """Which weights they are."""
@@ -112,7 +117,7 @@ class ZooLab:
                 raise UserError(f"{model} and {first} were measured on different images of {name}; measure both anew")
 
     def _read(self, model: str, rows: Path) -> Mapping[str, Gaps]:
-        return {name: load_gaps(rows / self.scale.name / model / name) for name in ("train", "heldout")}
+        return {name: load_gaps(rows / self.scale.name / model / name) for name in SETS}
 
     def _request(self, model: str) -> Request:
         if not (self._zoo / model / "config.json").exists():

@@ -72,7 +72,15 @@ def paper_command(
 
 
 def _run(experiment: Experiment, lab: ZooLab) -> Findings:
-    return over_trainings([experiment.run(each) for each in lab.trainings(experiment.models)])
+    """What the experiment finds of the models of the zoo, and of the same models trained with other seeds."""
+    found = [experiment.run(lab)]
+    for further in lab.further_trainings(experiment.models):
+        try:
+            found.append(experiment.run(further))
+        except RunError as error:
+            say(f"{experiment.name}: seed {len(found)} is left out: {error}")
+            break
+    return over_trainings(found)
 
 
 def _decide_all(lab: ZooLab, out: Path) -> None:

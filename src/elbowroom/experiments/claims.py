@@ -3,7 +3,8 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import mean, stdev
+
+import numpy as np
 
 from ..results import Estimate, FitReport
 
@@ -101,11 +102,12 @@ def decide(claim: Claim, estimand: Estimate, *fits: FitReport) -> Decision:
     return Decision(claim=claim, mean=estimand.mean, se=estimand.se, n=n, ran_out=_ran_out(fits))
 
 
-def decide_between(claim: Claim, one: Estimate, other: Estimate, *fits: FitReport) -> Decision:
-    """The same of the mean of `one` minus that of `other`, which are of different data, so that their errors add."""
-    n = len(one) + len(other) - one.n_excluded - other.n_excluded
-    se = math.hypot(one.se, other.se)
-    return Decision(claim=claim, mean=one.mean - other.mean, se=se, n=n, ran_out=_ran_out(fits))
+def decide_between(claim: Claim, plus: Sequence[Estimate], minus: Sequence[Estimate], *fits: FitReport) -> Decision:
+    """The same of the sum of the means of `plus` less those of `minus`, all of different data, so that errors add."""
+    parts = [*plus, *minus]
+    mean = sum(each.mean for each in plus) - sum(each.mean for each in minus)
+    n = sum(len(each) - each.n_excluded for each in parts)
+    return Decision(claim=claim, mean=mean, se=math.hypot(*(each.se for each in parts)), n=n, ran_out=_ran_out(fits))
 
 
 def decide_over(decisions: Sequence[Decision]) -> Decision:
@@ -118,12 +120,12 @@ def decide_over(decisions: Sequence[Decision]) -> Decision:
     ran_out = [sum(counts) for counts in zip(*(each.ran_out for each in decisions), strict=True)]
     return replace(
         decisions[0],
-        mean=mean(each.mean for each in decisions),
-        se=mean(each.se for each in decisions),
+        mean=float(np.mean([each.mean for each in decisions])),
+        se=float(np.mean([each.se for each in decisions])),
         n=min(each.n for each in decisions),
         ran_out=(ran_out[0], ran_out[1]),
         n_runs=len(decisions),
-        spread=stdev(each.mean for each in decisions),
+        spread=float(np.std([each.mean for each in decisions], ddof=1)),
     )
 
 

@@ -29,7 +29,7 @@ def _run(lab: Lab) -> Findings:
     fits = {name: [own_fit(found[model][name]) for model in (PLAIN, LARGE)] for name in ("train", "heldout")}
     decisions: list[Decision] = [
         decide(LOWERS, saved["train"], *fits["train"]),
-        decide_between(OVERFITS, saved["train"], saved["heldout"], *fits["train"], *fits["heldout"]),
+        decide_between(OVERFITS, [saved["train"]], [saved["heldout"]], *fits["train"], *fits["heldout"]),
     ]
     return findings_of(found, decisions)
 

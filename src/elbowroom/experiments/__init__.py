@@ -10,7 +10,7 @@ from .experiment import SCALES, Experiment, Findings, Lab, NamedArrays, Scale, T
 from .fit_the_family import FIT_THE_FAMILY
 from .flow_amortization import FLOW_AMORTIZATION
 from .gap_sizes import GAPS
-from .larger_encoder import LARGER_ENCODER
+from .larger_encoder import LARGER_ENCODER, WIDE_ENCODER
 from .pages import claims_page, experiment_page
 from .posterior_plane import POSTERIOR_PLANE
 from .refinement import REFINEMENT
@@ -40,6 +40,7 @@ EXPERIMENTS = {
         POSTERIOR_PLANE,
         GAPS,
         LARGER_ENCODER,
+        WIDE_ENCODER,
         ANNEALING,
         FLOW_AMORTIZATION,
         DECODER_SIZE,

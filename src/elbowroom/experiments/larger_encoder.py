@@ -41,7 +41,7 @@ def _experiment(name: str, data: str, plain: str, large: str, sizes: tuple[str, 
     return Experiment(
         name=name,
         section="5.2",
-        question=f"What does a {' '.join(name.split('-'))} do for the amortization gap, on training and on held-out images?",
+        question=f"What does a {' '.join(name.split('-'))} do for amortization, on training and on held-out images?",
         how=f"Two models of {data}, trained alike for {how}. The claim that a larger one overfits is about two samples "
         "of images, whose errors add.",
         models=(plain, large),

@@ -48,7 +48,7 @@ def paper_command(
         name: An experiment, all, claims (the page of all claims, of what was measured before), or list.
         scale: quick: 20 images of each set, 2 of CIFAR-10, by plan quick; cpu: 250 and 100 images by plan standard.
         out: Folder for the pages and figures. What is measured is kept in it, and the same command goes on with it.
-        zoo: Folder of the trained models.
+        zoo: Folder of the trained models. The same model trained with seed 1 too is in a folder NAME-seed-1.
         rows: Make the pages from the rows in this folder, such as docs/results/data, and measure nothing.
         data_dir: Folder of the data sets' files. It is looked in before the usual places.
         workers: Number of processes, by default as many as there are cores. Numbers do not depend on it.

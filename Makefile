@@ -9,7 +9,7 @@ RUN := $(VENV)/.elbowroom-run
 DEV := $(VENV)/.elbowroom-dev
 CHECK_PYTHON := 'import sys; sys.version_info < (3, 11) and sys.exit("needs Python 3.11 or newer: set PYTHON=")'
 
-.PHONY: all help venv demo test slow adapters ray bench lint types clean
+.PHONY: all help venv demo test slow paper adapters ray bench lint types clean
 
 all: venv help  ## build the environment and list the targets
 
@@ -35,7 +35,10 @@ test: $(DEV)  ## run the fast tests and the doctests
 	@$(BIN)/python -m pytest -q $(PARALLEL) $(ARGS)
 
 slow: $(DEV)  ## run the slow tests, and those on the files of ELBOWROOM_DATA
-	@$(BIN)/python -m pytest -q -m "slow or external" $(PARALLEL) $(ARGS)
+	@$(BIN)/python -m pytest -q -m "(slow or external) and not paper" $(PARALLEL) $(ARGS)
+
+paper: $(DEV)  ## run all experiments of the paper quickly, and kill one
+	@$(BIN)/python -m pytest -q -m paper $(ARGS)
 
 # Foreign libraries live in an environment of their own, on top of $(VENV), so that nothing of theirs reaches it.
 ADAPTERS := $(VENV)-adapters

@@ -18,7 +18,7 @@ ZOO = Path(__file__).parents[2] / "zoo"
 N_KILLS = 3
 VERDICTS = ("holds", "does not hold", "cannot tell")
 
-pytestmark = [pytest.mark.slow, pytest.mark.external]
+pytestmark = [pytest.mark.slow, pytest.mark.external, pytest.mark.paper]
 
 
 def begun(data: Path, out: Path, name: str) -> subprocess.Popen[bytes]:

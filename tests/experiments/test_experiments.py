@@ -191,6 +191,7 @@ def test_the_page_of_an_experiment_says_what_was_found(ran: Ran) -> None:
     experiment, findings = ran.experiment, ran.findings
     page = experiment_page(experiment, findings, "figure.png", {"command": "`elbowroom paper`"})
     assert experiment.question in page
+    assert "section beyond" not in page
     assert f"![{experiment.name}](figure.png)" in page
     for decision in findings.decisions:
         assert f"{decision.mean:+.2f}" in page

@@ -18,7 +18,7 @@ def experiment_page(experiment: Experiment, findings: Findings, figure: str, fac
         facts: what else a reader must know of the run, such as the command and the versions.
     """
     lines = [
-        f"# {experiment.name} (section {experiment.section})",
+        f"# {experiment.name} ({_section(experiment)})",
         "",
         f"{experiment.question} {experiment.how}",
         "",
@@ -48,6 +48,11 @@ def claims_page(decisions: Mapping[str, Sequence[Decision]]) -> str:
     for name, each in decisions.items():
         lines += [f"## {name}", "", *_decisions(each), ""]
     return "\n".join(lines)
+
+
+def _section(experiment: Experiment) -> str:
+    """Where the paper has it, such as "section 5.2" or "appendix"."""
+    return f"section {experiment.section}" if experiment.section[0].isdecimal() else experiment.section
 
 
 def _in_words(decision: Decision) -> str:

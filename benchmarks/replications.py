@@ -7,7 +7,7 @@ The public checkpoints lie under $ELBOWROOM_DATA. The numbers beside the paper's
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -57,7 +57,15 @@ def main() -> None:
             f"| {checkpoint} | {images} | {quantity} | {published:.3f} | {ours.mean:.3f} ({ours.mc_se:.3f}) | {apart} |"
         )
         print(lines[-1], flush=True)
-    PAGE.write_text(INTRO + "\n".join(lines) + "\n" + ABOUT_THE_PAPER + "\n".join(_beside_the_paper()) + "\n")
+    PAGE.write_text(page(lines))
+
+
+def page(lines: Sequence[str]) -> str:
+    """The page with this table; what stands beside the paper's only if it was measured."""
+    text = INTRO + "\n".join(lines) + "\n"
+    if any((RESULTS / f"{data}-ffg").exists() for data in RECALLED):
+        text += ABOUT_THE_PAPER + "\n".join(_beside_the_paper()) + "\n"
+    return text
 
 
 def _rows(folder: Path) -> Iterator[Row]:

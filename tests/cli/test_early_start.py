@@ -11,6 +11,7 @@ import pytest
 
 import elbowroom as er
 from elbowroom.cli import early_start
+from elbowroom.scale import WorkersError
 
 from ..shared_runs import assert_same, children_of, wait_until, words
 
@@ -43,6 +44,47 @@ def test_it_starts_where_workers_are_needed(
     early_start.prepare_workers(words)
     assert bool(started) == needs
     assert early_start.start_method() == ("forkserver" if needs else "spawn")
+
+
+@pytest.mark.parametrize(
+    ("words", "prepared"),
+    [
+        (["--ray", "local"], ("local", 4)),
+        (["--ray=10.0.0.1:6379"], ("10.0.0.1:6379", 4)),
+        (["--ray", "local", "--workers", "3"], ("local", 3)),
+        (["--ray", "local", "--threads", "2"], ("local", 2)),
+        (["--ray", "local", "--threads", "9"], ("local", 1)),
+        (["--ray", "local", "--workers", "many"], None),
+        (["--ray", "local", "--device", "cuda"], None),
+        (["--ray", "local", "--help"], None),
+        (["--ray"], None),
+        ([], None),
+    ],
+)
+def test_a_cluster_is_joined_where_it_is_needed(
+    words: list[str], prepared: tuple[str, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined: list[tuple[str, int]] = []
+
+    def join(address: str, cores: int, module: str) -> None:
+        joined.append((address, cores))
+        raise WorkersError("there is none")  # which is told when it is needed
+
+    monkeypatch.setattr(early_start, "n_cores", lambda: 4)
+    monkeypatch.setattr(early_start, "prepare_cluster", join)
+    monkeypatch.setattr(early_start.forkserver, "ensure_running", lambda: None)
+    monkeypatch.setattr(early_start, "_is_prepared", False)
+    early_start.prepare_workers(["gaps", "--model", "m", "--out", "o", *words])
+    assert joined == ([] if prepared is None else [prepared])
+    early_start.prepare_workers(["gaps", "--model", "m", *words])
+    assert len(joined) == (prepared is not None), "without a folder there is no run on a cluster"
+
+
+def test_to_join_a_cluster_takes_no_torch() -> None:
+    code = "import elbowroom.cli.early_start, sys; from elbowroom.scale import prepare_cluster; print(*sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "elbowroom.scale.connection" in ran.stdout.split()
+    assert "torch" not in ran.stdout.split()
 
 
 def inherited() -> tuple[object, dict[str, str]]:

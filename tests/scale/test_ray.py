@@ -168,6 +168,29 @@ def program(place: Path, *arguments: str) -> tuple[int, str, str]:
     return ran.returncode, ran.stdout, ran.stderr
 
 
+PREPARED = """
+import sys, time
+from elbowroom.scale import prepare_cluster
+prepare_cluster("local", 2, "elbowroom.cli.measuring")
+had_torch = "torch" in sys.modules
+import ray
+has = ray.remote(num_cpus=1)(lambda: "elbowroom.cli.measuring" in sys.modules and time.sleep(0.5) is None)
+found = ray.get([has.remote(), has.remote()])
+from elbowroom.scale.connection import connect
+same = connect("local", 2) is ray and ray.cluster_resources()["CPU"]
+other = connect("local", 1) is ray and ray.cluster_resources()["CPU"]
+print(had_torch, *found, same, other)
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(IS_MISSING, reason="Ray is not installed")
+def test_workers_import_before_they_are_given_work() -> None:
+    """And a local cluster that was prepared with too many cores, as for a model on a GPU, is replaced."""
+    ran = subprocess.run([sys.executable, "-c", PREPARED], capture_output=True, text=True, check=False)
+    assert ran.stdout.split() == ["False", "True", "True", "2.0", "1.0"], ran.stderr
+
+
 @pytest.mark.ray
 @pytest.mark.skipif(IS_MISSING, reason="Ray is not installed")
 def test_an_address_where_there_is_no_cluster_is_one_line(images: Path, tmp_path: Path, cluster: Any) -> None:

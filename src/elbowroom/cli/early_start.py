@@ -1,7 +1,8 @@
-"""Lets a process import torch for the workers while the command still imports it for itself, which takes seconds.
+"""Lets other processes import torch while the command still imports it for itself, which takes seconds.
 
-Nothing here imports torch. The process is the fork server of `multiprocessing`: workers are forked from it, so that
-they need not import anything again. It knows nothing of what is measured, and ends with the command.
+Nothing here imports torch. On this machine it is the fork server of `multiprocessing`: workers are forked from it, so
+that they need not import anything again. On a cluster they are the processes that will be given blocks. They know
+nothing of what is measured, and end with the command.
 """
 
 import json
@@ -17,13 +18,16 @@ from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from typing import Literal
 
+from ..scale import WorkersError, prepare_cluster
+
 __all__ = ["SAFE_PATH", "SERVER", "n_cores", "prepare_workers", "restore_environment", "start_method"]
 
 SAFE_PATH, SERVER = "PYTHONSAFEPATH", "ELBOWROOM_FORK_SERVER"  # variables that the server finds when it starts
 
-PRELOADED = "elbowroom.cli.fork_server"
+PRELOADED, ON_CLUSTER = "elbowroom.cli.fork_server", "elbowroom.cli.measuring"
 WITH_WORKERS = ("demo", "gaps")
-WITHOUT = {"--help", "-h", "--device", "--dry-run", "--ray"}  # with these no worker is likely to be started here
+WITHOUT = {"--help", "-h", "--device", "--dry-run"}  # with these no worker is likely to be started here
+NEEDED_BY_CLUSTER = {"gaps", "--model", "--out"}
 _is_prepared = False
 
 
@@ -33,9 +37,15 @@ def n_cores() -> int:
 
 
 def prepare_workers(words: Sequence[str]) -> None:
-    """Start the fork server, if a command line is likely to need it. Where that fails, workers are started without."""
+    """Start the fork server, or join the cluster, if a command line is likely to need it.
+
+    Where that fails, workers are started without, and a cluster is joined when it is needed.
+    """
     global _is_prepared
-    if sys.platform != "linux" or not _needs_workers(words) or not _is_installed():
+    parts = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    if "--ray" in parts:
+        return _prepare_cluster(parts)
+    if sys.platform != "linux" or not _needs_workers(parts) or not _is_installed():
         return
     multiprocessing.get_context("forkserver").set_forkserver_preload([PRELOADED])
     with suppress(OSError, ValueError), _what_it_inherits():  # no sockets in the temporary folder; not the main thread
@@ -57,8 +67,18 @@ def restore_environment(before: Mapping[str, str | None]) -> None:
             os.environ[name] = value
 
 
-def _needs_workers(words: Sequence[str]) -> bool:
-    parts = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+def _prepare_cluster(parts: Sequence[str]) -> None:
+    given = dict(pairwise(parts))
+    numbers = [given.get("--threads", "1"), given.get("--workers", "1")]
+    is_on_one = "--ray" in given and set(parts) >= NEEDED_BY_CLUSTER and WITHOUT.isdisjoint(parts)
+    if not is_on_one or not all(number.isdecimal() for number in numbers):
+        return
+    cores = int(given["--workers"]) if "--workers" in given else n_cores() // max(1, int(numbers[0]))
+    with suppress(WorkersError):
+        prepare_cluster(given["--ray"], max(1, cores), ON_CLUSTER)
+
+
+def _needs_workers(parts: Sequence[str]) -> bool:
     if not parts or parts[0] not in WITH_WORKERS or not WITHOUT.isdisjoint(parts):
         return False
     wanted = [value for part, value in pairwise(parts) if part == "--workers"]

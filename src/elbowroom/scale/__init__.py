@@ -1,6 +1,5 @@
-"""The same work in more than one process."""
+"""The same work in more than one process. Nothing is loaded before it is used: to join a cluster takes no torch."""
 
-from .cluster import LOCAL, Cluster
-from .workers import Crew, Left, Report, WorkersError
+import lazy_loader as _lazy_loader
 
-__all__ = ["LOCAL", "Cluster", "Crew", "Left", "Report", "WorkersError"]
+__getattr__, __dir__, __all__ = _lazy_loader.attach_stub(__name__, __file__)

@@ -6,22 +6,17 @@ up, and the others go on.
 """
 
 import os
-import socket
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from types import ModuleType, TracebackType
 from typing import Any, Self, TypeAlias
 
 from ..measure import BlockKey
-from .workers import LOOK_EVERY, Left, WorkersError
+from .connection import WorkersError, connect
+from .workers import LOOK_EVERY, Left
 
-__all__ = ["LOCAL", "Cluster"]
+__all__ = ["Cluster"]
 
-LOCAL = "local"
-LOOPBACK = "127.0.0.2"  # 127.0.0.1 would be replaced by the address that the network knows
-ANSWERS_WITHIN = 10.0  # seconds in which a cluster must answer
 TRIES = 3  # of a block, whose task raises an error
 LOSSES = 20  # of workers or nodes in the middle of one block, after which the cluster is not to be trusted
 AHEAD = 2  # tasks for each core that are given out, so that none waits for the next
@@ -91,29 +86,10 @@ class Cluster:
 
     def _started(self) -> tuple[ModuleType, Any]:
         """Ray, and the task of one block."""
-        try:
-            import ray
-        except ImportError:
-            raise WorkersError("--ray needs Ray: pip install elbowroom[ray]") from None
         if self._ray is None:
-            own: dict[str, Any] = {}
-            if self._address == LOCAL:
-                own = {"num_cpus": self._n_cores, "include_dashboard": False}
-                if sys.platform == "linux":
-                    own["_node_ip_address"] = LOOPBACK
-            elif self._address.startswith("127."):
-                own["_node_ip_address"] = self._address.split(":")[0]
-            _refuse_silent(self._address)
-            with _unreported():
-                try:
-                    ray.init(
-                        self._address, log_to_driver=False, configure_logging=False, ignore_reinit_error=True, **own
-                    )
-                except (ConnectionError, ValueError, RuntimeError) as error:
-                    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                    raise WorkersError(f"no cluster of Ray at {self._address}: {first}") from None
-            self._ray, self._put = ray, ray.put(self._data)
-        return ray, ray.remote(num_cpus=1, num_gpus=self._gpus, max_retries=0)(_run)
+            self._ray = connect(self._address, self._n_cores)
+            self._put = self._ray.put(self._data)
+        return self._ray, self._ray.remote(num_cpus=1, num_gpus=self._gpus, max_retries=0)(_run)
 
 
 def _run(job: Job, data: object, directory: str, name: str, key: BlockKey) -> None:
@@ -121,30 +97,3 @@ def _run(job: Job, data: object, directory: str, name: str, key: BlockKey) -> No
     if os.path.isdir(directory):
         os.chdir(directory)
     job(data, name, key)
-
-
-def _refuse_silent(address: str) -> None:
-    """Raise WorkersError for an address with a port where nobody answers; Ray itself would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal():
-        return
-    try:
-        socket.create_connection((host, int(port)), ANSWERS_WITHIN).close()
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise WorkersError(f"no cluster of Ray at {address}: {reason}. Expected its address, or local") from None
-
-
-@contextmanager
-def _unreported() -> Iterator[None]:
-    """Ray sends its makers no report of its use while this lasts."""
-    name = "RAY_USAGE_STATS_ENABLED"
-    before = os.environ.get(name)
-    os.environ[name] = "0"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before

@@ -20,25 +20,15 @@ from typing import Literal, Self, TypeAlias
 
 from ..core import raised_here
 from ..measure import BlockKey
+from .connection import WorkersError
 
-__all__ = ["LOOK_EVERY", "Crew", "Left", "Report", "WorkersError"]
+__all__ = ["LOOK_EVERY", "Crew", "Left", "Report"]
 
 Left: TypeAlias = Callable[[float], Collection[BlockKey]]  # (data done as far as is known) -> the blocks that are left
 Report: TypeAlias = Callable[[str, float], None]  # (what is measured, data done)
 StartMethod: TypeAlias = Literal["forkserver", "spawn"]
 LOOK_EVERY = 0.25  # seconds between two looks at what is done
 PATIENCE = 10.0  # seconds in which a worker that is asked to end does so
-
-
-class WorkersError(RuntimeError):
-    """Raised when workers cannot go on; its text is what stopped one of them.
-
-    `shown` is the traceback of an error that is not elbowroom's own.
-    """
-
-    def __init__(self, text: str, shown: str = "") -> None:
-        super().__init__(text)
-        self.shown = shown
 
 
 class Crew:

@@ -72,6 +72,13 @@ def test_every_option_reaches_the_run(place: Path) -> None:
     assert all(line["heldout_elbo"] < 0 for line in log)
 
 
+def test_models_of_epochs_can_be_measured(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "mnist", *QUICK, "--epochs", "3", "--keep", "2,1"]) == 0
+    assert not same(*(state(*load_model(f"zoo/mnist/epoch-{epoch}")[:2]) for epoch in (1, 2)))
+    assert main(["gaps", "--model", "zoo/mnist/epoch-1", "--n", "20", "--plan", "quick", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["runs"].keys() == {"train", "test"}
+
+
 def test_linear_networks_and_a_frozen_decoder(place: Path) -> None:
     few = ["--latents", "3", "--epochs", "2", "--threads", "1"]
     assert main(["train", "mnist", *few, "--encoder", "12", "--decoder", "linear", "--out", "whole"]) == 0
@@ -191,6 +198,8 @@ def test_eight_bit_images_are_reported_in_bits(place: Path, capsys: pytest.Captu
         ),
         (["--frozen", "nowhere"], "nowhere: expected a model's folder"),
         (["--objective", "iwae", "--warmup", "3"], "objective iwae has no terms to weigh"),
+        (["--keep", "1-3"], "--keep 1-3: expected epochs such as 1,10,100"),
+        (["--keep", "2"], "keep: expected epochs from 1 to 1; got 2"),
     ],
 )
 def test_what_cannot_be_trained_is_said_in_one_line(

@@ -392,7 +392,9 @@ def test_divergence_keeps_the_last_good_epoch(tmp_path: Path) -> None:
     assert [json.loads(line)["epoch"] for line in (out / "epochs.jsonl").read_text().splitlines()] == [1, 2]
 
 
-def paused(out: Path, after: int, **settings: Any) -> None:
+def paused(
+    out: Path, after: int, keep: tuple[int, ...] = (), config: dict[str, Any] | None = None, **settings: Any
+) -> None:
     """A run that is broken off after some epochs, checkpoint and all, as by a kill."""
 
     def stop(epoch: Epoch) -> None:
@@ -401,7 +403,10 @@ def paused(out: Path, after: int, **settings: Any) -> None:
 
     model, q = build(SMALL, seed=3)
     with pytest.raises(KeyboardInterrupt):
-        fit(model, q, bits(), Settings(**settings), out=out, checkpoint_seconds=0, progress=stop)
+        fit(
+            model, q, bits(), Settings(**settings), out=out, config=config, checkpoint_seconds=0, keep=keep,
+            progress=stop,
+        )  # fmt: skip
 
 
 LONGER: dict[str, Any] = {"epochs": 6, "batch_size": 10, "schedule": "cosine", "warmup": 4}
@@ -437,6 +442,42 @@ def test_adam_s_moments_are_part_of_a_checkpoint(tmp_path: Path) -> None:
             held[name].zero_()
     write_tensors(path, held, notes)
     assert not same(fresh(out=tmp_path / "run", **LONGER)[0], fresh(**LONGER)[0])
+
+
+@pytest.mark.parametrize("broken_off_after", [0, 1, 3, 5])
+def test_models_of_epochs_are_kept(tmp_path: Path, broken_off_after: int) -> None:
+    """They are the parameters at the end of these epochs, whether or not the run was broken off."""
+    out, config = tmp_path / "run", {"architecture": asdict(SMALL)}
+    if broken_off_after:
+        paused(out, broken_off_after, keep=(2, 4), config=config, **LONGER)
+        kept = {path.name for path in out.glob("epoch-*")}
+        assert kept == {f"epoch-{epoch}" for epoch in (2, 4) if epoch <= broken_off_after}
+    model, q = build(SMALL, seed=3)
+    fit(model, q, bits(), Settings(**LONGER), out=out, config=config, keep=(2, 4))
+    seen: list[list[Tensor]] = []
+    model, q = build(SMALL, seed=3)
+    fit(model, q, bits(), Settings(**LONGER), progress=lambda epoch: seen.append(state(q, model)))
+    for epoch in (2, 4):
+        loaded, loaded_q, found = load_model(out / f"epoch-{epoch}")
+        assert same(state(loaded_q, loaded), seen[epoch - 1])
+        assert found["training"]["epoch_kept"] == epoch
+    loaded, loaded_q, _ = load_model(out)
+    assert same(state(loaded_q, loaded), seen[-1])
+    assert {path.name for path in out.glob("epoch-*")} == {"epoch-2", "epoch-4"}
+
+
+def test_a_run_that_is_past_an_epoch_cannot_keep_it(tmp_path: Path) -> None:
+    paused(tmp_path / "run", 3, keep=(3,), **LONGER)
+    model, q = build(SMALL, seed=3)
+    before = sorted(path.name for path in (tmp_path / "run").iterdir())
+    with pytest.raises(ValueError, match="is past epoch 2 and did not keep its model"):
+        fit(model, q, bits(), Settings(**LONGER), out=tmp_path / "run", keep=(2, 3))
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
+    for keep, message in (((0,), "epochs from 1 to 6; got 0"), ((7,), "epochs from 1 to 6; got 7")):
+        with pytest.raises(ValueError, match=message):
+            fit(model, q, bits(), Settings(**LONGER), out=tmp_path / "run", keep=keep)
+    with pytest.raises(ValueError, match="the folder `out`; got none"):
+        fit(model, q, bits(), Settings(**LONGER), keep=(2,))
 
 
 def test_a_run_can_be_measured_before_it_ends(tmp_path: Path) -> None:

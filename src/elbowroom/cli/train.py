@@ -149,6 +149,7 @@ def train_command(
     networks: NetworkOptions = NetworkOptions(),
     steps: StepOptions = StepOptions(),
     half: Switch = False,
+    keep: str | None = None,
     threads: PositiveInt = 1,
     device: str | None = None,
     checkpoint_seconds: float = 30.0,
@@ -163,6 +164,7 @@ def train_command(
         out: Folder of the model, zoo/DATASET by default. A folder that holds a finished model is refused.
         data_dir: Folder of the data set's files. It is looked in before the usual places.
         half: Save the weights in half precision. The file is half the size, and the ELBO moves by less than 0.001 nats.
+        keep: Epochs after which the model is kept too, such as 1,10,100. Each is in a folder such as epoch-10 in --out.
         threads: Number of CPU threads. More speed up convolutions on an idle machine, but slow everything down several
             times where other programs are running.
         device: Torch device to train on.
@@ -171,7 +173,7 @@ def train_command(
     command = command_of("train", train_command, locals(), NOT_RECORDED)
     folder = out or Path("zoo") / Path(dataset).stem
     torch.set_num_threads(threads)
-    settings = steps.settings(epochs, seed)
+    settings, kept = steps.settings(epochs, seed), _epochs(keep)
     fixed, entries = _fixed_by_frozen(networks)
     rule = _rule(data.binarize, dataset, entries["likelihood"])
     read = partial(read_data, dataset, folder=data_dir, binarization=rule, seed=seed)
@@ -194,7 +196,7 @@ def train_command(
             say(note)
         if dataset not in DATASETS or not _to_be_measured(folder, command):
             _refuse_finished(folder, command)
-            _fit(model, q, images, held_out, settings, folder, config, checkpoint_seconds, half)
+            _fit(model, q, images, held_out, settings, folder, config, checkpoint_seconds, half, kept)
     if not is_first:
         return
     if dataset in DATASETS:
@@ -226,9 +228,17 @@ def layer_sizes(text: str) -> tuple[int, ...]:
         raise UserError(f"{text}: expected widths such as 200-200, or linear") from None
 
 
+def _epochs(text: str | None) -> tuple[int, ...]:
+    """Epochs from text: 1,10,100 gives (1, 10, 100)."""
+    words = [] if text is None else text.split(",")
+    if not all(word.strip().isdecimal() for word in words):
+        raise UserError(f"--keep {text}: expected epochs such as 1,10,100")
+    return tuple(sorted({int(word) for word in words}))
+
+
 def _fit(
     model: DecoderModel, q: AmortizedPosterior, images: Tensor, held_out: Tensor | None, settings: Settings,
-    folder: Path, config: dict[str, Any], checkpoint_seconds: float, half: bool,
+    folder: Path, config: dict[str, Any], checkpoint_seconds: float, half: bool, keep: tuple[int, ...],
 ) -> None:  # fmt: skip
     """Train with a progress bar, and print one line on the result."""
     start = time.perf_counter()
@@ -244,7 +254,7 @@ def _fit(
 
         done = fit(
             model, q, images, settings, heldout=held_out, out=folder, config=config,
-            checkpoint_seconds=checkpoint_seconds, half=half, progress=progress,
+            checkpoint_seconds=checkpoint_seconds, half=half, keep=keep, progress=progress,
         )  # fmt: skip
     took = duration(time.perf_counter() - start)
     epochs = "1 epoch" if len(done) == 1 else f"{len(done)} epochs"

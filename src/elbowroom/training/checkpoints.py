@@ -4,6 +4,7 @@
     epochs.jsonl            a line for each epoch
     checkpoint.safetensors  during the run: parameters, Adam's moments, the best parameters, the epochs so far
     model.safetensors       at the end of the run, in place of the checkpoint
+    epoch-30/               the model after that epoch, a folder of its own
 
 The seeds of an epoch depend on its number alone (`fit`), so a run that resumes from a checkpoint ends in the same
 parameters as one that was never stopped.
@@ -12,7 +13,7 @@ parameters as one that was never stopped.
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -116,12 +117,19 @@ class TrainingFolder:
 
     A folder that holds a checkpoint of the same run brings `state` back to it.
 
+    Args:
+        keep: epochs after which the model is kept, besides the last.
+        half: write models in float16.
     Raises:
-        ValueError: `path` is a file, or holds a model or the checkpoint of another run.
+        ValueError: `path` is a file, or holds a model or the checkpoint of another run, or of one that is past an epoch
+            of `keep` and did not keep it.
     """
 
-    def __init__(self, path: Path, state: TrainingState, x: Rows | MapStyle, config: Mapping[str, Any]) -> None:
-        self.path, self.state = path, state
+    def __init__(
+        self, path: Path, state: TrainingState, x: Rows | MapStyle, config: Mapping[str, Any],
+        keep: Collection[int] = (), half: bool = False,
+    ) -> None:  # fmt: skip
+        self.path, self.state, self._keep, self._half = path, state, keep, half
         self.identity = {
             "settings": json.dumps(state.settings.to_json(), sort_keys=True),
             "data": digest_of(x),
@@ -139,11 +147,13 @@ class TrainingFolder:
             (path / EPOCHS).unlink(missing_ok=True)  # left by a run that was killed before its first checkpoint
 
     def append(self, metrics: Epoch) -> None:
-        """Log an epoch that is done. The folder is made with the first one."""
+        """Log an epoch that is done, and keep its model if asked for. The folder is made with the first one."""
         if metrics.epoch == 1:
             self._write_config()
         with (self.path / EPOCHS).open("a", encoding="utf-8") as lines:
             lines.write(_line(metrics))
+        if metrics.epoch in self._keep:
+            self._write_model(_of_epoch(self.path, metrics.epoch), metrics.epoch)
 
     def checkpoint(self) -> None:
         """Write the checkpoint and the config."""
@@ -152,17 +162,28 @@ class TrainingFolder:
         write_tensors(self.path / CHECKPOINT, self.state.tensors(), notes)
         self._write_config()
 
-    def finish(self, half: bool = False) -> None:
-        """Write the config, then the model in place of the checkpoint; with `half`, in float16."""
-        self._write_config()
-        state = state_of(self.state.modules)
-        write_tensors(self.path / WEIGHTS, to_half(state) if half else state)
+    def finish(self) -> None:
+        """Write the config, then the model in place of the checkpoint."""
+        self._write_model(self.path, self._epoch_kept)
         (self.path / CHECKPOINT).unlink(missing_ok=True)
 
+    @property
+    def _epoch_kept(self) -> int:
+        return self.state.best_epoch or len(self.state.done)
+
+    def _write_model(self, folder: Path, epoch: int) -> None:
+        """The model as it is in memory, which is that after `epoch`."""
+        write_config(folder, self._config(epoch))
+        state = state_of(self.state.modules)
+        write_tensors(folder / WEIGHTS, to_half(state) if self._half else state)
+
     def _write_config(self) -> None:
-        """The caller's config, the settings, and how many epochs were done."""
-        done = {"epochs_done": len(self.state.done), "epoch_kept": self.state.best_epoch or len(self.state.done)}
-        write_config(self.path, {**self.config, "training": {**self.config["training"], **done}})
+        write_config(self.path, self._config(self._epoch_kept))
+
+    def _config(self, epoch: int) -> dict[str, Any]:
+        """The caller's config, the settings, how many epochs were done, and of which one the model is."""
+        done = {"epochs_done": len(self.state.done), "epoch_kept": epoch}
+        return {**self.config, "training": {**self.config["training"], **done}}
 
     def _resume(self) -> None:
         """Go back to the checkpoint, and to the epochs whose work it holds."""
@@ -184,12 +205,23 @@ class TrainingFolder:
         self.state.load(tensors, self.path / CHECKPOINT)
         self.state.done = [Epoch(**entries) for entries in json.loads(notes["epochs"])]
         self.state.best_epoch = int(notes["best_epoch"])
+        for epoch in self._keep:
+            if epoch <= len(self.state.done) and not (_of_epoch(self.path, epoch) / WEIGHTS).exists():
+                raise ValueError(
+                    f"{self.path}: this run is past epoch {epoch} and did not keep its model; resume it without that "
+                    "epoch, or train into a new folder"
+                )
         write_atomically(self.path / EPOCHS, "".join(map(_line, self.state.done)).encode())
 
 
 def read_epochs(path: Path) -> tuple[Epoch, ...]:
     """Read the epochs of a run from its log, with numbers to six significant figures."""
     return tuple(Epoch(**json.loads(line)) for line in (path / EPOCHS).read_text(encoding="utf-8").splitlines())
+
+
+def _of_epoch(path: Path, epoch: int) -> Path:
+    """The folder of the model after an epoch."""
+    return path / f"epoch-{epoch}"
 
 
 def _line(epoch: Epoch) -> str:

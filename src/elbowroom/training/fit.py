@@ -14,7 +14,7 @@ from __future__ import annotations  # signatures in help() then show types by th
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +47,7 @@ def fit(
     config: Mapping[str, Any] | None = None,
     checkpoint_seconds: float = 30.0,
     half: bool = False,
+    keep: Collection[int] = (),
     progress: Callable[[Epoch], None] | None = None,
 ) -> tuple[Epoch, ...]:
     """Train, in place, those parameters of `q` and `model` that require a gradient.
@@ -70,6 +71,8 @@ def fit(
         config: entries of `config.json`, such as "architecture".
         checkpoint_seconds: least time in seconds between two checkpoints, which are written between epochs.
         half: write the model in float16; the parameters in memory are not changed.
+        keep: epochs, counted from 1, after which the model is kept as well, each in a folder such as `epoch-30` in
+            `out`, which `load_model` reads.
         progress: called with each `Epoch`.
     Returns:
         All epochs of the run, including those before it was resumed.
@@ -77,20 +80,20 @@ def fit(
         KeyboardInterrupt: the user's, once the last whole epoch is saved in `out`.
         FloatingPointError: an epoch ended with a value that is not finite. The parameters, in memory and in the
             checkpoint, are then those of the last good epoch.
-        ValueError: nothing to train, patience without held-out data, or a folder that holds something else.
+        ValueError: nothing to train, patience without held-out data, a folder that holds something else, or an epoch to
+            keep that there is not, or no folder for it.
     """
     modules = modules_by_prefix(q, model)
     parameters = _trainable(*modules.values())
     if not parameters:
         raise ValueError("nothing to train: no parameter of q or model requires a gradient")
-    if settings.patience and heldout is None:
-        raise ValueError(f"patience {settings.patience} needs heldout data to stop by; got none")
+    _refuse_unfit(settings, heldout, keep, out)
     data, held_out = as_data(x), None if heldout is None else as_data(heldout)
     if isinstance(data, Tensor | Mapping):
         data = move(data, parameters[0].device, parameters[0].dtype)
     state = TrainingState(modules, adam(parameters, settings), settings)
     team = Team()
-    folder = None if out is None or team.rank else TrainingFolder(Path(out), state, data, config or {})
+    folder = None if out is None or team.rank else TrainingFolder(Path(out), state, data, config or {}, keep, half)
     team.agree_on(state)
     step = step_of(model, q, settings)
     n_noise = _noise_size(q, data, parameters[0])
@@ -123,8 +126,18 @@ def fit(
                 progress(metrics)
         state.load_best()
     if folder is not None:
-        folder.finish(half)
+        folder.finish()
     return tuple(state.done)
+
+
+def _refuse_unfit(settings: Settings, heldout: Data | None, keep: Collection[int], out: str | Path | None) -> None:
+    """Raise ValueError for settings that ask for what is not given."""
+    if settings.patience and heldout is None:
+        raise ValueError(f"patience {settings.patience} needs heldout data to stop by; got none")
+    if beyond := [epoch for epoch in keep if not 1 <= epoch <= settings.epochs]:
+        raise ValueError(f"keep: expected epochs from 1 to {settings.epochs}; got {beyond[0]}")
+    if keep and out is None:
+        raise ValueError("keep: the models of epochs are kept in the folder `out`; got none")
 
 
 # ---- one epoch

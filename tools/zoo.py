@@ -8,79 +8,23 @@ A model that was begun is gone on with. Each run has one CPU thread: two such ru
 
 import argparse
 import json
-import shlex
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-LONG = "--half --threads 1 --epochs 400"
-LONGER = "--half --threads 1 --epochs 600"  # where 400 are not enough
-SHORT = "--half --threads 1 --epochs 150"
-BRIEF = f"fashion-mnist {SHORT}"
-FROZEN = f"{BRIEF} --encoder linear --frozen zoo/fashion-ffg"
-ENCODER = f"{BRIEF} --frozen zoo/fashion-ffg"
-CIFAR = "cifar10 --half --threads 1 --networks conv --heldout 5000 --epochs 20 --compile"
-AUXILIARY = "--family auxiliary --compile --clip-norm 150"
-RECIPES = {
-    "fashion-ffg": f"fashion-mnist {LONGER}",
-    "fashion-af": f"fashion-mnist {LONGER} {AUXILIARY}",
-    "mnist-gray256-ffg": f"mnist {LONG} --binarize gray256 --heldout 5000 --patience 400",
-    "mnist-ffg": f"mnist {LONG}",
-    "mnist-af": f"mnist {LONG} {AUXILIARY}",
-    "fashion-brief": BRIEF,  # what the others of 150 epochs are compared with
-    "fashion-brief-af": f"{BRIEF} {AUXILIARY}",
-    "fashion-large-encoder": f"{BRIEF} --encoder 500-500",
-    "fashion-no-annealing": f"{BRIEF} --annealing none",
-    "fashion-no-annealing-af": f"{BRIEF} --annealing none {AUXILIARY}",
-    "fashion-decoder-0": f"{BRIEF} --decoder linear",
-    "fashion-decoder-4": f"{BRIEF} --decoder 200-200-200-200",
-    "mnist-2d": f"mnist {SHORT} --latents 2",
-    "fashion-linear-ffg": FROZEN,
-    "fashion-linear-flow": f"{FROZEN} --family flow",
-    "fashion-linear-af": f"{FROZEN} --family auxiliary --clip-norm 150",
-    "fashion-encoder-diagonal": ENCODER,  # these three have 217,300 parameters, or within 600 of them
-    "fashion-encoder-full": f"{ENCODER} --encoder 98-98 --family full",
-    "fashion-encoder-flow": f"{ENCODER} --encoder 184-184 --family flow",
-    **{  # as many steps as with all 60,000 images
-        f"fashion-data-{n}": ENCODER.replace("--epochs 150", f"--epochs {150 * 60_000 // n} --n {n}")
-        for n in (1_000, 4_000, 15_000)
-    },
-    "cifar-ffg": CIFAR,
-    "cifar-af": f"{CIFAR} --family auxiliary --clip-norm 150",
-    "cifar-wide-encoder": f"{CIFAR} --encoder 128-256-512",
-}
+from elbowroom.cli.recipes import RECIPES, train_models
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[[], *RECIPES], metavar="NAME")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--into", type=Path, default=Path("zoo"))
     arguments = parser.parse_args()
-    names = arguments.names or [
-        n for n in RECIPES if not (arguments.into / folder_of(n, arguments.seed) / "model.safetensors").exists()
-    ]
-    with ThreadPoolExecutor(arguments.workers) as pool:
-        codes = list(pool.map(lambda name: train(name, arguments.into, arguments.seed), names))
-    if arguments.into.is_dir():
-        (arguments.into / "README.md").write_text(page(arguments.into))
-    return max(codes, default=0)
-
-
-def train(name: str, into: Path, seed: int = 0) -> int:
-    """One run, whose words are shown when it has ended."""
-    more = ["--seed", str(seed)] if seed else []
-    words = ["-m", "elbowroom", "train", *shlex.split(RECIPES[name]), *more, "--out", str(into / folder_of(name, seed))]
-    run = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
-    print(f"{name}: exit {run.returncode}\n{run.stdout}{run.stderr}", flush=True)
-    return run.returncode
-
-
-def folder_of(name: str, seed: int) -> str:
-    return f"{name}-seed-{seed}" if seed else name
+    try:
+        train_models(arguments.names or list(RECIPES), arguments.into, seed=arguments.seed, workers=arguments.workers)
+    finally:
+        if arguments.into.is_dir():
+            (arguments.into / "README.md").write_text(page(arguments.into))
 
 
 def page(into: Path) -> str:
@@ -111,4 +55,4 @@ def page(into: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

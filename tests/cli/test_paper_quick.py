@@ -22,7 +22,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.external, pytest.mark.paper]
 
 
 def begun(data: Path, out: Path, name: str) -> subprocess.Popen[bytes]:
-    command = ["paper", name, "--scale", "quick", "--zoo", str(ZOO), "--data-dir", str(data), "--out", str(out)]
+    """The command, which finds the models of the zoo beside those that it trains."""
+    zoo = out.parent / "zoo"
+    zoo.mkdir(exist_ok=True)
+    for path in ZOO.iterdir():
+        if not (zoo / path.name).is_symlink():
+            (zoo / path.name).symlink_to(path)
+    command = ["paper", name, "--scale", "quick", "--zoo", str(zoo), "--data-dir", str(data), "--out", str(out)]
     program = [sys.executable, "-m", "elbowroom", *command]
     return subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
 

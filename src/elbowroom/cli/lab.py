@@ -21,6 +21,7 @@ from ..results import Gaps, RunError, load_gaps
 from ..scale import Crew
 from .measuring import measure_sets, work
 from .options import DataChoice
+from .recipes import folder_of, train_models
 from .request import Request, opened
 from .run_folders import reserved
 from .terminal import UserError, say
@@ -47,6 +48,12 @@ class ZooLab:
         self._choice, self._seed = DataChoice(data_dir=data_dir), 0
         self._found: dict[str, Mapping[str, Gaps]] = {}
         self._seen: dict[tuple[str, str, bytes], tuple[str, NDArray[np.int64] | None]] = {}
+
+    def train_missing(self, models: Sequence[str]) -> None:
+        """Train those of these models that are not in the zoo, unless this lab only reads rows."""
+        if self._rows is None:
+            folder = self._choice.data_dir
+            train_models(models, self._zoo, self.scale.name, data_dir=folder, workers=self._workers)
 
     def further_trainings(self, models: Sequence[str]) -> Iterator["ZooLab"]:
         """A lab for each further seed with which all of these models were trained, or of which their rows are kept."""
@@ -87,7 +94,7 @@ class ZooLab:
         return made
 
     def _folder(self, model: str) -> str:
-        return f"{model}-seed-{self._seed}" if self._seed else model
+        return folder_of(model, self.scale.name, self._seed)
 
     def _has(self, models: Sequence[str]) -> bool:
         """Whether this training of all these models is there, or the rows of it from which this lab reads."""

@@ -35,7 +35,7 @@ def paper_command(
     name: str = "list",
     /,
     *,
-    scale: Literal["quick", "cpu"] = "quick",
+    scale: Literal["quick", "cpu", "full"] = "quick",
     out: Path = Path("elbowroom-paper"),
     zoo: Path = Path("zoo"),
     rows: Annotated[Path | None, Parameter(name="--from")] = None,
@@ -46,9 +46,11 @@ def paper_command(
 
     Args:
         name: An experiment, all, claims (the page of all claims, of what was measured before), or list.
-        scale: quick: 20 images of each set, 2 of CIFAR-10, by plan quick; cpu: 250 and 100 images by plan standard.
+        scale: quick: 20 images of each set, 2 of CIFAR-10, by plan quick; cpu: 250 and 100 images by plan standard;
+            full: the paper's own lengths of training and its protocol on 1,000 and 100 images, which takes weeks.
         out: Folder for the pages and figures. What is measured is kept in it, and the same command goes on with it.
-        zoo: Folder of the trained models. The same model trained with seed 1 too is in a folder NAME-seed-1.
+        zoo: Folder of the trained models. One that is missing is trained into it, for minutes up to hours; with quick
+            only where that takes seconds. The same model trained with seed 1 too is in a folder NAME-seed-1.
         rows: Make the pages from the rows in this folder, such as docs/results/data, and measure nothing.
         data_dir: Folder of the data sets' files. It is looked in before the usual places.
         workers: Number of processes, by default as many as there are cores. Numbers do not depend on it.
@@ -73,6 +75,7 @@ def paper_command(
 
 def _run(experiment: Experiment, lab: ZooLab) -> Findings:
     """What the experiment finds of the models of the zoo, and of the same models trained with other seeds."""
+    lab.train_missing(experiment.models)
     found = [experiment.run(lab)]
     for further in lab.further_trainings(experiment.models):
         try:

@@ -11,6 +11,7 @@ from .fit_the_family import FIT_THE_FAMILY
 from .flow_amortization import FLOW_AMORTIZATION
 from .gap_sizes import GAPS
 from .larger_encoder import LARGER_ENCODER, WIDE_ENCODER
+from .overfitting import OVERFITTING
 from .pages import claims_page, experiment_page
 from .posterior_plane import POSTERIOR_PLANE
 from .refinement import REFINEMENT
@@ -44,6 +45,7 @@ EXPERIMENTS = {
         ANNEALING,
         FLOW_AMORTIZATION,
         DECODER_SIZE,
+        OVERFITTING,
         CERTIFICATE,
         REFINEMENT,
         ENCODER_LADDER,

@@ -1,5 +1,6 @@
 """`elbowroom paper`: lists, refuses, and makes pages from rows that are kept."""
 
+import os
 import shutil
 import sys
 from dataclasses import replace
@@ -11,7 +12,8 @@ import torch
 
 import elbowroom as er
 from elbowroom.cli import main
-from elbowroom.experiments import EXPERIMENTS, Findings, Lab, NamedArrays, Trained
+from elbowroom.cli.lab import ZooLab
+from elbowroom.experiments import EXPERIMENTS, SCALES, Findings, Lab, NamedArrays, Trained
 
 from ..experiments.test_experiments import Stand
 
@@ -173,6 +175,32 @@ def test_arrays_are_made_once_for_the_weights_of_a_model(tmp_path: Path, monkeyp
             assert np.array_equal(seen[-1]["answer"], seen[3 * (n_made - 1)]["answer"])
     assert made == [(20, 24)] * 2
     assert not np.array_equal(seen[0]["answer"], seen[-1]["answer"])
+
+
+def made_by(trained: Trained) -> NamedArrays:
+    """What another process can import, and who computed it."""
+    mean = trained.q(trained.images["train"]).params["mean"].detach().numpy()
+    return {"mean": mean, "process": np.array(os.getpid())}
+
+
+def test_arrays_of_several_models_are_made_by_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.set_default_dtype(torch.float32)
+    np.savez("x.npz", train=np.eye(24, dtype=np.float32), test=np.eye(24, dtype=np.float32))
+    names = ["a", "b", "c"]
+    for seed, model in enumerate(names):
+        words = ["x.npz", "--epochs", "1", "--latents", "2", "--seed", f"{seed}", "--out", f"zoo/{model}"]
+        assert main(["train", *words]) == 0
+    alone, shared = (
+        ZooLab(SCALES["quick"], Path("zoo"), Path(f"out-{n}"), None, None, n).arrays_of(names, "made", made_by)
+        for n in (1, 2)
+    )
+    again = ZooLab(SCALES["quick"], Path("zoo"), Path("out-2"), None, None, 2).arrays_of(names, "made", made_by)
+    for model in names:
+        assert np.array_equal(alone[model]["mean"], shared[model]["mean"])
+        assert alone[model]["process"] == os.getpid()
+        assert shared[model]["process"] != os.getpid()
+        assert again[model]["process"] == shared[model]["process"], "what is kept is not made again"
 
 
 def test_models_that_saw_different_images_are_not_compared(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,7 @@
 """Claims are decided by their errors; every experiment reads from top to bottom, and its page says what was found."""
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -135,6 +135,11 @@ class Stand:
         self.asked.append(model)
         self.made.append(make(self.trained(model)[0]))
         return self.made[-1]
+
+    def arrays_of(
+        self, models: Sequence[str], name: str, make: Callable[[Trained], NamedArrays]
+    ) -> Mapping[str, NamedArrays]:
+        return {model: self.arrays(model, name, make) for model in models}
 
     @cache  # noqa: B019  (the networks have other weights each time)
     def trained(self, model: str) -> tuple[Trained, er.Plan]:

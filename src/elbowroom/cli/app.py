@@ -3,6 +3,7 @@
 import inspect
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -10,7 +11,7 @@ from cyclopts import App, CycloptsError, MissingArgumentError
 
 from .. import __version__
 from .early_start import prepare_workers
-from .terminal import UserError, drop_stdout, fail, is_message
+from .terminal import UserError, drop_stdout, fail, is_message, show_warning
 
 __all__ = ["app", "main"]
 
@@ -82,8 +83,9 @@ def _huge_pages() -> Iterator[None]:
 def _run(argv: Sequence[str] | None) -> int:
     try:
         words = _with_values(sys.argv[1:] if argv is None else argv)
-        if argv is None:  # in a program of its own: a fork server would outlive this call
+        if argv is None:  # in a program of its own: both would outlive this call
             prepare_workers(words)
+            warnings.showwarning = show_warning
         code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
     except MissingArgumentError as error:
         name = error.argument.name if error.argument is not None else "an argument"

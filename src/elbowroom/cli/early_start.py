@@ -25,8 +25,8 @@ __all__ = ["SAFE_PATH", "SERVER", "n_cores", "prepare_workers", "restore_environ
 SAFE_PATH, SERVER = "PYTHONSAFEPATH", "ELBOWROOM_FORK_SERVER"  # variables that the server finds when it starts
 
 PRELOADED, ON_CLUSTER = "elbowroom.cli.fork_server", "elbowroom.cli.measuring"
-WITH_WORKERS = ("demo", "gaps")
-WITHOUT = {"--help", "-h", "--device", "--dry-run"}  # with these no worker is likely to be started here
+WITH_WORKERS = ("demo", "gaps", "paper")
+WITHOUT = {"--help", "-h", "--device", "--dry-run", "--from", "list", "claims"}  # with these no worker is likely needed
 NEEDED_BY_CLUSTER = {"gaps", "--model", "--out"}
 _is_prepared = False
 
@@ -79,7 +79,7 @@ def _prepare_cluster(parts: Sequence[str]) -> None:
 
 
 def _needs_workers(parts: Sequence[str]) -> bool:
-    if not parts or parts[0] not in WITH_WORKERS or not WITHOUT.isdisjoint(parts):
+    if not parts or parts[0] not in WITH_WORKERS or parts == ["paper"] or not WITHOUT.isdisjoint(parts):
         return False
     wanted = [value for part, value in pairwise(parts) if part == "--workers"]
     return wanted != ["1"] and (bool(wanted) or n_cores() > 1)

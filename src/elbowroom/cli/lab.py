@@ -7,18 +7,22 @@ from copy import copy
 from functools import partial
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..core import write_atomically
 from ..experiments import NamedArrays, Scale, Trained
+from ..measure import BlockKey
 from ..models import DecoderModel
 from ..posteriors import Amortized
 from ..results import Gaps, RunError, load_gaps
-from ..scale import Crew
+from ..scale import Crew, Report, WorkersError
+from .early_start import start_method
 from .measuring import measure_sets, work
 from .options import DataChoice
 from .recipes import folder_of, train_models
@@ -78,20 +82,53 @@ class ZooLab:
     def arrays(self, model: str, name: str, make: Callable[[Trained], NamedArrays]) -> NamedArrays:
         """As `experiments.Lab` says."""
         model = self._folder(model)
-        kept = (self._rows or self._out / KEPT_ROWS) / self.scale.name / model / f"{name}.npz"
-        if kept.exists():
-            with np.load(kept) as file:
-                found = dict(file)
-            origin = str(found.pop(ORIGIN))
-            if self._rows is not None or origin == self._origin(model):
-                return found
-        elif self._rows is not None:
-            raise RunError(f"{kept} does not exist; run elbowroom paper without --from first")
-        made = make(self._trained(model))
+        if (found := self._arrays_kept(model, name)) is not None:
+            return found
+        made, kept = make(self._trained(model)), self._place_of_arrays(model, name)
         content: dict[str, Any] = {**made, ORIGIN: self._origin(model)}
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(kept, partial(np.savez_compressed, **content))
         return made
+
+    def arrays_of(
+        self, models: Sequence[str], name: str, make: Callable[[Trained], NamedArrays]
+    ) -> Mapping[str, NamedArrays]:
+        """As `experiments.Lab` says. Models are divided among workers."""
+        missing = [model for model in models if self._arrays_kept(self._folder(model), name) is None]
+        places = [self._place_of_arrays(self._folder(model), name) for model in missing]
+        n_workers = min(self._workers, len(missing))
+        if n_workers > 1:
+            for place in places:
+                place.unlink(missing_ok=True)  # of other weights
+
+            def left(_: float) -> list[BlockKey]:
+                return [(name, at) for at, place in enumerate(places) if not place.exists()]
+
+            lab = copy(self)
+            lab._found, lab._seen = {}, {}
+            with TemporaryDirectory(prefix="elbowroom-") as claims:
+                job = partial(_make_arrays, lab, missing, name, make, Path(claims))
+                with Crew(job, n_workers, start_method()) as crew:
+                    try:
+                        crew.work(name, left)
+                    except WorkersError as error:
+                        raise UserError(f"{name}: {error}. What is finished is kept") from None
+        return {model: self.arrays(model, name, make) for model in models}
+
+    def _place_of_arrays(self, folder: str, name: str) -> Path:
+        return (self._rows or self._out / KEPT_ROWS) / self.scale.name / folder / f"{name}.npz"
+
+    def _arrays_kept(self, folder: str, name: str) -> NamedArrays | None:
+        """The arrays that are kept of a model, unless they are those of other weights."""
+        kept = self._place_of_arrays(folder, name)
+        if not kept.exists():
+            if self._rows is not None:
+                raise RunError(f"{kept} does not exist; run elbowroom paper without --from first")
+            return None
+        with np.load(kept) as file:
+            found = dict(file)
+        origin = str(found.pop(ORIGIN))
+        return found if self._rows is not None or origin == self._origin(folder) else None
 
     def _folder(self, model: str) -> str:
         return folder_of(model, self.scale.name, self._seed)
@@ -142,7 +179,7 @@ class ZooLab:
         places = {name: self._out / RUNS / self.scale.name / model / name for name in measurements}
         with ExitStack() as stack:
             stack.enter_context(reserved(places.values(), overwrite=False))
-            crew = stack.enter_context(Crew(partial(work, request, places, None, 1), self._workers))
+            crew = stack.enter_context(Crew(partial(work, request, places, None, 1), self._workers, start_method()))
             show = partial(_say_gaps, model)
             helpers = crew if self._workers > 1 else None
             found = measure_sets(measurements, places, crew=helpers, show=show, advice="Or name another --out.")
@@ -152,6 +189,19 @@ class ZooLab:
             if not _holds(place, gaps):
                 gaps.save(place, overwrite=True)
         return named
+
+
+def _make_arrays(
+    lab: ZooLab, models: Sequence[str], name: str, make: Callable[[Trained], NamedArrays], claims: Path, report: Report
+) -> None:
+    """What a worker does: it computes the arrays of those models that no other has taken."""
+    torch.set_num_threads(1)
+    for at, model in enumerate(models):
+        try:
+            (claims / f"{at}").touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        lab.arrays(model, name, make)
 
 
 def _common(name: str) -> str:

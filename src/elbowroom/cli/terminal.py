@@ -2,26 +2,30 @@
 
 Results go to standard output, progress and errors to standard error, so that a table can be piped; with --json one JSON
 object goes to standard output, and all else to standard error. An error that a user can mend is one line, "elbowroom:
-error: ...", below it the lines of code that it advises, and exit code 2. Anything else keeps its traceback.
+error: ...", below it the lines of code that it advises, and exit code 2, and a warning is one line too. Anything else
+keeps its traceback.
 """
 
 import json
 import math
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 __all__ = [
     "Advance", "FactoryError", "UserError", "bars", "drop_stdout", "fail", "is_message", "json_object",
-    "say",
+    "say", "show_warning",
 ]  # fmt: skip
 
 Advance = Callable[..., None]  # (done, total, note="", below="")
+OWN_CODE = Path(__file__).parents[1]
 CODE = "\n    "  # begins a line of code in a message
 
 
@@ -61,6 +65,18 @@ def fail(error: BaseException) -> int:
     text, *code = str(error).split(CODE)
     print("elbowroom: error: " + CODE.join([" ".join(text.split()), *code]), file=sys.stderr, flush=True)
     return 2
+
+
+def show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """In place of `warnings.showwarning`: one line on standard error, without the place in elbowroom's code."""
+    if Path(filename).is_relative_to(OWN_CODE):
+        shown = f"elbowroom: warning: {' '.join(str(message).split())}\n"
+    else:
+        shown = warnings.formatwarning(message, category, filename, lineno, line)
+    print(shown, file=file or sys.stderr, end="", flush=True)
 
 
 def is_message(error: BaseException) -> bool:

@@ -50,7 +50,7 @@ CHEAPER = {
 
 def _run(lab: Lab) -> Findings:
     """Bound log p(x) of simulated images from both sides, in two ways."""
-    found = {model: lab.arrays(model, "sandwich", _sandwiches) for model in EVERY_MODEL}
+    found = lab.arrays_of(EVERY_MODEL, "sandwich", _sandwiches)
     decisions = []
     for data in DATA:
         own, other = (_estimate(found[f"{data}-ffg"], way) for way in ("own", "prior"))
@@ -71,7 +71,7 @@ def _sandwiches(trained: Trained) -> NamedArrays:
     """Bounds of simulated images, from the fitted Gaussian and at equal work from the prior.
 
     Returns:
-        "lower", "upper", "width" and "width_mc": (2, N) in nats, of the two ways. "work": (2,) gradients of the decoder
+        "lower", "upper" and "width": (2, N) in nats, of the two ways. "work": (2,) gradients of the decoder
         per datum. "temperatures": the number of temperatures from the prior.
     """
     n = max(1, len(trained.images["train"]) // IMAGES_FOR_EACH)
@@ -80,7 +80,6 @@ def _sandwiches(trained: Trained) -> NamedArrays:
     both = (own, sandwich(trained.model, n, plan=_published(temperatures), check=False))
     return {
         **{name: np.stack([_values(each, name) for each in both]) for name in ("lower", "upper", "width")},
-        "width_mc": np.stack([each.width.mc_errors for each in both]),
         "work": np.array([each.work for each in both]),
         "temperatures": np.array(temperatures),
     }

@@ -72,6 +72,11 @@ class Lab(Protocol):
     def arrays(self, model: str, name: str, make: Callable[[Trained], NamedArrays]) -> NamedArrays:
         """What `make` computes of a model of the zoo. It is computed once, and kept beside the ladders under `name`."""
 
+    def arrays_of(
+        self, models: Sequence[str], name: str, make: Callable[[Trained], NamedArrays]
+    ) -> Mapping[str, NamedArrays]:
+        """The same of several models, by their names; `make` is a function that other processes can import."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:

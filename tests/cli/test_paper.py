@@ -173,7 +173,7 @@ def test_arrays_are_made_once_for_the_weights_of_a_model(tmp_path: Path, monkeyp
             assert len(made) == n_made
             assert list(seen[-1]) == ["answer"]
             assert np.array_equal(seen[-1]["answer"], seen[3 * (n_made - 1)]["answer"])
-    assert made == [(20, 24)] * 2
+    assert made == [(12, 24)] * 2
     assert not np.array_equal(seen[0]["answer"], seen[-1]["answer"])
 
 

@@ -39,7 +39,7 @@ class Scale:
 
 
 SCALES = {
-    "quick": Scale(name="quick", n=20, n_large=2, plan="quick"),
+    "quick": Scale(name="quick", n=12, n_large=2, plan="quick"),
     "cpu": Scale(name="cpu", n=250, n_large=100, plan="standard"),
     "full": Scale(name="full", n=1000, n_large=100, plan="published"),
 }

@@ -8,12 +8,16 @@ A model that was begun is gone on with. Each run has one CPU thread: two such ru
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
-from elbowroom.cli.recipes import RECIPES, train_models
+from elbowroom.cli.recipes import RECIPES, TRAINED_QUICKLY, train_models
+from elbowroom.cli.terminal import UserError, fail
+
+KEPT = [name for name in RECIPES if name not in TRAINED_QUICKLY]
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[[], *RECIPES], metavar="NAME")
     parser.add_argument("--seed", type=int, default=0)
@@ -22,9 +26,12 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         train_models(arguments.names or list(RECIPES), arguments.into, seed=arguments.seed, workers=arguments.workers)
+    except UserError as error:
+        return fail(error)
     finally:
         if arguments.into.is_dir():
             (arguments.into / "README.md").write_text(page(arguments.into))
+    return 0
 
 
 def page(into: Path) -> str:
@@ -39,7 +46,7 @@ def page(into: Path) -> str:
         "| model | encoder - latents - decoder | q | epochs (kept) | test ELBO |",
         "| --- | --- | --- | ---: | ---: |",
     ]
-    for path in sorted(into / name / "config.json" for name in RECIPES if (into / name / "config.json").exists()):
+    for path in sorted(into / name / "config.json" for name in KEPT if (into / name / "config.json").exists()):
         config = json.loads(path.read_text())
         a, t, e = config["architecture"], config["training"], config.get("test_elbo")
         encoder, decoder = ("-".join(map(str, a[name])) or "linear" for name in ("encoder_hidden", "decoder_hidden"))
@@ -48,11 +55,11 @@ def page(into: Path) -> str:
         lines.append(
             f"| {path.parent.name} | {sizes} | {a['family']} | {t['epochs_done']} ({t['epoch_kept']}) | {elbo} |"
         )
-    absent = [f"`{name}`" for name in RECIPES if not (into / name).is_dir()]
+    absent = [f"`{name}`" for name in RECIPES if name not in KEPT or not (into / name).is_dir()]
     if absent:
         lines += ["", f"Not kept here, for their size: {', '.join(absent)}. `python -m tools.zoo NAME` makes one."]
     return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,27 +20,30 @@ from elbowroom.experiments import EXPERIMENTS, SCALES
 from ..shared_runs import children_of, wait_until
 
 ZOO = Path(__file__).parents[2] / "zoo"
+ELSEWHERE = Path("/data/somebody's models")
 KNOWN = [(name, scale) for scale in SCALES for name in (TRAINED_QUICKLY if scale == "quick" else RECIPES)]
 
 
 @pytest.mark.parametrize(("name", "scale"), KNOWN)
 def test_a_recipe_is_a_command(name: str, scale: str) -> None:
-    words = training_words(name, ZOO, scale, seed=3)
+    words = training_words(name, ELSEWHERE, scale, seed=3)
     command, bound, _ = app.parse_args(["train", *words], exit_on_error=False, print_error=False)
     assert command.__name__ == "train_command"
     bound.apply_defaults()
     options = bound.arguments
-    assert options["out"] == ZOO / folder_of(name, scale, 3)
+    assert options["out"] == ELSEWHERE / folder_of(name, scale, 3)
     assert options["seed"] == 3
-    if scale == "full":
+    if scale == "full" and name not in TRAINED_QUICKLY:
         assert options["steps"].schedule == "stepped"
-        n = options["data"].n or 60_000
-        assert options["epochs"] * n == 3280 * 60_000
+        share = (options["data"].n or 60_000) / 60_000
+        assert options["epochs"] * share == 3280
         if options["steps"].annealing != "none":
-            assert options["steps"].warmup == (50 if name.startswith("cifar") else 400)
+            assert options["steps"].warmup * share == (50 if name.startswith("cifar") else 400)
         assert options["networks"].family != "auxiliary"
+    if name in TRAINED_QUICKLY:  # at all scales for as long as the experiment says
+        assert (options["epochs"], options["steps"].schedule) == (100, "constant")
     if options["networks"].frozen is not None:
-        assert options["networks"].frozen == ZOO / ("fashion-ffg-full" if scale == "full" else "fashion-ffg")
+        assert options["networks"].frozen == ELSEWHERE / ("fashion-ffg-at-full" if scale == "full" else "fashion-ffg")
 
 
 def test_every_model_of_an_experiment_is_there_or_is_trained() -> None:
@@ -56,8 +60,8 @@ def test_every_model_of_an_experiment_is_there_or_is_trained() -> None:
 
 def test_folders_say_the_scale_and_the_seed() -> None:
     assert folder_of("fashion-ffg") == folder_of("fashion-ffg", "quick") == "fashion-ffg"
-    assert folder_of("fashion-ffg", "full", 2) == "fashion-ffg-full-seed-2"
-    assert folder_of("fashion-epochs/epoch-3", "quick", 1) == "fashion-epochs-quick-seed-1/epoch-3"
+    assert folder_of("fashion-ffg", "full", 2) == "fashion-ffg-at-full-seed-2"
+    assert folder_of("fashion-epochs/epoch-3", "quick", 1) == "fashion-epochs-at-quick-seed-1/epoch-3"
 
 
 @pytest.fixture
@@ -92,8 +96,48 @@ def test_what_is_missing_is_trained_and_first_what_it_needs(place: Path, capsys:
     assert not capsys.readouterr().out
 
 
-def test_a_training_that_fails_is_one_line(place: Path) -> None:
-    with pytest.raises(UserError, match=r"^the training of bad failed: two: expected widths such as 200-200"):
+def test_a_model_without_its_epochs_is_not_trained_over(place: Path) -> None:
+    train_models(["epochs"], place)
+    shutil.rmtree(place / "epochs" / "epoch-1")
+    with pytest.raises(UserError, match="was trained without its models after some epochs; remove it to train it anew"):
+        train_models(["epochs/epoch-1"], place)
+
+
+def test_two_commands_do_not_train_into_one_folder(place: Path) -> None:
+    with (
+        recipes._alone(place / "kept"),
+        pytest.raises(UserError, match="kept: another process trains it; run this command again"),
+    ):
+        train_models(["kept"], place)
+    train_models(["kept"], place)
+
+
+def test_files_of_the_current_folder_are_not_taken_for_modules(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place.parent)
+    Path("queue.py").write_text("raise SystemExit('the wrong queue')")
+    train_models(["kept"], place)
+    assert (place / "kept" / "model.safetensors").exists()
+
+
+def test_an_interrupt_that_only_this_process_sees_ends_its_trainings(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They keep the epochs that they have done."""
+
+    def looking(words: object) -> int:
+        if (place / "long" / "epochs.jsonl").exists():
+            raise KeyboardInterrupt
+        return 0
+
+    monkeypatch.setattr(recipes, "_epochs_done", looking)
+    with pytest.raises(KeyboardInterrupt):
+        train_models(["long"], place)
+    assert (place / "long" / "checkpoint.safetensors").exists()
+    assert not (place / "long" / "model.safetensors").exists()
+
+
+def test_a_training_that_fails_is_one_line_and_stops_no_other(place: Path) -> None:
+    with pytest.raises(UserError, match=r"^the training of bad failed: two: expected widths such as .*, or linear$"):
         train_models(["bad", "kept"], place, workers=1)
     assert (place / "kept" / "model.safetensors").exists()
 

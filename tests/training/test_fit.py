@@ -466,6 +466,22 @@ def test_models_of_epochs_are_kept(tmp_path: Path, broken_off_after: int) -> Non
     assert {path.name for path in out.glob("epoch-*")} == {"epoch-2", "epoch-4"}
 
 
+def test_models_of_a_run_that_left_no_checkpoint_are_not_taken_for_this_one_s(tmp_path: Path) -> None:
+    out, config = tmp_path / "run", {"architecture": asdict(SMALL)}
+    model, q = build(SMALL, seed=3)
+
+    def killed(epoch: Epoch) -> None:
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        fit(model, q, bits(), Settings(**LONGER), out=out, config=config, keep=(1,), progress=killed)
+    (out / "epoch-1" / ".model.safetensors.part").write_bytes(b"cut")
+    assert (out / "epoch-1" / "model.safetensors").exists()
+    fit(model, q, bits(), Settings(**LONGER, seed=1), out=out, config=config, keep=(3,))
+    kept = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file() and path.parent != out}
+    assert kept == {"epoch-3/config.json", "epoch-3/model.safetensors"}
+
+
 def test_a_run_that_is_past_an_epoch_cannot_keep_it(tmp_path: Path) -> None:
     paused(tmp_path / "run", 3, keep=(3,), **LONGER)
     model, q = build(SMALL, seed=3)

@@ -17,10 +17,10 @@ from elbowroom.cli.recipes import RECIPES
 from elbowroom.evidence import bounds
 from elbowroom.measure import check
 from elbowroom.training import load_model
-from tools.zoo import page
+from tools.zoo import KEPT, page
 
 MODELS = Path(__file__).resolve().parents[2] / "zoo"
-names = sorted(name for name in RECIPES if (MODELS / name / "config.json").exists())
+names = sorted(name for name in KEPT if (MODELS / name / "config.json").exists())
 each_model = pytest.mark.parametrize("name", names)
 
 

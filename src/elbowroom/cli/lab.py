@@ -1,6 +1,7 @@
 """Where `elbowroom paper` measures the models of the zoo, and what it keeps of them."""
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from copy import copy
@@ -28,7 +29,7 @@ from .options import DataChoice
 from .recipes import folder_of, train_models
 from .request import Request, opened
 from .run_folders import reserved
-from .terminal import UserError, say
+from .terminal import FactoryError, UserError, say, show_warning
 
 __all__ = ["KEPT_ROWS", "ZooLab"]
 
@@ -112,7 +113,8 @@ class ZooLab:
                     try:
                         crew.work(name, left)
                     except WorkersError as error:
-                        raise UserError(f"{name}: {error}. What is finished is kept") from None
+                        text = f"{name}: {error}. What is finished is kept"
+                        raise (FactoryError(text, error.shown) if error.shown else UserError(text)) from None
         return {model: self.arrays(model, name, make) for model in models}
 
     def _place_of_arrays(self, folder: str, name: str) -> Path:
@@ -196,6 +198,7 @@ def _make_arrays(
 ) -> None:
     """What a worker does: it computes the arrays of those models that no other has taken."""
     torch.set_num_threads(1)
+    warnings.showwarning = show_warning
     for at, model in enumerate(models):
         try:
             (claims / f"{at}").touch(exist_ok=False)

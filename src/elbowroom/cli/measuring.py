@@ -16,7 +16,7 @@ from ..scale import Cluster, Crew, Report, WorkersError
 from .request import Request, opened
 from .run_folders import blocks_in, save_kept
 from .show import show_ladder
-from .terminal import FactoryError, UserError, bars, say
+from .terminal import FactoryError, UserError, bars, say, show_warning
 
 __all__ = ["fill_sets", "follow_sets", "measure_sets", "work"]
 
@@ -44,6 +44,7 @@ def fill_sets(
 def work(request: Request, places: Mapping[str, Path], share: Share | None, threads: int, report: Report) -> None:
     """What a worker does that is given a request: it opens the same model and data, and measures blocks of each set."""
     torch.set_num_threads(threads)
+    warnings.showwarning = show_warning
     fill_sets(opened(request).measurements, places, share, report)
 
 

@@ -6,17 +6,19 @@ At scale quick only those are trained, for seconds, that are too many to be kept
 
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ..training import WEIGHTS, read_epochs
 from .terminal import UserError, bars, say
 
-__all__ = ["RECIPES", "folder_of", "train_models", "training_words"]
+__all__ = ["RECIPES", "TRAINED_QUICKLY", "folder_of", "train_models", "training_words"]
 
 LONG = "--half --threads 1 --epochs 400"
 LONGER = "--half --threads 1 --epochs 600"  # where 400 are not enough
@@ -81,7 +83,7 @@ def folder_of(model: str, scale: str = "cpu", seed: int = 0) -> str:
     """The folder of a model in the zoo. One after some epochs, as fashion-epochs/epoch-3, is in that of its end."""
     name, *epoch = model.split("/")
     if scale == "full" or (scale == "quick" and name in TRAINED_QUICKLY):
-        name = f"{name}-{scale}"
+        name = f"{name}-at-{scale}"
     return "/".join([f"{name}-seed-{seed}" if seed else name, *epoch])
 
 
@@ -90,7 +92,7 @@ def training_words(name: str, zoo: Path, scale: str = "cpu", seed: int = 0) -> l
     recipe = TRAINED_QUICKLY[name] if scale == "quick" else RECIPES[name]
     if scale == "full":
         recipe = _as_in_the_paper(recipe)
-    words = shlex.split(recipe.format(zoo=zoo, at="-full" if scale == "full" else ""))
+    words = [word.format(zoo=zoo, at="-at-full" if scale == "full" else "") for word in shlex.split(recipe)]
     return [*words, *(["--seed", str(seed)] if seed else []), "--out", str(zoo / folder_of(name, scale, seed))]
 
 
@@ -115,6 +117,9 @@ def train_models(
         if name not in (TRAINED_QUICKLY if scale == "quick" else RECIPES):
             trains = ". --scale cpu trains what is missing, for minutes up to hours" if name in RECIPES else ""
             raise UserError(f"{zoo / name}: there is no such model. Name the folder of the models with --zoo{trains}")
+        ended = zoo / folder_of(name, scale, seed)
+        if (ended / WEIGHTS).exists():
+            raise UserError(f"{ended}: was trained without its models after some epochs; remove it to train it anew")
     if missing:
         frozen = {kept.group(1) for name in missing if (kept := re.search(r"{zoo}/(.*?){at}", RECIPES[name]))}
         train_models(sorted(frozen), zoo, scale, data_dir=data_dir, workers=workers)
@@ -123,30 +128,64 @@ def train_models(
 
 
 def _train_at_once(words: Mapping[str, Sequence[str]], workers: int) -> None:
-    """Run trainings, each in a process of one thread, and show how far they are."""
-    with ThreadPoolExecutor(workers) as pool, bars("epochs") as add:
-        running = {name: pool.submit(_train, each) for name, each in words.items()}
+    """Run trainings, each in a process of one thread, and show how far they are.
+
+    One that fails does not stop the others. If they are interrupted, what they have done is kept.
+    """
+    failed: list[str] = []
+    running: list[subprocess.Popen[str]] = []
+    with ExitStack() as stack:
+        for each in words.values():
+            stack.enter_context(_alone(Path(_value(each, "--out"))))
+        add = stack.enter_context(bars("epochs"))
+        pool = stack.enter_context(ThreadPoolExecutor(workers))
+        stack.callback(_interrupt, pool, running)
+        left = {name: pool.submit(_train, each, running) for name, each in words.items()}
+        shown = {name: add(f"training {name}", int(_value(each, "--epochs"))) for name, each in words.items()}
+        while left:
+            time.sleep(LOOK_AFTER)
+            for name in [name for name, each in left.items() if each.done()]:
+                code, said = left.pop(name).result()
+                failed += [f"the training of {name} failed: {said.removeprefix('elbowroom: error: ')}"] if code else []
+                say(said)
+            for name in left:
+                shown[name](_epochs_done(words[name]), int(_value(words[name], "--epochs")))
+    if failed:
+        raise UserError("; ".join(failed))
+
+
+def _interrupt(pool: ThreadPoolExecutor, running: Sequence[subprocess.Popen[str]]) -> None:
+    """Begin no more trainings, and let those that run save what they have done."""
+    pool.shutdown(wait=False, cancel_futures=True)
+    for each in running:
+        if each.poll() is None:
+            each.send_signal(signal.SIGINT)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """A context in which no other process trains into a folder, on systems that can tell. UserError if one does."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
         try:
-            shown = {name: add(f"training {name}", int(_value(each, "--epochs"))) for name, each in words.items()}
-            while not all(each.done() for each in running.values()):
-                time.sleep(LOOK_AFTER)
-                for name, advance in shown.items():
-                    advance(_epochs_done(words[name]), int(_value(words[name], "--epochs")))
-        finally:
-            pool.shutdown(cancel_futures=True)
-    for name, each in running.items():
-        code, said = each.result()
-        if code:
-            raise UserError(f"the training of {name} failed: {said.removeprefix('elbowroom: error: ')}")
-        say(said)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder}: another process trains it; run this command again when it has ended") from None
+        yield
 
 
-def _train(words: Sequence[str]) -> tuple[int, str]:
+def _train(words: Sequence[str], running: list[subprocess.Popen[str]]) -> tuple[int, str]:
     """Run a training -> its exit code, and what it said of its result, or at last."""
-    program = [sys.executable, "-c", UNTIL_ALONE, "train", *words]
+    program = [sys.executable, "-P", "-c", UNTIL_ALONE, "train", *words]  # no module is taken from the current folder
     with subprocess.Popen(
         program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as run:
+        running.append(run)
         assert run.stdout is not None
         lines = [line.strip() for line in run.stdout if line.strip()]
     folder = f"{_value(words, '--out')}: "
@@ -168,10 +207,14 @@ def _epochs_done(words: Sequence[str]) -> int:
 def _as_in_the_paper(recipe: str) -> str:
     """A recipe with the 3,280 epochs and the learning rates of Burda, and the warm-up and auxiliary flow of the paper.
 
-    Where few images are trained on, there are as many steps as with all of them.
+    Where few images are trained on, there are as many steps as with all of them. What is kept along the way stays as it
+    is, so that nothing but the number of epochs differs.
     """
+    if recipe.startswith(ALONG_THE_WAY):
+        return recipe
     few = re.search(r"--n (\d+)", recipe)
-    epochs = 3280 * (60_000 // int(few.group(1)) if few else 1)
+    times = 60_000 // int(few.group(1)) if few else 1
     longer = re.sub(r" --(epochs|schedule|patience) \S+", "", recipe).replace("--family auxiliary", PAPERS_FLOW)
-    warmup = "" if "--annealing none" in recipe else f" --warmup {50 if recipe.startswith('cifar') else 400}"
-    return f"{longer} --epochs {epochs} --schedule stepped{warmup}"
+    warmup = times * (50 if recipe.startswith("cifar") else 400)
+    unless = "" if "--annealing none" in recipe else f" --warmup {warmup}"
+    return f"{longer} --epochs {3280 * times} --schedule stepped{unless}"

@@ -53,10 +53,12 @@ def connect(address: str, n_cores: int) -> ModuleType:
         import ray
     except ImportError:
         raise WorkersError("--ray needs Ray: pip install elbowroom[ray]") from None
+    global _prepared_cores
     if ray.is_initialized():
         if address != LOCAL or _prepared_cores in (None, n_cores):
             return ray
         ray.shutdown()
+        _prepared_cores = None
     own: dict[str, Any] = {}
     if address == LOCAL:
         own = {"num_cpus": n_cores, "include_dashboard": False}

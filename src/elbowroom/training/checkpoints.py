@@ -25,6 +25,7 @@ from ..core import PARTIAL_SUFFIX, MapStyle, Rows, digest_of, write_atomically
 from .settings import Epoch, Settings
 from .weight_files import (
     CHECKPOINT,
+    CONFIG,
     WEIGHTS,
     load_state,
     read_tensors,
@@ -139,12 +140,13 @@ class TrainingFolder:
         if (path / WEIGHTS).exists():
             raise ValueError(f"{path}: holds a model already; train into a new folder, or remove this one")
         self.config = {**config, "training": state.settings.to_json()}
-        for cut in path.glob(f".*{PARTIAL_SUFFIX}"):  # left by a kill in the middle of a write
+        for cut in path.rglob(f".*{PARTIAL_SUFFIX}"):  # left by a kill in the middle of a write
             cut.unlink()
         if (path / CHECKPOINT).exists():
             self._resume()
-        else:
-            (path / EPOCHS).unlink(missing_ok=True)  # left by a run that was killed before its first checkpoint
+        else:  # what a run left that was killed before its first checkpoint
+            for left in (path / EPOCHS, *path.glob(f"epoch-*/{WEIGHTS}"), *path.glob(f"epoch-*/{CONFIG}")):
+                left.unlink(missing_ok=True)
 
     def append(self, metrics: Epoch) -> None:
         """Log an epoch that is done, and keep its model if asked for. The folder is made with the first one."""

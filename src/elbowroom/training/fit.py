@@ -101,29 +101,29 @@ def fit(
     trained = [part for part in modules.values() if _trainable(part)]
     frozen = [part for part in (q, model) if not any(part is other for other in trained)]
     with evaluating(*frozen), _training(trained):
-        while not state.ended:
-            before = state.tensors(copy=True)
-            try:
-                metrics = run_epoch(step, data, state.optimizer, n_noise, len(state.done) + 1, settings)
+        before, n_before = state.tensors(copy=True), len(state.done)
+        try:
+            while not state.ended:
+                before, n_before = state.tensors(copy=True), len(state.done)
+                metrics = run_epoch(step, data, state.optimizer, n_noise, n_before + 1, settings)
                 if held_out is not None and _finite(metrics, parameters):
                     elbo = _heldout_elbo(model, q, held_out, n_noise, settings, parameters[0])
                     metrics = replace(metrics, heldout_elbo=elbo)
-            except KeyboardInterrupt:
+                if not _finite(metrics, parameters):
+                    state.load(before)
+                    raise FloatingPointError(_stopped(metrics, state, folder))
+                state.record(metrics)
+                if folder is not None:
+                    folder.append(metrics)
+                    if time.monotonic() - written >= checkpoint_seconds and not state.ended:
+                        folder.checkpoint()
+                        written = time.monotonic()
+                if progress is not None:
+                    progress(metrics)
+        except KeyboardInterrupt:
+            if len(state.done) == n_before:  # in the middle of an epoch
                 state.load(before)
-                raise KeyboardInterrupt(_interrupted(state, folder)) from None
-            if not _finite(metrics, parameters):
-                state.load(before)
-                if folder is not None and state.done:
-                    folder.checkpoint()
-                raise FloatingPointError(_stopped(metrics, settings, folder if state.done else None))
-            state.record(metrics)
-            if folder is not None:
-                folder.append(metrics)
-                if time.monotonic() - written >= checkpoint_seconds and not state.ended:
-                    folder.checkpoint()
-                    written = time.monotonic()
-            if progress is not None:
-                progress(metrics)
+            raise KeyboardInterrupt(_interrupted(state, folder)) from None
         state.load_best()
     if folder is not None:
         folder.finish()
@@ -284,10 +284,14 @@ def _interrupted(state: TrainingState, folder: TrainingFolder | None) -> str:
     return f"{after}, which is saved in {folder.path}; run the same command again to resume"
 
 
-def _stopped(metrics: Epoch, settings: Settings, folder: TrainingFolder | None) -> str:
-    saved = f", saved in {folder.path}" if folder is not None else ""
+def _stopped(metrics: Epoch, state: TrainingState, folder: TrainingFolder | None) -> str:
+    """Save what is done, and say what is wrong."""
+    saved = ""
+    if folder is not None and state.done:
+        folder.checkpoint()
+        saved = f", saved in {folder.path}"
     return (
         f"training stopped in epoch {metrics.epoch}: its objective, {metrics.objective}, or a parameter is "
         f"not finite; the parameters are those of epoch {metrics.epoch - 1}{saved}. Look for bad values in "
-        f"the data, or lower learning_rate ({settings.learning_rate:g})"
+        f"the data, or lower learning_rate ({state.settings.learning_rate:g})"
     )

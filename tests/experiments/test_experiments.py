@@ -117,7 +117,7 @@ def test_an_experiment_on_two_trainings_has_the_rows_of_both() -> None:
 class Stand:
     """A lab in which each model is a linear-Gaussian one: every experiment can be run in a second."""
 
-    scale: Scale = SCALES["quick"]
+    scale: Scale = SCALES["cpu"]
 
     def __init__(self) -> None:
         self.asked: list[str] = []

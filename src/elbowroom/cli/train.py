@@ -198,7 +198,7 @@ def train_command(
             _refuse_finished(folder, command)
             _fit(model, q, images, held_out, settings, folder, config, checkpoint_seconds, half, kept)
     if not is_first:
-        return
+        _leave()
     if dataset in DATASETS:
         _report_test(read(split="test"), folder, seed)
     beta = f" --kl-weight {settings.kl_weight:g}" if settings.kl_weight != 1 else ""
@@ -216,6 +216,17 @@ def _one_voice() -> Iterator[bool]:
             stack.enter_context(redirect_stdout(nothing))
             stack.enter_context(redirect_stderr(nothing))
         yield team.rank == 0
+
+
+def _leave() -> None:
+    """End a process that torchrun started beside the first, which has nothing more to say.
+
+    It ends at once, as the threads of torch's process group may outlive the interpreter and then abort the process, and
+    torchrun would take the training for failed.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def layer_sizes(text: str) -> tuple[int, ...]:

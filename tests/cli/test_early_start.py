@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -137,8 +138,11 @@ def test_workers_are_started_without_it_where_it_cannot_be(
     assert early_start.start_method() == "spawn"
 
 
-def test_workers_have_the_variables_of_the_command_and_nothing_stays_behind(images: Path, tmp_path: Path) -> None:
-    """A command that is killed leaves no socket either."""
+@pytest.mark.parametrize(("length", "is_forked"), [(75, True), (76, False)])
+def test_workers_have_the_variables_of_the_command_and_nothing_stays_behind(
+    images: Path, tmp_path: Path, length: int, is_forked: bool
+) -> None:
+    """A command that is killed leaves no socket either, nor its folder where the path of a socket would be too long."""
     (tmp_path / "model.py").write_text(
         "import os, sys\n"
         "from pathlib import Path\n"
@@ -148,17 +152,20 @@ def test_workers_have_the_variables_of_the_command_and_nothing_stays_behind(imag
         "    Path(f'seen-{os.getpid()}').write_text(str(found))\n"
         "    return demo_model()\n"
     )
-    (tmp_path / "tmp").mkdir()
     options = ["--data", str(images), "--plan", "quick", "--out", "run", "--workers", "2"]
     command = [sys.executable, "-m", "elbowroom", "gaps", "--model", "model.py:factory", *options]
-    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
-    wait_until(lambda: len(list(tmp_path.glob("seen-*"))) == 3)
-    wait_until(lambda: all(path.read_text() for path in tmp_path.glob("seen-*")))
-    process.kill()
-    process.communicate()
-    assert {path.read_text() for path in tmp_path.glob("seen-*")} == {"set()"}
-    wait_until(lambda: not list((tmp_path / "tmp").iterdir()))
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        folder = Path(short + "/" + "t" * (length - len(short) - 1))
+        folder.mkdir()
+        environment = {**os.environ, "TMPDIR": str(folder)}
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+        wait_until(lambda: len(list(tmp_path.glob("seen-*"))) == 3)
+        wait_until(lambda: all(path.read_text() for path in tmp_path.glob("seen-*")))
+        assert any(b"forkserver" in line for _, line in children_of(process.pid)) == is_forked
+        process.kill()
+        process.communicate()
+        assert {path.read_text() for path in tmp_path.glob("seen-*")} == {"set()"}
+        wait_until(lambda: not list(folder.iterdir()))
 
 
 def test_ctrl_c_at_the_start_shows_no_traceback(images: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import pairwise
@@ -28,6 +29,7 @@ PRELOADED, ON_CLUSTER = "elbowroom.cli.fork_server", "elbowroom.cli.measuring"
 WITH_WORKERS = ("demo", "gaps", "paper")
 WITHOUT = {"--help", "-h", "--device", "--dry-run", "--from", "list", "claims"}  # with these no worker is likely needed
 NEEDED_BY_CLUSTER = {"gaps", "--model", "--out"}
+SOCKET, LONGEST = "pymp-12345678/listener-12345678", 107  # the socket in the temporary folder; bytes of a socket's path
 _is_prepared = False
 
 
@@ -48,8 +50,11 @@ def prepare_workers(words: Sequence[str]) -> None:
     if sys.platform != "linux" or not _needs_workers(parts) or not _is_installed():
         return
     multiprocessing.get_context("forkserver").set_forkserver_preload([PRELOADED])
-    with suppress(OSError, ValueError), _what_it_inherits():  # no sockets in the temporary folder; not the main thread
-        forkserver.ensure_running()
+    with suppress(OSError, ValueError):  # no sockets in the temporary folder; not the main thread
+        if not _is_socket_possible():
+            return
+        with _what_it_inherits():
+            forkserver.ensure_running()
         _is_prepared = True
 
 
@@ -83,6 +88,11 @@ def _needs_workers(parts: Sequence[str]) -> bool:
         return False
     wanted = [value for part, value in pairwise(parts) if part == "--workers"]
     return wanted != ["1"] and (bool(wanted) or n_cores() > 1)
+
+
+def _is_socket_possible() -> bool:
+    """Whether the path of a socket in the temporary folder is short enough; nothing is made there if it is not."""
+    return len(os.fsencode(os.path.join(tempfile.gettempdir(), SOCKET))) <= LONGEST
 
 
 def _is_installed() -> bool:

@@ -29,8 +29,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, distributions, nn
-from torch.nn.functional import softplus
 
+from .bernoulli import bernoulli_log_prob
 from .distributions import DiscretizedLogistic
 from .likelihood import Likelihood, Output, match_shapes, single_output, sum_events
 from .several_outputs import (
@@ -63,7 +63,7 @@ class _Bernoulli(Likelihood):
     def log_prob(self, x: Tensor, output: Output) -> Tensor:
         logits = single_output(output, self.name)
         match_shapes(x, logits.shape, self.name)
-        return sum_events(x * logits) - sum_events(softplus(logits))
+        return bernoulli_log_prob(x, logits)
 
 
 class _BernoulliProbs(Likelihood):

@@ -72,12 +72,14 @@ def test_a_cluster_is_joined_where_it_is_needed(
 ) -> None:
     joined: list[tuple[str, int]] = []
 
-    def join(address: str, cores: int, module: str) -> None:
+    def join(address: str, cores: int, module: str, variables: dict[str, str]) -> None:
+        assert variables == {"THP_MEM_ALLOC_ENABLE": "1"}
         joined.append((address, cores))
         raise WorkersError("there is none")  # which is told when it is needed
 
     monkeypatch.setattr(early_start, "n_cores", lambda: 4)
     monkeypatch.setattr(early_start, "prepare_cluster", join)
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")
     monkeypatch.setattr(early_start.forkserver, "ensure_running", lambda: None)
     monkeypatch.setattr(early_start, "_is_prepared", False)
     early_start.prepare_workers(["gaps", "--model", "m", "--out", "o", *words])

@@ -169,12 +169,15 @@ def program(place: Path, *arguments: str) -> tuple[int, str, str]:
 
 
 PREPARED = """
-import sys, time
+import os, sys, time
 from elbowroom.scale import prepare_cluster
-prepare_cluster("local", 2, "elbowroom.cli.measuring")
+prepare_cluster("local", 2, "elbowroom.cli.measuring", {"OF_COMMAND": "1"})
 had_torch = "torch" in sys.modules
 import ray
-has = ray.remote(num_cpus=1)(lambda: "elbowroom.cli.measuring" in sys.modules and time.sleep(0.5) is None)
+def has_both():
+    time.sleep(0.5)
+    return "elbowroom.cli.measuring" in sys.modules and os.environ.get("OF_COMMAND") == "1"
+has = ray.remote(num_cpus=1)(has_both)
 found = ray.get([has.remote(), has.remote()])
 from elbowroom.scale.connection import connect
 same = connect("local", 2) is ray and ray.cluster_resources()["CPU"]

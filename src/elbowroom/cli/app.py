@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from cyclopts import App, CycloptsError, MissingArgumentError
 
 from .. import __version__
-from .early_start import prepare_workers
+from .early_start import HUGE_PAGES, prepare_workers
 from .terminal import UserError, drop_stdout, fail, is_message, show_warning
 
 __all__ = ["app", "main"]
@@ -24,7 +24,6 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 app.register_install_completion_command(help="Install completion for your shell, and a line in its start-up file.")
-HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 WITHOUT_VALUE = {"--ray": "local"}  # what an option means that is given without a value
 HELP = {
     "demo": """Measure the VAE that comes with elbowroom, on 250 training and 250 held-out images.

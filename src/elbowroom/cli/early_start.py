@@ -21,8 +21,9 @@ from typing import Literal
 
 from ..scale import WorkersError, prepare_cluster
 
-__all__ = ["SAFE_PATH", "SERVER", "n_cores", "prepare_workers", "restore_environment", "start_method"]
+__all__ = ["HUGE_PAGES", "SAFE_PATH", "SERVER", "n_cores", "prepare_workers", "restore_environment", "start_method"]
 
+HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # torch reads it when it first needs memory
 SAFE_PATH, SERVER = "PYTHONSAFEPATH", "ELBOWROOM_FORK_SERVER"  # variables that the server finds when it starts
 
 PRELOADED, ON_CLUSTER = "elbowroom.cli.fork_server", "elbowroom.cli.measuring"
@@ -80,7 +81,8 @@ def _prepare_cluster(parts: Sequence[str]) -> None:
         return
     cores = int(given["--workers"]) if "--workers" in given else n_cores() // max(1, int(numbers[0]))
     with suppress(WorkersError):
-        prepare_cluster(given["--ray"], max(1, cores), ON_CLUSTER)
+        variables = {HUGE_PAGES: os.environ.get(HUGE_PAGES, "0")}  # 0 is what torch takes if there is none
+        prepare_cluster(given["--ray"], max(1, cores), ON_CLUSTER, variables)
 
 
 def _needs_workers(parts: Sequence[str]) -> bool:

@@ -6,7 +6,7 @@ Nothing here imports torch, which takes seconds in which the processes of the cl
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
@@ -30,14 +30,22 @@ class WorkersError(RuntimeError):
         self.shown = shown
 
 
-def prepare_cluster(address: str, n_cores: int, module: str) -> None:
-    """Connect as `connect` does, and let each core of the cluster import a module, without waiting for it."""
+def prepare_cluster(address: str, n_cores: int, module: str, variables: Mapping[str, str]) -> None:
+    """Connect as `connect` does, and let each core of the cluster import a module, without waiting for it.
+
+    Args:
+        address, n_cores: as in `connect`.
+        module: what is imported.
+        variables: of the environment, set before, unless a process of the cluster has another value.
+    Raises:
+        WorkersError: as `connect`.
+    """
     global _prepared_cores
     ray = connect(address, n_cores)
     _prepared_cores = n_cores
     importing = ray.remote(num_cpus=1, max_retries=0)(import_in_task)
     for _ in range(int(ray.cluster_resources().get("CPU", 0))):
-        importing.remote(module)
+        importing.remote(module, dict(variables))
 
 
 def connect(address: str, n_cores: int) -> ModuleType:
@@ -76,8 +84,10 @@ def connect(address: str, n_cores: int) -> ModuleType:
     return ray
 
 
-def import_in_task(module: str) -> None:
-    """A task that only imports a module; the process that runs it has it from then on."""
+def import_in_task(module: str, variables: Mapping[str, str]) -> None:
+    """A task that only imports a module; the process that runs it has it from then on, and the variables."""
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
     import_module(module)
 
 

@@ -46,6 +46,7 @@ def test_it_starts_where_workers_are_needed(
     started: list[bool] = []
     monkeypatch.setattr(early_start, "n_cores", lambda: cores)
     monkeypatch.setattr(early_start.forkserver, "ensure_running", lambda: started.append(True))
+    monkeypatch.setattr(early_start, "_is_socket_possible", lambda: True)
     monkeypatch.setattr(early_start, "_is_prepared", False)
     early_start.prepare_workers(words)
     assert bool(started) == needs
@@ -102,6 +103,7 @@ def inherited() -> tuple[object, dict[str, str]]:
 def test_nothing_of_this_process_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[object, dict[str, str]]] = []
     monkeypatch.setattr(early_start.forkserver, "ensure_running", lambda: seen.append(inherited()))
+    monkeypatch.setattr(early_start, "_is_socket_possible", lambda: True)
     monkeypatch.setattr(early_start, "_is_prepared", False)
     before = inherited()
     early_start.prepare_workers(["gaps", "--workers", "2"])

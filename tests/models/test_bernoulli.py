@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from elbowroom.models.bernoulli import bernoulli_log_prob
+from elbowroom.models.bernoulli import FACTORS, bernoulli_log_prob
 
 
 def plain(x: Tensor, logits: Tensor) -> Tensor:
@@ -36,6 +36,19 @@ def test_values_and_gradients_are_the_plain_ones(event: tuple[int, ...], dtype: 
     torch.testing.assert_close(grad.double(), expected_grad, rtol=0, atol=2 * torch.finfo(dtype).eps)
 
 
+@pytest.mark.parametrize("event", [116_412, 196_608])
+def test_many_bits_lose_no_more_than_a_plain_sum(event: int) -> None:
+    """Terms that are alike are rounded alike: added one after another, these would be off by nats."""
+    logits = torch.full((1, 1, event), 0.3, dtype=torch.float32)
+    x = torch.zeros(1, event, dtype=torch.float32)
+    expected = plain(x.double(), logits.double()).item()
+    assert abs(bernoulli_log_prob(x, logits).item() - expected) < 1e-6 * abs(expected)
+
+
+def test_a_product_has_normal_numbers() -> None:
+    assert torch.finfo(torch.float32).tiny <= 2.0**-FACTORS
+
+
 @pytest.mark.parametrize("logit", [0.0, 8.0, 17.0, 20.0, 88.0, 104.0, 1e4, 1e30])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_extreme_logits_lose_no_more_than_a_rounding(logit: float, sign: int) -> None:
@@ -61,10 +74,19 @@ def test_gradients_of_both_arguments_and_second_ones() -> None:
     assert torch.autograd.gradgradcheck(bernoulli_log_prob, inputs)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # of torch itself
 def test_transforms_of_torch_go_through_it() -> None:
     x, logits = example((113,), torch.float64)
     grads = torch.func.grad(lambda point: bernoulli_log_prob(x, point).sum())(logits)
     torch.testing.assert_close(grads, x - torch.sigmoid(logits))
+    point, direction = logits[:1, :1, :20], torch.ones(1, 1, 20, dtype=torch.float64)
+    some = x[:1, :20]
+    slope = torch.func.jvp(bernoulli_log_prob, (some, point), (some, direction))[1]
+    torch.testing.assert_close(slope, (some * point + some - torch.sigmoid(point)).sum(-1))
+    slope = torch.func.jvp(lambda bits: bernoulli_log_prob(bits, point), (some,), (some,))[1]
+    torch.testing.assert_close(slope, (some * point).sum(-1))
+    curvature = torch.func.hessian(lambda one: bernoulli_log_prob(some, one).sum())(point).reshape(20, 20)
+    torch.testing.assert_close(curvature, -torch.diag((torch.sigmoid(point) * torch.sigmoid(-point))[0, 0]))
     each = torch.func.vmap(lambda point: bernoulli_log_prob(x, point))(torch.stack([logits, 2 * logits]))
     torch.testing.assert_close(each, torch.stack([plain(x, logits), plain(x, 2 * logits)]))
 

@@ -1,10 +1,8 @@
 """The log probability of bits, by products of sigmoids in place of a logarithm for each bit."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
+from torch.autograd.function import BackwardCFunction, FunctionCtx
 from torch.nn.functional import softplus
 
 from .likelihood import sum_events
@@ -32,23 +30,42 @@ class _ByProducts(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, logits: Tensor) -> Tensor:
-        nearer = logits.abs().sigmoid_()
-        if nearer.ndim == 2:
-            return x * logits - logits.relu() + nearer.log_()
-        value = sum_events(x * logits) - sum_events(logits.relu())
-        for factors in nearer.flatten(2).split(FACTORS, -1):
-            value += factors.prod(-1).log_()
-        return value
+        return sum_events(x * logits) - sum_events(logits.relu()) + _log_product(logits.abs().sigmoid_())
 
     @staticmethod
     def setup_context(ctx: FunctionCtx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor]:
+    def backward(ctx: BackwardCFunction, *grads: Tensor) -> tuple[Tensor | None, Tensor]:
         """The gradient in the logits is x - sigmoid(l), and in x it is l."""
-        x, logits = ctx.saved_tensors
+        saved: tuple[Tensor, ...] = ctx.saved_tensors
+        x, logits = saved
         (grad,) = grads
         grad = grad.reshape(*grad.shape, *[1] * (logits.ndim - 2))
         in_x = (grad * logits).sum(0) if ctx.needs_input_grad[0] else None
         return in_x, (x.to(logits.dtype) - torch.sigmoid(logits)) * grad
+
+    @staticmethod
+    def jvp(ctx: BackwardCFunction, *tangents: Tensor | None) -> Tensor:
+        """The directional derivative, which forward-mode differentiation asks for."""
+        saved: tuple[Tensor, ...] = ctx.saved_tensors
+        x, logits = saved
+        along_x, along_logits = tangents
+        terms = torch.zeros_like(logits) if along_x is None else along_x * logits
+        if along_logits is not None:
+            terms = terms + (x.to(logits.dtype) - torch.sigmoid(logits)) * along_logits
+        return sum_events(terms)
+
+
+def _log_product(factors: Tensor) -> Tensor:
+    """The logarithm of the product of all numbers behind (S, N), which are from 1/2 to 1."""
+    if factors.ndim == 2:
+        return factors.log()
+    factors = factors.flatten(2)
+    whole = factors.shape[-1] // FACTORS * FACTORS
+    value = factors[..., whole:].prod(-1).log()
+    if whole:
+        value = value + factors[..., :whole].unflatten(-1, (-1, FACTORS)).prod(-1).log().sum(-1)
+    return value

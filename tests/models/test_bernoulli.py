@@ -87,6 +87,15 @@ def test_transforms_of_torch_go_through_it() -> None:
     torch.testing.assert_close(slope, (some * point).sum(-1))
     curvature = torch.func.hessian(lambda one: bernoulli_log_prob(some, one).sum())(point).reshape(20, 20)
     torch.testing.assert_close(curvature, -torch.diag((torch.sigmoid(point) * torch.sigmoid(-point))[0, 0]))
+    rows = torch.func.jacrev(lambda one: bernoulli_log_prob(some, one)[0])(point)[0, 0, 0]
+    torch.testing.assert_close(rows, some[0] - torch.sigmoid(point)[0, 0])
+    point.requires_grad_()
+    (batched,) = torch.autograd.grad(
+        bernoulli_log_prob(some, point), point, torch.ones(3, 1, 1, dtype=torch.float64), is_grads_batched=True
+    )
+    torch.testing.assert_close(batched[2, 0], (some - torch.sigmoid(point.detach()))[0])
+    bits = torch.func.vmap(torch.func.grad(lambda point, bits: bernoulli_log_prob(bits, point).sum()), (None, 0))
+    torch.testing.assert_close(bits(logits, torch.stack([x, 1 - x]))[1], 1 - x - torch.sigmoid(logits))
     each = torch.func.vmap(lambda point: bernoulli_log_prob(x, point))(torch.stack([logits, 2 * logits]))
     torch.testing.assert_close(each, torch.stack([plain(x, logits), plain(x, 2 * logits)]))
 

@@ -44,6 +44,6 @@ def label(axes: "Axes", x: str, y: str = "") -> None:
     """Write what the axes show, in the sizes of all figures, and leave out the frame where nothing is read off."""
     axes.set_xlabel(x, fontsize=9)
     axes.set_ylabel(y, fontsize=9)
-    axes.tick_params(labelsize=8)
+    axes.tick_params(which="both", labelsize=8)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

@@ -110,7 +110,10 @@ def _draw(left: dict[str, Estimate], found: NamedArrays, figure: "Figure") -> No
     for axes, (key, unit, words) in zip(panels, times, strict=True):
         for (name, gap), seconds, color in zip(left.items(), found[key], COLORS, strict=False):
             axes.errorbar(unit * seconds, gap.mean, yerr=gap.se, marker="o", capsize=2, color=color, label=name)
-        axes.set_xscale("log")
+        axes.set_xscale("log", subs=(3,))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:g}")
+        axes.tick_params(axis="x", which="both", length=3.5, pad=3.5)
         label(axes, words, "" if axes is panels[1] else "log p(x) - L[q*] (nats)")
     panels[0].set_ylim(bottom=0)
     panels[1].legend(frameon=False, fontsize=8)

@@ -11,6 +11,7 @@ from ..core import log_standard_normal
 from .affine import GAUSSIAN_PARAMS, scale_tril
 from .coupling import bounded_log_scale, unbounded_log_scale
 from .family import Budget, Family
+from .gaussians import FullGaussian
 from .small_networks import Params, absorb_context, add_linear_map, apply_network, copy_per_datum, initial_network
 
 __all__ = ["AuxiliaryFlow"]
@@ -94,6 +95,9 @@ class AuxiliaryFlow(Family):
     def at(self, mean: Tensor, log_scale: Tensor, generator: torch.Generator) -> Params:
         weights = absorb_context(self.shared_weights(generator), None)
         return {"mean": mean, "log_scale": log_scale} | copy_per_datum(weights, len(mean), mean)
+
+    def keeps(self, other: Family) -> bool:
+        return super().keeps(other) or (isinstance(other, FullGaussian) and self.hidden >= self.size)
 
     def started_at(self, start: Params, generator: torch.Generator) -> Params:
         if set(start) != GAUSSIAN_PARAMS or self.hidden < self.size:

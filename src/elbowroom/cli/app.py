@@ -5,11 +5,12 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from cyclopts import App, CycloptsError, MissingArgumentError
 
 from .. import __version__
+from ..scale import quick_imports
 from .early_start import HUGE_PAGES, prepare_workers
 from .terminal import UserError, drop_stdout, fail, is_message, show_warning
 
@@ -82,10 +83,13 @@ def _huge_pages() -> Iterator[None]:
 def _run(argv: Sequence[str] | None) -> int:
     try:
         words = _with_values(sys.argv[1:] if argv is None else argv)
-        if argv is None:  # in a program of its own: both would outlive this call
-            prepare_workers(words)
-            warnings.showwarning = show_warning
-        code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
+        is_program = argv is None  # and not called by one, which what follows would outlive
+        with quick_imports() if is_program else nullcontext():
+            if is_program:
+                prepare_workers(words)
+                warnings.showwarning = show_warning
+            command, arguments, _ = app.parse_args(words, exit_on_error=False, print_error=False)
+        code = command(*arguments.args, **arguments.kwargs)
     except MissingArgumentError as error:
         name = error.argument.name if error.argument is not None else "an argument"
         return fail(UserError(f"{name} is required; see elbowroom {' '.join(error.command_chain or ())} --help"))

@@ -8,8 +8,11 @@ import json
 import os
 import shutil
 
-from . import measuring
+from ..scale import quick_imports
 from .early_start import SAFE_PATH, SERVER, restore_environment
+
+with quick_imports():
+    from . import measuring
 
 __all__ = ["measuring"]
 

@@ -12,6 +12,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from .imports import quick_imports
+
 __all__ = ["LOCAL", "WorkersError", "connect", "prepare_cluster"]
 
 LOCAL = "local"
@@ -88,7 +90,8 @@ def import_in_task(module: str, variables: Mapping[str, str]) -> None:
     """A task that only imports a module; the process that runs it has it from then on, and the variables."""
     for name, value in variables.items():
         os.environ.setdefault(name, value)
-    import_module(module)
+    with quick_imports():
+        import_module(module)
 
 
 _prepared_cores: int | None = None

@@ -21,7 +21,7 @@ from ..experiments import NamedArrays, Scale, Trained
 from ..measure import BlockKey
 from ..models import DecoderModel
 from ..posteriors import Amortized
-from ..results import Gaps, RunError, load_gaps
+from ..results import Gaps, RunError, load_gaps, slim
 from ..scale import Crew, Report, WorkersError
 from .early_start import start_method
 from .measuring import measure_sets, work
@@ -185,7 +185,7 @@ class ZooLab:
             show = partial(_say_gaps, model)
             helpers = crew if self._workers > 1 else None
             found = measure_sets(measurements, places, crew=helpers, show=show, advice="Or name another --out.")
-        named = {_common(name): gaps for name, gaps in found.items()}
+        named = {_common(name): slim(gaps) for name, gaps in found.items()}  # so pages made of kept rows are the same
         for name, gaps in named.items():
             place = self._out / KEPT_ROWS / self.scale.name / model / name
             if not _holds(place, gaps):
@@ -199,7 +199,7 @@ def _make_arrays(
     """What a worker does: it computes the arrays of those models that no other has taken."""
     torch.set_num_threads(1)
     warnings.showwarning = show_warning
-    for at, model in enumerate(models):
+    for at, model in reversed(list(enumerate(models))):  # the slowest stand last in tables, so they are begun first
         try:
             (claims / f"{at}").touch(exist_ok=False)
         except FileExistsError:

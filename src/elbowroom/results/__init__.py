@@ -15,6 +15,7 @@ from .listing import RunState, run_folders, run_states
 from .outcomes import FLAG_WORDS, OUTCOME_WORDS, SECOND_OPINION, FitReport, Flag, Outcome
 from .parts import Parts, begin_next_plan, bytes_on_disk, is_followed
 from .running import RunningMeans
+from .slim import slim
 from .store import BLOCKS, PROGRESS_LOG, SCHEMA, WORKERS, RunError, read_run, refuse_occupied, write_run
 from .summary import ladder_summary
 from .table import LadderRow, flag_counts, group_table, ladder_html, ladder_rows, ladder_table, rungs_beside
@@ -79,6 +80,7 @@ __all__ = [
     "run_folders",
     "run_states",
     "rungs_beside",
+    "slim",
     "suggestion",
     "write_run",
 ]

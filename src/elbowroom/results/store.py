@@ -161,14 +161,24 @@ def _write_parquet(
 
     n = len(next(iter(columns.values())))
     meta = None if record is None else {META: json.dumps(record, default=plain_json).encode()}
-    words = [name for name, values in columns.items() if np.asarray(values).dtype.kind not in "iuf"]
+    arrays = {name: np.asarray(values) for name, values in columns.items()}
+    words = [name for name, values in arrays.items() if values.dtype.kind not in "iuf"]
+    floats = [
+        f"{name}.list.element" if values.ndim == 2 else name
+        for name, values in arrays.items()
+        if values.dtype.kind == "f"
+    ]
     with ExitStack() as stack:
         writer = None
         for start in range(0, max(n, 1), ROWS_AT_ONCE):
-            rows = {name: np.asarray(values)[start : start + ROWS_AT_ONCE] for name, values in columns.items()}
-            table = pa.table({name: _arrow(pa, values) for name, values in rows.items()})
+            rows = {name: _arrow(pa, values[start : start + ROWS_AT_ONCE]) for name, values in arrays.items()}
+            table = pa.table(rows)
             table = table.replace_schema_metadata(meta)
-            writer = writer or stack.enter_context(pq.ParquetWriter(file, table.schema, use_dictionary=words))
+            writer = writer or stack.enter_context(
+                pq.ParquetWriter(
+                    file, table.schema, use_dictionary=words, compression="zstd", use_byte_stream_split=floats
+                )
+            )
             writer.write_table(table)
 
 

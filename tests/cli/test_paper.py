@@ -98,13 +98,15 @@ def test_rows_of_further_seeds_are_enough_where_their_models_are_not_kept(
             assert main([*train, "--out", f"zoo/{model}{suffix}"]) == 0
     asked = ["paper", "decoder-size", "--out", "out", "--workers", "1"]
     pages = []
-    for removed in ((), models):
+    for removed, anew in (((), ()), (models[:1], models[1:]), (models[1:], ())):  # in the end all of them
         for model in removed:
             shutil.rmtree(f"zoo/{model}-seed-1")
+        for model in anew:
+            shutil.rmtree(f"out/data/quick/{model}-seed-1")
         assert main(asked) == 0
         pages.append(Path("out/decoder-size.md").read_text().split("## How it was made")[0])
     assert "| 2 runs |" in pages[0]
-    assert pages[0] == pages[1]
+    assert pages[0] == pages[1] == pages[2]
     capsys.readouterr()
 
 

@@ -61,21 +61,24 @@ class ZooLab:
             train_models(models, self._zoo, self.scale.name, data_dir=folder, workers=self._workers)
 
     def further_trainings(self, models: Sequence[str]) -> Iterator["ZooLab"]:
-        """A lab for each further seed with which all of these models were trained, or of which their rows are kept."""
+        """A lab for each further seed with which all of these models were trained.
+
+        One that is not in the zoo counts too if its rows are kept.
+        """
         for seed in count(1):
             lab = copy(self)
             lab._seed = seed
-            if not lab._has(models):
-                lab._rows = lab._rows or self._out / KEPT_ROWS
-                if not lab._has(models):
-                    return
+            folders = [lab._folder(model) for model in models]
+            if not all(lab._is_trained(folder) or lab._has_rows(folder) for folder in folders):
+                return
             yield lab
 
     def gaps(self, model: str) -> Mapping[str, Gaps]:
         """As `experiments.Lab` says."""
         model = self._folder(model)
         if model not in self._found:
-            found = self._read(model, self._rows) if self._rows is not None else self._measured(model)
+            is_read = self._rows is not None or (self._has_rows(model) and not self._is_trained(model))
+            found = self._read(model) if is_read else self._measured(model)
             self._refuse_other_images(model, found)
             self._found[model] = found
         return self._found[model]
@@ -118,29 +121,38 @@ class ZooLab:
         return {model: self.arrays(model, name, make) for model in models}
 
     def _place_of_arrays(self, folder: str, name: str) -> Path:
-        return (self._rows or self._out / KEPT_ROWS) / self.scale.name / folder / f"{name}.npz"
+        return self._kept_of(folder) / f"{name}.npz"
 
     def _arrays_kept(self, folder: str, name: str) -> NamedArrays | None:
-        """The arrays that are kept of a model, unless they are those of other weights."""
-        kept = self._place_of_arrays(folder, name)
+        """The arrays that are kept of a model, unless they are those of other weights.
+
+        RunError if there are none, and no model of which they could be made.
+        """
+        kept, is_trained = self._place_of_arrays(folder, name), self._is_trained(folder)
         if not kept.exists():
             if self._rows is not None:
                 raise RunError(f"{kept} does not exist; run elbowroom paper without --from first")
+            if not is_trained:
+                raise RunError(f"{kept} does not exist, and to make it {self._zoo / folder} is missing; train it again")
             return None
         with np.load(kept) as file:
             found = dict(file)
         origin = str(found.pop(ORIGIN))
-        return found if self._rows is not None or origin == self._origin(folder) else None
+        return found if not is_trained or origin == self._origin(folder) else None
 
     def _folder(self, model: str) -> str:
         return folder_of(model, self.scale.name, self._seed)
 
-    def _has(self, models: Sequence[str]) -> bool:
-        """Whether this training of all these models is there, or the rows of it from which this lab reads."""
-        names = [self._folder(model) for model in models]
-        if self._rows is None:
-            return all((self._zoo / name / WEIGHTS).exists() for name in names)
-        return all((self._rows / self.scale.name / name / each).exists() for name in names for each in SETS)
+    def _is_trained(self, folder: str) -> bool:
+        """Whether a model is in the zoo, and this lab may look at it."""
+        return self._rows is None and (self._zoo / folder / WEIGHTS).exists()
+
+    def _has_rows(self, folder: str) -> bool:
+        return all((self._kept_of(folder) / each).exists() for each in SETS)
+
+    def _kept_of(self, folder: str) -> Path:
+        """Where the rows and the arrays of a model are kept."""
+        return (self._rows or self._out / KEPT_ROWS) / self.scale.name / folder
 
     def _origin(self, model: str) -> str:
         """Which weights they are."""
@@ -162,8 +174,8 @@ class ZooLab:
             if before is not None and now is not None and not np.array_equal(before, now):
                 raise UserError(f"{model} and {first} were measured on different images of {name}; measure both anew")
 
-    def _read(self, model: str, rows: Path) -> Mapping[str, Gaps]:
-        return {name: load_gaps(rows / self.scale.name / model / name) for name in SETS}
+    def _read(self, model: str) -> Mapping[str, Gaps]:
+        return {name: load_gaps(self._kept_of(model) / name) for name in SETS}
 
     def _request(self, model: str) -> Request:
         if not (self._zoo / model / "config.json").exists():
@@ -187,7 +199,7 @@ class ZooLab:
             found = measure_sets(measurements, places, crew=helpers, show=show, advice="Or name another --out.")
         named = {_common(name): slim(gaps) for name, gaps in found.items()}  # so pages made of kept rows are the same
         for name, gaps in named.items():
-            place = self._out / KEPT_ROWS / self.scale.name / model / name
+            place = self._kept_of(model) / name
             if not _holds(place, gaps):
                 gaps.save(place, overwrite=True)
         return named

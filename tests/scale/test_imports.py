@@ -23,6 +23,7 @@ class Ring:
 
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
+    gc.unfreeze()  # to collect tests imports `cli.fork_server`, which freezes
     yield
     gc.unfreeze()
     gc.enable()

@@ -83,7 +83,7 @@ def _huge_pages() -> Iterator[None]:
 def _run(argv: Sequence[str] | None) -> int:
     try:
         words = _with_values(sys.argv[1:] if argv is None else argv)
-        is_program = argv is None  # and not called by one, which what follows would outlive
+        is_program = argv is None  # not a call from Python, which the settings below would outlive
         with quick_imports() if is_program else nullcontext():
             if is_program:
                 prepare_workers(words)

@@ -1,5 +1,6 @@
 """Models of the zoo are trained where they are missing, by words that the command line takes."""
 
+import json
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ from elbowroom.cli.app import app
 from elbowroom.cli.recipes import RECIPES, TRAINED_QUICKLY, folder_of, train_models, training_words
 from elbowroom.cli.terminal import UserError
 from elbowroom.experiments import EXPERIMENTS, SCALES
+from elbowroom.training import build
 
 from ..shared_runs import children_of, wait_until
 
@@ -170,3 +172,12 @@ def test_a_training_ends_with_the_process_that_started_it(place: Path) -> None:
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     wait_until(lambda: not is_running(training))
+
+
+def test_linear_encoders_have_as_many_parameters_as_their_experiment_says() -> None:
+    architecture = json.loads((ZOO / "fashion-linear-ffg" / "config.json").read_text())["architecture"]
+    counts = []
+    for family in ("diagonal", "flow", "auxiliary"):
+        _, q = build({**architecture, "family": family})
+        counts.append(f"{sum(each.numel() for each in q.parameters()):,}")
+    assert f"{', '.join(counts[:2])} and {counts[2]} parameters" in EXPERIMENTS["flow-amortization"].how

@@ -6,25 +6,27 @@ from .tables import findings_of, own_fit
 
 __all__ = ["FLOW_AMORTIZATION"]
 
-ENCODERS = ("fashion-linear-ffg", "fashion-linear-af")
+PLAIN = "fashion-linear-ffg"
+WORDS = {"fashion-linear-af": "q_AF", "fashion-linear-flow": "a coupling flow"}
 LOWERS_TOO = {
-    name: Claim(
-        name=f"flow-lowers-amortization-{name}",
+    (model, name): Claim(
+        name=f"{model}-lowers-amortization-{name}",
         says="a flexible q lowers the amortization gap too, not only the approximation gap",
-        estimand="amortization gap with q_FFG minus that with q_AF, on one frozen decoder, with linear encoders",
-        data=f"{words} images of Fashion-MNIST",
+        estimand=f"amortization gap with q_FFG minus that with {words}, on one frozen decoder, with linear encoders",
+        data=f"{which} images of Fashion-MNIST",
     )
-    for name, words in (("train", "training"), ("heldout", "held-out"))
+    for model, words in WORDS.items()
+    for name, which in (("train", "training"), ("heldout", "held-out"))
 }
 
 
 def _run(lab: Lab) -> Findings:
     """Measure the encoders, which share a decoder and so log p(x), and compare them datum by datum."""
-    found = {model: lab.gaps(model) for model in ENCODERS}
+    found = {model: lab.gaps(model) for model in (PLAIN, *WORDS)}
     decisions: list[Decision] = []
-    for name, claim in LOWERS_TOO.items():
-        ffg, af = (found[model][name] for model in ENCODERS)
-        decisions.append(decide(claim, ffg.amortization - af.amortization, own_fit(ffg), own_fit(af)))
+    for (model, name), claim in LOWERS_TOO.items():
+        ffg, other = found[PLAIN][name], found[model][name]
+        decisions.append(decide(claim, ffg.amortization - other.amortization, own_fit(ffg), own_fit(other)))
     return findings_of(found, decisions)
 
 
@@ -33,8 +35,9 @@ FLOW_AMORTIZATION = Experiment(
     section="5.3",
     question="Do the parameters of a flow lower the amortization gap too?",
     how="Linear encoders that were trained on one frozen decoder, so that the true posteriors are the same: those of a "
-    "factorized Gaussian and of an auxiliary flow. The terms that are compared come from the same images.",
-    models=ENCODERS,
+    "factorized Gaussian q_FFG, a coupling flow and an auxiliary flow q_AF, with 78,500, 117,644 and 359,550 "
+    "parameters. The terms that are compared come from the same images.",
+    models=(PLAIN, *WORDS),
     claims=list(LOWERS_TOO.values()),
     run=_run,
 )

@@ -16,7 +16,7 @@ TOLERANCE = 2.0**-12  # of an error made of rounded deviations; the error of a d
 
 @pytest.fixture(scope="module")
 def gaps() -> er.Gaps:
-    return er.decompose(*setting(), data(200), PLAN, progress=False)
+    return er.decompose(*setting(), data(100), PLAN, progress=False)
 
 
 def test_values_stay_and_errors_hardly_change(gaps: er.Gaps) -> None:

@@ -6,8 +6,8 @@ from .tables import findings_of, own_fit
 
 __all__ = ["FLOW_AMORTIZATION"]
 
-PLAIN = "fashion-linear-ffg"
-WORDS = {"fashion-linear-af": "q_AF", "fashion-linear-flow": "a coupling flow"}
+OF_GAUSSIAN = "fashion-linear-ffg"
+OF_FLOWS = {"fashion-linear-af": "q_AF", "fashion-linear-flow": "a coupling flow"}
 LOWERS_TOO = {
     (model, name): Claim(
         name=f"{model}-lowers-amortization-{name}",
@@ -15,17 +15,17 @@ LOWERS_TOO = {
         estimand=f"amortization gap with q_FFG minus that with {words}, on one frozen decoder, with linear encoders",
         data=f"{which} images of Fashion-MNIST",
     )
-    for model, words in WORDS.items()
+    for model, words in OF_FLOWS.items()
     for name, which in (("train", "training"), ("heldout", "held-out"))
 }
 
 
 def _run(lab: Lab) -> Findings:
     """Measure the encoders, which share a decoder and so log p(x), and compare them datum by datum."""
-    found = {model: lab.gaps(model) for model in (PLAIN, *WORDS)}
+    found = {model: lab.gaps(model) for model in (OF_GAUSSIAN, *OF_FLOWS)}
     decisions: list[Decision] = []
     for (model, name), claim in LOWERS_TOO.items():
-        ffg, other = found[PLAIN][name], found[model][name]
+        ffg, other = found[OF_GAUSSIAN][name], found[model][name]
         decisions.append(decide(claim, ffg.amortization - other.amortization, own_fit(ffg), own_fit(other)))
     return findings_of(found, decisions)
 
@@ -37,7 +37,7 @@ FLOW_AMORTIZATION = Experiment(
     how="Linear encoders that were trained on one frozen decoder, so that the true posteriors are the same: those of a "
     "factorized Gaussian q_FFG, a coupling flow and an auxiliary flow q_AF, with 78,500, 117,644 and 359,550 "
     "parameters. The terms that are compared come from the same images.",
-    models=(PLAIN, *WORDS),
+    models=(OF_GAUSSIAN, *OF_FLOWS),
     claims=list(LOWERS_TOO.values()),
     run=_run,
 )

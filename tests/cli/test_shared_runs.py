@@ -8,6 +8,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import elbowroom as er
@@ -37,6 +38,43 @@ def test_numbers_do_not_depend_on_the_number_of_workers(
     assert code == 0
     assert str(whole_run) in out
     assert_same(tmp_path / "run", whole_run)
+
+
+UNTRAINED = """
+import numpy as np, torch
+import elbowroom as er
+
+def factory(bias=0.0):
+    encoder, decoder = torch.nn.Linear(20, 8), torch.nn.Linear(4, 20)
+    torch.nn.init.constant_(decoder.bias, bias)
+    return er.DecoderModel(decoder, "bernoulli", 4), er.Amortized(encoder, er.DiagonalGaussian(4))
+
+def drawn_by_numpy():
+    return factory(float(np.random.default_rng().normal()))
+"""
+
+
+def measured_untrained(place: Path, factory: str) -> subprocess.CompletedProcess[str]:
+    """Networks that each process initializes for itself, measured by two workers."""
+    (place / "mine.py").write_text(UNTRAINED)
+    np.save(place / "x.npy", np.eye(20, dtype=np.float32)[np.arange(120) % 20])
+    asked = ["gaps", "--model", f"mine.py:{factory}", "--data", "x.npy", "--plan", "quick", "--workers", "2"]
+    command = [sys.executable, "-m", "elbowroom", *asked, "--out", "run"]
+    return subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+
+
+def test_networks_that_are_not_trained_are_the_same_in_every_process(tmp_path: Path) -> None:
+    ran = measured_untrained(tmp_path, "factory")
+    assert ran.returncode == 0, ran.stderr
+    assert "120 data" in ran.stdout
+
+
+def test_a_factory_that_gives_other_networks_each_time_is_told_by_their_weights(tmp_path: Path) -> None:
+    ran = measured_untrained(tmp_path, "drawn_by_numpy")
+    assert ran.returncode == 2
+    (error,) = [line for line in ran.stderr.splitlines() if line.startswith("elbowroom: error: ")]
+    assert 'holds a run with another model: {"weights": "' in error
+    assert ".." not in error.replace("...", "")
 
 
 def test_parts_may_be_measured_in_any_order(images: Path, whole_run: er.Gaps, tmp_path: Path) -> None:

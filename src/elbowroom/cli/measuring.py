@@ -115,7 +115,9 @@ def _refusals(name: str, folder: Path | None, advice: str = OVERWRITE) -> Iterat
     except RunError as error:
         raise UserError(f"{str(error).rstrip('.')}. {advice}") from None
     except WorkersError as error:
-        text = str(error) if folder is None else f"{error}. What is finished is kept, and the same command goes on"
+        text = str(error)
+        if folder is not None:
+            text = f"{text.rstrip('.')}. What is finished is kept, and the same command goes on"
         raise (FactoryError(text, error.shown) if error.shown else UserError(text)) from None
 
 

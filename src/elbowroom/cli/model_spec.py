@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from ..adapters import load_foreign
-from ..core import Data, installed_adapters
+from ..core import Data, forked, installed_adapters
 from ..measure import check
 from ..models import LatentModel, modules_of
 from ..posteriors import PosteriorLike
@@ -56,9 +56,16 @@ class LoadedModel:
 def open_model(spec: str, unfinished: bool = False) -> LoadedModel:
     """Build or load the model that `spec` names. A training that has not ended is loaded only if `unfinished` is True.
 
+    Networks that a factory leaves as torch initialized them are the same in every process that opens them.
+
     Raises:
         UserError: a bad spec or a wrong return value. FactoryError: the user's code failed.
     """
+    with forked(0):
+        return _opened(spec, unfinished)
+
+
+def _opened(spec: str, unfinished: bool) -> LoadedModel:
     if Path(spec).is_dir():
         return _trained(Path(spec), unfinished)
     library, _, folder = spec.partition(":")

@@ -361,10 +361,19 @@ def _refuse_another(folder: Path, found: Mapping[str, Any], wanted: Mapping[str,
         before, now = found[part], wanted[part]
         for key in sorted({*before, *now}):
             if not same(before.get(key), now.get(key)):
+                there, here = _what_differs(before.get(key), now.get(key))
                 raise RunError(
-                    f"{folder} holds a run with another {key}: {_shown(before.get(key))} there, "
-                    f"{_shown(now.get(key))} now; nothing was changed. Name another folder, or measure what is there."
+                    f"{folder} holds a run with another {key}: {_shown(there)} there, {_shown(here)} now; nothing was "
+                    "changed. Name another folder, or measure what is there."
                 )
+
+
+def _what_differs(there: object, here: object) -> tuple[object, object]:
+    """Of two mappings the entries that are not the same; of anything else the whole."""
+    if not isinstance(there, Mapping) or not isinstance(here, Mapping):
+        return there, here
+    keys = [key for key in {**there, **here} if not _equal(there.get(key), here.get(key))]
+    return {key: there.get(key) for key in keys}, {key: here.get(key) for key in keys}
 
 
 def _equal(found: object, wanted: object) -> bool:

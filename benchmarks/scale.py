@@ -132,7 +132,7 @@ def _run(place: str, n: int, name: str, *options: str) -> tuple[float, float]:
     command = [
         sys.executable, "program.py", "gaps", "--model", "public.py:factory", "--n", str(n), "--out", name, *options,
     ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.path.abspath("src"), os.getcwd()])}
     start = time.perf_counter()
     ran = subprocess.run(command, cwd=place, capture_output=True, text=True, check=True, env=environment)
     return time.perf_counter() - start, float(ran.stdout.splitlines()[-1])

@@ -269,6 +269,18 @@ def test_a_seed_gives_one_answer_bit_for_bit() -> None:
     assert not same(first, other)
 
 
+@pytest.mark.parametrize("networks", ["mlp", "conv"])
+def test_a_full_gaussian_starts_with_a_diagonal_covariance(networks: str) -> None:
+    size, hidden = ((3, 32, 32), (4, 4, 4)) if networks == "conv" else (6, (5,))
+    of = {"n_in": size, "n_latent": 3, "encoder_hidden": hidden, "decoder_hidden": hidden, "networks": networks}
+    _, q = build(of | {"family": "full"})
+    shape = size if isinstance(size, tuple) else (size,)
+    params = q(torch.ones(2, *shape)).params
+    assert not params["lower"].any()
+    assert params["mean"].abs().min() > 0
+    assert params["log_scale"].abs().min() > 0
+
+
 def test_initial_weights_are_a_function_of_the_seed() -> None:
     assert same(state(*build(SMALL, 3)), state(*build(SMALL, 3)))
     assert not same(state(*build(SMALL, 3)), state(*build(SMALL, 4)))

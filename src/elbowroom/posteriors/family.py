@@ -79,6 +79,7 @@ class Family(ABC):
         ascent, budget: how its local fits take steps, and how many.
         fixed: the parameters that no fit may change.
         context_size: how many numbers an encoder must emit for each datum.
+        zero_at_first: which of them are zero before the encoder is trained.
         noise_size: E, how many standard normals make one z.
         has_density: whether log q is a density of z, so that the family can be a base of importance sampling.
     """
@@ -97,6 +98,7 @@ class Family(ABC):
     fixed: ClassVar[tuple[str, ...]] = ()
     has_density: bool = True
     context_size: int
+    zero_at_first: slice = slice(0, 0)
     noise_size: int
 
     def __init__(self, latent_shape: int | Sequence[int]) -> None:

@@ -75,7 +75,8 @@ class DiagonalGaussian(Family):
 class FullGaussian(Family):
     """N(mean, L L'), with L lower triangular.
 
-    An encoder emits the mean (D), twice the log of L's diagonal (D), and L's strict lower part (D (D - 1) / 2).
+    An encoder emits the mean (D), twice the log of L's diagonal (D), and L's strict lower part (D (D - 1) / 2), which
+    is zero at first: so many random numbers would spread z far beyond what a decoder can use.
     """
 
     name = "full"
@@ -90,6 +91,7 @@ class FullGaussian(Family):
     def __init__(self, latent_shape: int | Sequence[int]) -> None:
         super().__init__(latent_shape)
         self.context_size = 2 * self.size + self.size * (self.size - 1) // 2
+        self.zero_at_first = slice(2 * self.size, None)
 
     def condition(self, weights: Mapping[str, Tensor], context: Tensor) -> Params:
         d = self.size

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
+import torch
 from torch import nn
 
 from ..core import forked, seeded
@@ -109,11 +110,14 @@ def build(architecture: Architecture | Mapping[str, Any], seed: int = 0) -> tupl
         else:
             family = as_family(a.family, a.n_latent)
             encoder, decoder = _networks(a, family.context_size)
+            with torch.no_grad():
+                for parameter in encoder[-1].parameters():  # a weight and a bias, a row and a number for each output
+                    parameter[family.zero_at_first] = 0.0
             q = Amortized(encoder, family)
         return DecoderModel(decoder, likelihood, a.n_latent), q
 
 
-def _networks(a: Architecture, n_context: int) -> tuple[nn.Module, nn.Module]:
+def _networks(a: Architecture, n_context: int) -> tuple[nn.Sequential, nn.Sequential]:
     """Encoder and decoder. A decoder that also emits scales has twice the channels, or twice the numbers."""
     event = a.n_in if isinstance(a.n_in, tuple) else (a.n_in,)
     first = event[0] * (2 if a.scale == "decoder" else 1)

@@ -5,13 +5,14 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import elbowroom as er
-from elbowroom.cli import main
+from elbowroom.cli import data_spec, main
 from elbowroom.cli.lab import ZooLab
 from elbowroom.experiments import EXPERIMENTS, SCALES, Findings, Lab, NamedArrays, Trained
 
@@ -147,6 +148,37 @@ def test_models_are_measured_once_and_their_rows_kept(
     page = Path("out/decoder-size.md").read_text().split("## How it was made")[0]
     assert main([*asked, "--from", "out/data"]) == 0
     assert Path("out/decoder-size.md").read_text().split("## How it was made")[0] == page
+    assert main(["paper", "decoder-size", "--out", "shared", "--workers", "2"]) == 0
+    assert Path("shared/decoder-size.md").read_text().split("## How it was made")[0] == page
+
+
+def test_each_model_is_measured_on_the_data_that_it_was_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Data are not read again for a model that was trained on the same, and only for such a one."""
+    monkeypatch.chdir(tmp_path)
+    torch.set_default_dtype(torch.float32)
+    reads: list[str] = []
+    load = data_spec.load_array
+
+    def counted(path: Path, **options: Any) -> torch.Tensor:
+        reads.append(str(path))
+        return load(path, **options)
+
+    monkeypatch.setattr(data_spec, "load_array", counted)
+    for data, seed in (("x", 0), ("y", 1)):
+        draws = np.random.default_rng(seed)
+        train, test = (draws.integers(0, 2, (30, 8)).astype(np.float32) for _ in range(2))
+        np.savez(f"{data}.npz", train=train, test=test)
+        for n in (1, 2):
+            words = ["train", f"{data}.npz", "--epochs", "1", "--latents", f"{n}"]
+            assert main([*words, "--out", f"zoo/{data}-{n}"]) == 0
+    names, reads[:] = ["x-1", "x-2", "y-1", "y-2", "x-1"], []
+    found = ZooLab(SCALES["quick"], Path("zoo"), Path("out"), None, None, 1).gaps_of(names)
+    assert reads == ["x.npz"] * 2 + ["y.npz"] * 2
+    x, also_x, y, also_y = (np.asarray(found[name]["train"].fingerprint).tolist() for name in names[:4])
+    assert x == also_x != y == also_y
+    assert len(x) == 12
 
 
 def test_arrays_are_made_once_for_the_weights_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,6 +131,9 @@ class Stand:
             for start, (name, x) in zip((0, 6), trained.images.items(), strict=True)
         }
 
+    def gaps_of(self, models: Sequence[str]) -> Mapping[str, Mapping[str, er.Gaps]]:
+        return {model: self.gaps(model) for model in models}
+
     def arrays(self, model: str, name: str, make: Callable[[Trained], NamedArrays]) -> NamedArrays:
         self.asked.append(model)
         self.made.append(make(self.trained(model)[0]))

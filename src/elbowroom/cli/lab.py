@@ -24,10 +24,10 @@ from ..posteriors import Amortized
 from ..results import Gaps, RunError, load_gaps, slim
 from ..scale import Crew, Report, WorkersError
 from .early_start import start_method
-from .measuring import measure_sets, work
+from .measuring import measure_sets, work_on_models
 from .options import DataChoice
 from .recipes import folder_of, train_models
-from .request import Request, opened
+from .request import Opened, Request, opened, sent
 from .run_folders import reserved
 from .terminal import FactoryError, UserError, say, show_warning
 
@@ -53,6 +53,7 @@ class ZooLab:
         self._choice, self._seed = DataChoice(data_dir=data_dir), 0
         self._found: dict[str, Mapping[str, Gaps]] = {}
         self._seen: dict[tuple[str, str, bytes], tuple[str, NDArray[np.int64] | None]] = {}
+        self._last: Opened | None = None
 
     def train_missing(self, models: Sequence[str]) -> None:
         """Train those of these models that are not in the zoo, unless this lab only reads rows."""
@@ -75,13 +76,23 @@ class ZooLab:
 
     def gaps(self, model: str) -> Mapping[str, Gaps]:
         """As `experiments.Lab` says."""
-        model = self._folder(model)
-        if model not in self._found:
-            is_read = self._rows is not None or (self._has_rows(model) and not self._is_trained(model))
-            found = self._read(model) if is_read else self._measured(model)
-            self._refuse_other_images(model, found)
-            self._found[model] = found
-        return self._found[model]
+        return self.gaps_of([model])[model]
+
+    def gaps_of(self, models: Sequence[str]) -> Mapping[str, Mapping[str, Gaps]]:
+        """As `experiments.Lab` says. A worker that finds nothing left of a model goes on with the next."""
+        folders = {model: self._folder(model) for model in models}
+        new = [folder for folder in folders.values() if folder not in self._found]
+        read = [
+            folder
+            for folder in new
+            if self._rows is not None or (self._has_rows(folder) and not self._is_trained(folder))
+        ]
+        measured = self._measured([folder for folder in new if folder not in read])
+        found = {**{folder: self._read(folder) for folder in read}, **measured}
+        for folder in new:
+            self._refuse_other_images(folder, found[folder])
+            self._found[folder] = found[folder]
+        return {model: self._found[folder] for model, folder in folders.items()}
 
     def arrays(self, model: str, name: str, make: Callable[[Trained], NamedArrays]) -> NamedArrays:
         """As `experiments.Lab` says."""
@@ -109,7 +120,7 @@ class ZooLab:
                 return [(name, at) for at, place in enumerate(places) if not place.exists()]
 
             lab = copy(self)
-            lab._found, lab._seen = {}, {}
+            lab._found, lab._seen, lab._last = {}, {}, None
             with TemporaryDirectory(prefix="elbowroom-") as claims:
                 job = partial(_make_arrays, lab, missing, name, make, Path(claims))
                 with Crew(job, n_workers, start_method()) as crew:
@@ -159,7 +170,7 @@ class ZooLab:
         return hashlib.sha256((self._zoo / model / WEIGHTS).read_bytes()).hexdigest()
 
     def _trained(self, model: str) -> Trained:
-        it = opened(self._request(model))
+        it = self._opened(model)
         images = {_common(name): sample.x for name, sample in it.chosen.items() if isinstance(sample.x, Tensor)}
         assert isinstance(it.loaded.model, DecoderModel)
         assert isinstance(it.loaded.q, Amortized)
@@ -187,22 +198,33 @@ class ZooLab:
             kl_weight=1.0, objective=None, weights=None, unfinished=False,
         )  # fmt: skip
 
-    def _measured(self, model: str) -> Mapping[str, Gaps]:
-        request = self._request(model)
-        measurements = opened(request).measurements
-        places = {name: self._out / RUNS / self.scale.name / model / name for name in measurements}
+    def _opened(self, model: str) -> Opened:
+        self._last = opened(self._request(model), self._last)
+        return self._last
+
+    def _measured(self, models: Sequence[str]) -> Mapping[str, Mapping[str, Gaps]]:
+        """Measure models, and keep their rows."""
+        asked = {model: self._opened(model) for model in models}
+        sets = [(model, name) for model, it in asked.items() for name in it.measurements]
+        measurements = {f"{model}/{name}": asked[model].measurements[name] for model, name in sets}
+        places = {each: self._out / RUNS / self.scale.name / each for each in measurements}
+        job = partial(work_on_models, {model: (it.request, sent(it.chosen)) for model, it in asked.items()}, places)
         with ExitStack() as stack:
             stack.enter_context(reserved(places.values(), overwrite=False))
-            crew = stack.enter_context(Crew(partial(work, request, places, None, 1), self._workers, start_method()))
-            show = partial(_say_gaps, model)
+            crew = stack.enter_context(Crew(job, self._workers, start_method()))
             helpers = crew if self._workers > 1 else None
-            found = measure_sets(measurements, places, crew=helpers, show=show, advice="Or name another --out.")
-        named = {_common(name): slim(gaps) for name, gaps in found.items()}  # so pages made of kept rows are the same
-        for name, gaps in named.items():
-            place = self._kept_of(model) / name
-            if not _holds(place, gaps):
-                gaps.save(place, overwrite=True)
-        return named
+            found = measure_sets(measurements, places, crew=helpers, show=_say_gaps, advice="Or name another --out.")
+        kept: dict[str, dict[str, Gaps]] = {model: {} for model in models}
+        for model, name in sets:
+            kept[model][_common(name)] = self._kept(model, name, found[f"{model}/{name}"])
+        return kept
+
+    def _kept(self, model: str, name: str, gaps: Gaps) -> Gaps:
+        """Keep the rows of one set -> its gaps as they are kept, so that pages made of kept rows are the same."""
+        place, gaps = self._kept_of(model) / _common(name), slim(gaps)
+        if not _holds(place, gaps):
+            gaps.save(place, overwrite=True)
+        return gaps
 
 
 def _make_arrays(
@@ -232,7 +254,7 @@ def _holds(folder: Path, gaps: Gaps) -> bool:
         return False
 
 
-def _say_gaps(model: str, name: str, gaps: Gaps) -> None:
+def _say_gaps(name: str, gaps: Gaps) -> None:
     steps = (gaps.amortization, gaps.approximation)
     terms = ", ".join(f"{step.name} {step.mean:.2f} +- {step.se:.2f}" for step in steps)
-    say(f"{model}, {len(gaps)} of {name}: {terms}, log p(x) {gaps.log_evidence.mean:.2f}")
+    say(f"{name}, {len(gaps)} data: {terms}, log p(x) {gaps.log_evidence.mean:.2f}")

@@ -13,12 +13,12 @@ import torch
 from ..measure import Measurement, Share, follow, kept_run, reporting, unkept_run
 from ..results import BlockNotKept, Gaps, RunError, RunningMeans
 from ..scale import Cluster, Crew, Report, WorkersError
-from .request import Request, opened
+from .request import Request, SentData, measurements_of, opened
 from .run_folders import blocks_in, save_kept
 from .show import show_ladder
 from .terminal import FactoryError, UserError, bars, say, show_warning
 
-__all__ = ["fill_sets", "follow_sets", "measure_sets", "work"]
+__all__ = ["fill_sets", "follow_sets", "measure_sets", "work", "work_on_models"]
 
 OVERWRITE = "Or add --overwrite to measure anew and replace what is there."
 
@@ -46,6 +46,20 @@ def work(request: Request, places: Mapping[str, Path], share: Share | None, thre
     torch.set_num_threads(threads)
     warnings.showwarning = show_warning
     fill_sets(opened(request).measurements, places, share, report)
+
+
+def work_on_models(
+    models: Mapping[str, tuple[Request, SentData]], places: Mapping[str, Path], report: Report
+) -> None:
+    """What a worker does that is given several models, and the data of each."""
+    torch.set_num_threads(1)
+    warnings.showwarning = show_warning
+    measurements = {
+        f"{model}/{name}": measurement
+        for model, (request, data) in models.items()
+        for name, measurement in measurements_of(request, data).items()
+    }
+    fill_sets(measurements, places, None, report)
 
 
 def follow_sets(measurements: Mapping[str, Measurement], places: Mapping[str, Path]) -> None:

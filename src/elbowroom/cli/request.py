@@ -18,7 +18,7 @@ from .model_spec import LoadedModel, load_weights, open_model, to_device
 from .options import DataChoice
 from .terminal import UserError
 
-__all__ = ["Opened", "Request", "SentData", "measurement_of", "opened", "sent"]
+__all__ = ["Opened", "Request", "SentData", "measurement_of", "measurements_of", "opened", "sent"]
 
 Arrays: TypeAlias = NDArray[Any] | Mapping[str, NDArray[Any]] | None
 SentData: TypeAlias = Mapping[str, tuple[Arrays, NDArray[np.int64]]]  # the data and the ids of each set
@@ -50,24 +50,32 @@ class Opened:
     The sets of which the data were chosen are not kept.
     """
 
+    request: Request
     loaded: LoadedModel
     found: Sets
     chosen: Mapping[str, Sample]
     measurements: Mapping[str, Measurement]
 
 
-def opened(request: Request) -> Opened:
-    """Open what a request names. UserError for what cannot be opened or is not there."""
+def opened(request: Request, last: Opened | None = None) -> Opened:
+    """Open what a request names. UserError for what cannot be opened or is not there.
+
+    Args:
+        last: what was opened last. If its data are the same, they are not read again.
+    """
     loaded = _loaded(request)
-    found = open_sets(loaded, request.choice, request.model, request.seed)
-    chosen = samples(found, request.n, request.first, request.seed)
+    if last is not None and _asks_for_the_data_of(last, request, loaded):
+        found, chosen = last.found, last.chosen
+    else:
+        found = open_sets(loaded, request.choice, request.model, request.seed)
+        chosen = samples(found, request.n, request.first, request.seed)
     for name, sample in chosen.items():
         if request.refine_on is not None and not 2 <= request.refine_on <= len(sample.ids):
             many = len(sample.ids)
             raise UserError(f"--refine-on {request.refine_on}: expected 2 to {many}, the number of data of {name}")
     measurements = {name: _measurement(request, loaded, sample) for name, sample in chosen.items()}
     loaded, found = replace(loaded, sets={}), replace(found, sets={})  # what was not chosen need not stay in memory
-    return Opened(loaded=loaded, found=found, chosen=chosen, measurements=measurements)
+    return Opened(request=request, loaded=loaded, found=found, chosen=chosen, measurements=measurements)
 
 
 def sent(chosen: Mapping[str, Sample]) -> SentData:
@@ -79,16 +87,31 @@ def measurement_of(request: Request, name: str, data: SentData) -> Measurement:
     """What is measured of one set, of data that were sent; a process opens a request once."""
     global _ready
     if _ready is None or _ready[0] != request:
-        if any(arrays is None for arrays, _ in data.values()):
-            _ready = request, opened(request).measurements
-        else:
-            loaded = _loaded(request)
-            samples_of = {key: Sample(_tensors(arrays), ids) for key, (arrays, ids) in data.items()}
-            _ready = request, {key: _measurement(request, loaded, sample) for key, sample in samples_of.items()}
+        _ready = request, measurements_of(request, data)
     return _ready[1][name]
 
 
+def measurements_of(request: Request, data: SentData) -> Mapping[str, Measurement]:
+    """What is measured of each set, of data that were sent."""
+    if any(arrays is None for arrays, _ in data.values()):
+        return opened(request).measurements
+    loaded = _loaded(request)
+    samples_of = {name: Sample(_tensors(arrays), ids) for name, (arrays, ids) in data.items()}
+    return {name: _measurement(request, loaded, sample) for name, sample in samples_of.items()}
+
+
 _ready: tuple[Request, Mapping[str, Measurement]] | None = None  # in a worker: what it has opened
+
+
+def _asks_for_the_data_of(last: Opened, request: Request, loaded: LoadedModel) -> bool:
+    """Whether a request for a model that tells what it was trained on takes the same rows of the same sets."""
+    before = last.request
+    return (
+        bool(loaded.trained_on)
+        and loaded.trained_on == last.loaded.trained_on
+        and (request.choice, request.n, request.first, request.seed)
+        == (before.choice, before.n, before.first, before.seed)
+    )
 
 
 def _loaded(request: Request) -> LoadedModel:

@@ -44,10 +44,10 @@ BETTER = {
 
 def _run(lab: Lab) -> Findings:
     """Measure the four models, and compare those of one q image by image."""
-    found: dict[str, Mapping[str, Gaps]] = {}
+    found = lab.gaps_of([models[q] for q in RICHER for models in (ANNEALED, PLAIN)])
     decisions: list[Decision] = []
     for q, claim in RICHER.items():
-        annealed, plain = (found.setdefault(models[q], lab.gaps(models[q])) for models in (ANNEALED, PLAIN))
+        annealed, plain = found[ANNEALED[q]], found[PLAIN[q]]
         train, other = annealed["train"], plain["train"]
         decisions.append(decide(claim, misfit(train) - misfit(other), train.fits[FFG], other.fits[FFG]))
         held, others = annealed["heldout"], plain["heldout"]

@@ -46,7 +46,8 @@ CAPACITY = Claim(
 
 def _run(lab: Lab) -> Findings:
     """Measure the encoders on images that each was trained on, and on the same held-out images."""
-    found = {n: lab.gaps(model) for n, model in TRAINED_ON.items()}
+    ladders = lab.gaps_of(list(TRAINED_ON.values()))
+    found = {n: ladders[model] for n, model in TRAINED_ON.items()}
     few, all_ = ({name: gaps.amortization for name, gaps in found[n].items()} for n in (FEWEST, MOST))
     fits = {n: [own_fit(gaps) for gaps in sets.values()] for n, sets in found.items()}
     held_fits = [own_fit(found[n]["heldout"]) for n in (FEWEST, MOST)]

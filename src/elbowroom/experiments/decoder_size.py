@@ -17,7 +17,7 @@ CLAIM = Claim(
 
 def _run(lab: Lab) -> Findings:
     """Measure the models, and compare what a diagonal Gaussian loses datum by datum on the smallest and the largest."""
-    found = {model: lab.gaps(model) for model in (SMALL, MIDDLE, LARGE)}
+    found = lab.gaps_of((SMALL, MIDDLE, LARGE))
     small, large = found[SMALL]["train"], found[LARGE]["train"]
     decision = decide(CLAIM, small.approximation - large.approximation, own_fit(small), own_fit(large))
     return findings_of(found, [decision])

@@ -29,7 +29,7 @@ LOWER = Claim(
 
 def _run(lab: Lab) -> Findings:
     """Measure the encoders, which share a decoder and so log p(x), and compare them datum by datum."""
-    found = {model: lab.gaps(model) for model in (DIAGONAL, FULL, FLOW)}
+    found = lab.gaps_of((DIAGONAL, FULL, FLOW))
     held = {model: sets["heldout"].elbo for model, sets in found.items()}
     decisions: list[Decision] = [decide(claim, held[model] - held[DIAGONAL]) for model, claim in HIGHER.items()]
     plain, flow = found[DIAGONAL]["train"], found[FLOW]["train"]

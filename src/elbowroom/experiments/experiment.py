@@ -69,6 +69,9 @@ class Lab(Protocol):
         models of one data set.
         """
 
+    def gaps_of(self, models: Sequence[str]) -> Mapping[str, Mapping[str, Gaps]]:
+        """The same of several models, by their names; workers share what is to be measured of all of them."""
+
     def arrays(self, model: str, name: str, make: Callable[[Trained], NamedArrays]) -> NamedArrays:
         """What `make` computes of a model of the zoo. It is computed once, and kept beside the ladders under `name`."""
 

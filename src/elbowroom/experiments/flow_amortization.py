@@ -22,7 +22,7 @@ LOWERS_TOO = {
 
 def _run(lab: Lab) -> Findings:
     """Measure the encoders, which share a decoder and so log p(x), and compare them datum by datum."""
-    found = {model: lab.gaps(model) for model in (OF_GAUSSIAN, *OF_FLOWS)}
+    found = lab.gaps_of((OF_GAUSSIAN, *OF_FLOWS))
     decisions: list[Decision] = []
     for (model, name), claim in LOWERS_TOO.items():
         ffg, other = found[OF_GAUSSIAN][name], found[model][name]

@@ -32,7 +32,7 @@ FITTED = {
 
 def _run(lab: Lab) -> Findings:
     """Measure the two models of each data set, and compare their terms datum by datum."""
-    found = {f"{data}-{q}": lab.gaps(f"{data}-{q}") for data in DATA for q in ("ffg", "af")}
+    found = lab.gaps_of([f"{data}-{q}" for data in DATA for q in ("ffg", "af")])
     decisions: list[Decision] = []
     for data in DATA:
         ffg, af = found[f"{data}-ffg"]["train"], found[f"{data}-af"]["train"]

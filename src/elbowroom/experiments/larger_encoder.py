@@ -13,7 +13,7 @@ PLAIN, LARGE = "fashion-brief", "fashion-large-encoder"
 
 def _run(plain: str, large: str, lowers: Claim, overfits: Claim, lab: Lab) -> Findings:
     """Measure both models, and compare their amortization gaps datum by datum."""
-    found = {model: lab.gaps(model) for model in (plain, large)}
+    found = lab.gaps_of((plain, large))
     saved = {name: found[plain][name].amortization - found[large][name].amortization for name in ("train", "heldout")}
     fits = {name: [own_fit(found[model][name]) for model in (plain, large)] for name in ("train", "heldout")}
     decisions: list[Decision] = [

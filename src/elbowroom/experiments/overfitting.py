@@ -66,8 +66,9 @@ DECODER = Claim(
 def _run(lab: Lab) -> Findings:
     """Measure each model after some epochs, always on the same images; quickly after those of the claims alone."""
     epochs = [epoch for epoch in AFTER if lab.scale.name != "quick" or epoch in (MIDDLE, LAST)]
+    ladders = lab.gaps_of([model + AFTER[epoch] for model in OF_VARIANT.values() for epoch in epochs])
     found = {
-        variant: {epoch: lab.gaps(model + AFTER[epoch]) for epoch in epochs} for variant, model in OF_VARIANT.items()
+        variant: {epoch: ladders[model + AFTER[epoch]] for epoch in epochs} for variant, model in OF_VARIANT.items()
     }
     return Findings(
         header=(

@@ -37,7 +37,7 @@ MORE_THAN_AN_ENCODER = Claim(
 def _run(lab: Lab) -> Findings:
     """Refine the smaller encoder's answers, and compare the gap that is left with the larger encoder's."""
     found = lab.arrays(PLAIN, "refined", _refined)
-    ladders = {name: lab.gaps(name)["heldout"] for name in (PLAIN, LARGE)}
+    ladders = {name: sets["heldout"] for name, sets in lab.gaps_of((PLAIN, LARGE)).items()}
     fits = [gaps.fits[DiagonalGaussian.name] for gaps in ladders.values()]
     cost = lab.arrays(LARGE, "refined", _refined)["seconds"][0]
     best = ladders[PLAIN].local[DiagonalGaussian.name]

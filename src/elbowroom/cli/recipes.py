@@ -65,7 +65,7 @@ RECIPES = {
     "cifar-af": f"{CIFAR} --family auxiliary --clip-norm 150",
     "cifar-wide-encoder": f"{CIFAR} --encoder 128-256-512",
 }
-TRAINED_QUICKLY = {name: f"{words} --n 500" for name, words in RECIPES.items() if words.startswith(ALONG_THE_WAY)}
+TRAINED_QUICKLY = {name: f"{words} --n 250" for name, words in RECIPES.items() if words.startswith(ALONG_THE_WAY)}
 
 LOOK_AFTER = 0.5  # seconds between two looks at how far trainings are
 UNTIL_ALONE = """

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..core import MapStyle, Rows
-from ..measure import Measurement, PlanName, measurement
+from ..measure import Measurement, PlanLike, PlanName, measurement
 from .data_spec import Sample, Sets, open_sets, samples
 from .model_spec import LoadedModel, load_weights, open_model, to_device
 from .options import DataChoice
@@ -33,7 +33,7 @@ class Request:
     n: int | None
     first: int | None
     seed: int
-    plan: PlanName
+    plan: PlanLike
     refine_on: int | None
     refine_plan: PlanName
     device: str | None

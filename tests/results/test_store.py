@@ -1,5 +1,6 @@
 """Run folders: what is written comes back, and a folder is a whole run or none."""
 
+import io
 import json
 import os
 import signal
@@ -9,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from elbowroom.core import files
 from elbowroom.results import RunError, read_run, store, write_run
+from elbowroom.results.store import as_parquet, from_parquet
 
 META = {"identity": {"model": "m", "seed": 3}, "extent": {"rungs": ["diagonal", "full"]}, "note": "Ünïcode"}
 
@@ -47,6 +50,36 @@ def test_what_is_written_comes_back(tmp_path: Path, n: int) -> None:
     assert {key: meta[key] for key in META} == META
     assert meta["schema"] == store.SCHEMA
     assert set(meta["versions"]) == {"elbowroom", "python", "torch", "numpy", "pyarrow"}
+
+
+@pytest.mark.parametrize("n", [0, 1, 8, 513])
+def test_columns_of_every_kind_come_back(n: int) -> None:
+    """They are made of bytes and read from bytes; Arrow's own conversion is the oracle."""
+    draws = np.random.default_rng(n)
+    numbers = draws.integers(0, 200, (n, 3))
+    kinds = ["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?"]
+    made: dict[str, Any] = {f"{kind}-1": numbers[:, 0].astype(kind) for kind in kinds}
+    made |= {f"{kind}-2": numbers.astype(kind) for kind in kinds}
+    made["words"] = np.array(["", "é", "two words"], dtype=str)[draws.integers(0, 3, n)]
+    made["objects"] = made["words"].astype(object)
+    content = as_parquet(made, {})
+    _, found = from_parquet(content)
+    table = pq.read_table(io.BytesIO(content))
+    for name, values in made.items():
+        assert found[name].dtype == (object if name in ("words", "objects") else values.dtype)
+        np.testing.assert_array_equal(found[name], values)
+        assert table.column(name).to_pylist() == values.tolist()
+
+
+def test_files_are_written_and_read_without_pandas(tmp_path: Path) -> None:
+    """Arrow would import it where it is installed, and so take half a second of every process."""
+    code = (
+        "import sys, numpy as np; from elbowroom.results.store import as_parquet, from_parquet, read_run, write_run\n"
+        "columns = {'a': np.ones((2, 3)), 'b': np.ones(2, dtype=bool), 'c': np.array(['x', 'y'])}\n"
+        "from_parquet(as_parquet(columns, {})); write_run('run', {}, columns); read_run('run')\n"
+        "sys.exit('pandas' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 0
 
 
 def test_nothing_but_the_run_is_left(tmp_path: Path) -> None:

@@ -33,6 +33,10 @@ PROGRESS_LOG = "progress.log"  # a file with a line for every minute of the meas
 WORKERS = "workers"  # the folder of a file for each process that measures
 META = b"elbowroom"  # the key of the record in a Parquet file
 PACKAGES = ("elbowroom", "torch", "numpy", "pyarrow")  # packages whose versions a run records
+NUMPY_KINDS: dict[str, np.dtype[Any]] = {  # what Arrow calls them
+    "bool": np.dtype(bool), "halffloat": np.dtype("f2"), "float": np.dtype("f4"), "double": np.dtype("f8"),
+    **{f"{kind}{bits}": np.dtype(f"{kind}{bits}") for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
+}  # fmt: skip
 ROWS_AT_ONCE = 2**9  # of a table that is written
 SCHEMA = 3  # 1 did not hold the rungs of the ladder, 2 not the shortfall of fits
 
@@ -141,7 +145,8 @@ def read_run(folder: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]
         path = folder / "data" / Path(name).name
         if not path.exists() or _sha256(path) != checksum:
             raise RunError(f"{path} is missing or was changed since it was written; the run must be made again")
-        tables.append(pq.read_table(path))
+        with pq.ParquetFile(path) as file:  # `pq.read_table` imports pandas, if it is there, and more
+            tables.append(file.read())
     return meta, _columns_of(pa.concat_tables(tables))
 
 
@@ -171,7 +176,7 @@ def _write_parquet(
     with ExitStack() as stack:
         writer = None
         for start in range(0, max(n, 1), ROWS_AT_ONCE):
-            rows = {name: _arrow(pa, values[start : start + ROWS_AT_ONCE]) for name, values in arrays.items()}
+            rows = {name: _arrow(values[start : start + ROWS_AT_ONCE]) for name, values in arrays.items()}
             table = pa.table(rows)
             table = table.replace_schema_metadata(meta)
             writer = writer or stack.enter_context(
@@ -187,7 +192,7 @@ def from_parquet(content: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pq.read_table(pa.BufferReader(content), use_threads=False)
+    table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
     return json.loads(table.schema.metadata[META]), _columns_of(table)
 
 
@@ -241,19 +246,47 @@ def _free_number(folder: Path) -> int:
     return 1 + max((int(path.stem[5:]) for path in (folder / "data").glob("part-*.parquet")), default=-1)
 
 
-def _arrow(pa: Any, values: NDArray[Any]) -> Any:
+def _arrow(values: NDArray[Any]) -> Any:
     """A column; (N, G) arrays become fixed-size lists."""
-    if values.ndim == 1:
+    import pyarrow as pa
+
+    flat = _flat(np.ascontiguousarray(values).reshape(-1))
+    return flat if values.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+
+
+def _flat(values: NDArray[Any]) -> Any:
+    """An array (N,) as Arrow has it, made of its bytes: `pa.array` would import pandas, which takes half a second."""
+    import pyarrow as pa
+
+    if values.dtype.kind in "iuf":
+        kind, parts = pa.from_numpy_dtype(values.dtype), [values]
+    elif values.dtype.kind == "b":
+        kind, parts = pa.bool_(), [np.packbits(values, bitorder="little")]
+    elif all(isinstance(value, str) for value in values):
+        words = [word.encode() for word in values.tolist()]
+        ends = np.cumsum([0, *map(len, words)], dtype=np.int32)
+        kind, parts = pa.string(), [ends, np.frombuffer(b"".join(words), dtype=np.uint8)]
+    else:
         return pa.array(values)
-    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+    return pa.Array.from_buffers(kind, len(values), [None, *map(pa.py_buffer, parts)])
 
 
 def _numpy(column: Any) -> NDArray[Any]:
+    """A column of an Arrow table, (N,) or (N, G)."""
     chunk = column.combine_chunks()
-    if hasattr(chunk.type, "list_size"):
-        return chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, chunk.type.list_size)
-    return np.array(chunk.to_numpy(zero_copy_only=False))  # a copy: Arrow's own memory is read-only
+    size = getattr(chunk.type, "list_size", None)
+    return _values(chunk) if size is None else _values(chunk.flatten()).reshape(-1, size)
+
+
+def _values(array: Any) -> NDArray[Any]:
+    """The values of an array of Arrow, copied from its bytes: its own `to_numpy` would import pandas."""
+    kind, there = str(array.type), slice(array.offset, array.offset + len(array))
+    if kind not in NUMPY_KINDS:
+        return np.array(array.to_pylist(), dtype=object)
+    content = array.buffers()[1] or b""
+    if kind == "bool":
+        return np.unpackbits(np.frombuffer(content, np.uint8), bitorder="little")[there].astype(bool)
+    return np.frombuffer(content, NUMPY_KINDS[kind])[there].copy()
 
 
 def _sha256(path: Path) -> str:

@@ -12,11 +12,14 @@ import pytest
 import torch
 
 import elbowroom as er
-from elbowroom.cli import data_spec, main
+from elbowroom.cli import data_spec, lab, main
 from elbowroom.cli.lab import ZooLab
+from elbowroom.cli.measuring import work_on_models
+from elbowroom.cli.request import sent
+from elbowroom.cli.terminal import UserError
 from elbowroom.experiments import EXPERIMENTS, SCALES, Findings, Lab, NamedArrays, Trained
 
-from ..experiments.test_experiments import Stand
+from ..experiments.test_experiments import TINY, Stand
 
 
 @pytest.fixture
@@ -150,6 +153,57 @@ def test_models_are_measured_once_and_their_rows_kept(
     assert Path("out/decoder-size.md").read_text().split("## How it was made")[0] == page
     assert main(["paper", "decoder-size", "--out", "shared", "--workers", "2"]) == 0
     assert Path("shared/decoder-size.md").read_text().split("## How it was made")[0] == page
+
+
+@pytest.fixture
+def two_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ZooLab:
+    """A lab beside a zoo of two models, "a" and "b", of the same data."""
+    monkeypatch.chdir(tmp_path)
+    torch.set_default_dtype(torch.float32)
+    np.savez("x.npz", train=np.eye(24, dtype=np.float32), test=np.eye(24, dtype=np.float32))
+    for n, model in enumerate("ab"):
+        assert main(["train", "x.npz", "--epochs", "1", "--latents", f"{n + 1}", "--out", f"zoo/{model}"]) == 0
+    return ZooLab(SCALES["quick"], Path("zoo"), Path("out"), None, None, 1)
+
+
+def test_a_worker_measures_all_sets_of_all_models(two_models: ZooLab) -> None:
+    """Of data that it is sent, and it reports the sets by the names of their models; its blocks are those of a lab."""
+    reported: set[str] = set()
+    asked = {model: two_models._opened(model) for model in "ab"}
+    names = [f"{model}/{name}" for model in "ab" for name in ("train", "test")]
+    places = {name: Path("work", name) for name in names}
+    sent_of = {model: (it.request, sent(it.chosen)) for model, it in asked.items()}
+    work_on_models(sent_of, places, lambda name, done: reported.add(name))
+    two_models.gaps_of(["a", "b"])
+    assert reported == set(names)
+    for name in names:
+        found, expected = (sorted((base / name).rglob("block-*")) for base in (Path("work"), Path("out/runs/quick")))
+        assert [path.name for path in found] == [path.name for path in expected]  # a name has the checksum of its block
+        assert found
+
+
+def test_rows_of_a_model_are_kept_before_the_next_is_measured(
+    two_models: ZooLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(name: str, gaps: er.Gaps) -> None:
+        if name == "b/train":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(lab, "_say_gaps", stop)
+    with pytest.raises(KeyboardInterrupt):
+        two_models.gaps_of(["a", "b"])
+    assert {str(path.parent) for path in Path("out/data/quick").rglob("run.json")} == {
+        "out/data/quick/a/train", "out/data/quick/a/heldout",
+    }  # fmt: skip
+
+
+def test_a_folder_of_another_run_is_refused_before_anything_is_measured(two_models: ZooLab) -> None:
+    two_models.gaps_of(["b"])
+    shutil.move("out/runs/quick/b", "other/runs/quick/b")
+    less = replace(two_models.scale, plan=replace(TINY, n_elbo=16))
+    with pytest.raises(UserError, match=r"b/train.*Or name another --out"):
+        ZooLab(less, Path("zoo"), Path("other"), None, None, 1).gaps_of(["a", "b"])
+    assert not list(Path("other").rglob("a/**/block-*"))
 
 
 def test_each_model_is_measured_on_the_data_that_it_was_trained_on(

@@ -57,7 +57,7 @@ def test_columns_of_every_kind_come_back(n: int) -> None:
     """They are made of bytes and read from bytes; Arrow's own conversion is the oracle."""
     draws = np.random.default_rng(n)
     numbers = draws.integers(0, 200, (n, 3))
-    kinds = ["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?"]
+    kinds = ["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?", ">i4", ">f8"]
     made: dict[str, Any] = {f"{kind}-1": numbers[:, 0].astype(kind) for kind in kinds}
     made |= {f"{kind}-2": numbers.astype(kind) for kind in kinds}
     made["words"] = np.array(["", "é", "two words"], dtype=str)[draws.integers(0, 3, n)]
@@ -66,9 +66,23 @@ def test_columns_of_every_kind_come_back(n: int) -> None:
     _, found = from_parquet(content)
     table = pq.read_table(io.BytesIO(content))
     for name, values in made.items():
-        assert found[name].dtype == (object if name in ("words", "objects") else values.dtype)
+        assert found[name].dtype == (object if name in ("words", "objects") else values.dtype.newbyteorder("="))
         np.testing.assert_array_equal(found[name], values)
         assert table.column(name).to_pylist() == values.tolist()
+
+
+def test_missing_values_and_dates_come_back() -> None:
+    """Labels of groups can be of any kind."""
+    made = {
+        "gaps": np.array([1, None, 3], dtype=object),
+        "words": np.array(["a", None, "c"], dtype=object),
+        "days": np.array(["2026-01-01", "2026-01-02", "2026-01-03"], dtype="datetime64[D]"),
+    }
+    _, found = from_parquet(as_parquet(made, {}))
+    np.testing.assert_array_equal(found["gaps"], [1.0, np.nan, 3.0])
+    assert found["words"].tolist() == ["a", None, "c"]
+    np.testing.assert_array_equal(found["days"], made["days"])
+    assert found["days"].dtype.kind == "M"
 
 
 def test_files_are_written_and_read_without_pandas(tmp_path: Path) -> None:

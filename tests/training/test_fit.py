@@ -275,7 +275,7 @@ def test_a_full_gaussian_starts_with_a_diagonal_covariance(networks: str) -> Non
     of = {"n_in": size, "n_latent": 3, "encoder_hidden": hidden, "decoder_hidden": hidden, "networks": networks}
     _, q = build(of | {"family": "full"})
     shape = size if isinstance(size, tuple) else (size,)
-    params = q(torch.ones(2, *shape)).params
+    params = q(torch.rand(2, *shape)).params
     assert not params["lower"].any()
     assert params["mean"].abs().min() > 0
     assert params["log_scale"].abs().min() > 0

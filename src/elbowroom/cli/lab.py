@@ -24,7 +24,7 @@ from ..posteriors import Amortized
 from ..results import Gaps, RunError, load_gaps, slim
 from ..scale import Crew, Report, WorkersError
 from .early_start import start_method
-from .measuring import measure_sets, work_on_models
+from .measuring import measure_sets, refuse_other_runs, work_on_models
 from .options import DataChoice
 from .recipes import folder_of, train_models
 from .request import Opened, Request, opened, sent
@@ -36,6 +36,7 @@ __all__ = ["KEPT_ROWS", "ZooLab"]
 KEPT_ROWS, RUNS = "data", "runs"  # folders below --out: rows that are kept, and runs that may go on
 SETS = ("train", "heldout")
 HELDOUT = "test"  # the set that is measured as held-out
+ADVICE = "Or name another --out."
 ORIGIN, WEIGHTS = "weights", "model.safetensors"  # of arrays that are kept: the checksum of this file
 
 
@@ -203,20 +204,27 @@ class ZooLab:
         return self._last
 
     def _measured(self, models: Sequence[str]) -> Mapping[str, Mapping[str, Gaps]]:
-        """Measure models, and keep their rows."""
+        """Measure models, and keep the rows of each set as soon as it is whole."""
         asked = {model: self._opened(model) for model in models}
-        sets = [(model, name) for model, it in asked.items() for name in it.measurements]
-        measurements = {f"{model}/{name}": asked[model].measurements[name] for model, name in sets}
+        measurements = {
+            f"{model}/{name}": each for model, it in asked.items() for name, each in it.measurements.items()
+        }
         places = {each: self._out / RUNS / self.scale.name / each for each in measurements}
-        job = partial(work_on_models, {model: (it.request, sent(it.chosen)) for model, it in asked.items()}, places)
+        data = {id(it.chosen): sent(it.chosen) for it in asked.values()}  # once, where several models share them
+        job = partial(work_on_models, {model: (it.request, data[id(it.chosen)]) for model, it in asked.items()}, places)
+        kept: dict[str, dict[str, Gaps]] = {model: {} for model in models}
+
+        def keep(each: str, gaps: Gaps) -> None:
+            model, _, name = each.rpartition("/")
+            _say_gaps(each, gaps)
+            kept[model][_common(name)] = self._kept(model, name, gaps)
+            self._refuse_other_images(model, kept[model])
+
         with ExitStack() as stack:
             stack.enter_context(reserved(places.values(), overwrite=False))
+            refuse_other_runs(measurements, places, ADVICE)
             crew = stack.enter_context(Crew(job, self._workers, start_method()))
-            helpers = crew if self._workers > 1 else None
-            found = measure_sets(measurements, places, crew=helpers, show=_say_gaps, advice="Or name another --out.")
-        kept: dict[str, dict[str, Gaps]] = {model: {} for model in models}
-        for model, name in sets:
-            kept[model][_common(name)] = self._kept(model, name, found[f"{model}/{name}"])
+            measure_sets(measurements, places, crew=crew if self._workers > 1 else None, show=keep, advice=ADVICE)
         return kept
 
     def _kept(self, model: str, name: str, gaps: Gaps) -> Gaps:

@@ -18,7 +18,7 @@ from .run_folders import blocks_in, save_kept
 from .show import show_ladder
 from .terminal import FactoryError, UserError, bars, say, show_warning
 
-__all__ = ["fill_sets", "follow_sets", "measure_sets", "work", "work_on_models"]
+__all__ = ["fill_sets", "follow_sets", "measure_sets", "refuse_other_runs", "work", "work_on_models"]
 
 OVERWRITE = "Or add --overwrite to measure anew and replace what is there."
 
@@ -67,6 +67,13 @@ def follow_sets(measurements: Mapping[str, Measurement], places: Mapping[str, Pa
     for name, place in places.items():
         with _refusals(name, place):
             follow(measurements[name], place)
+
+
+def refuse_other_runs(measurements: Mapping[str, Measurement], places: Mapping[str, Path], advice: str) -> None:
+    """Raise UserError, with what can be done, if one of these folders holds another run than is to be measured."""
+    for name, asked in measurements.items():
+        with _refusals(name, places[name], advice), kept_run(asked, places[name]):
+            pass
 
 
 def measure_sets(

@@ -46,8 +46,9 @@ def paper_command(
 
     Args:
         name: An experiment, all, claims (the page of all claims, of what was measured before), or list.
-        scale: quick: 12 images of each set, 2 of CIFAR-10, by plan quick; cpu: 250 and 100 images by plan standard;
-            full: the paper's own lengths of training and its protocol on 1,000 and 100 images, which takes weeks.
+        scale: quick: 12 images of each set, 2 of CIFAR-10, by plan quick with short fits of flows; cpu: 250 and 100
+            images by plan standard; full: the paper's own lengths of training and its protocol on 1,000 and 100
+            images, which takes weeks.
         out: Folder for the pages and figures. What is measured is kept in it, and the same command goes on with it.
         zoo: Folder of the trained models. One that is missing is trained into it, for minutes up to hours; with quick
             only where that takes seconds. The same model trained with seed 1 too is in a folder NAME-seed-1.

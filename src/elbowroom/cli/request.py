@@ -1,4 +1,4 @@
-"""What `elbowroom gaps` was asked to measure, in words, with which any process opens the same model and data."""
+"""What `gaps` or `paper` is asked to measure, in words, with which any process opens the same model and data."""
 
 import warnings
 from collections.abc import Mapping
@@ -104,11 +104,12 @@ _ready: tuple[Request, Mapping[str, Measurement]] | None = None  # in a worker: 
 
 
 def _asks_for_the_data_of(last: Opened, request: Request, loaded: LoadedModel) -> bool:
-    """Whether a request for a model that tells what it was trained on takes the same rows of the same sets."""
+    """Whether a request takes the same rows of the sets that its model and the last one were both trained on."""
     before = last.request
     return (
         bool(loaded.trained_on)
         and loaded.trained_on == last.loaded.trained_on
+        and request.choice.data is None
         and (request.choice, request.n, request.first, request.seed)
         == (before.choice, before.n, before.first, before.seed)
     )

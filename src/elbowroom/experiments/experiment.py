@@ -38,12 +38,12 @@ class Scale:
     plan: PlanLike
 
 
-_FEW_STEPS = {  # for the best flow of each datum, where q is one: seconds in place of minutes, and most fits run out
+_FEW_STEPS = {  # for the best flow of each datum where q is one, so that most of these fits run out
     CouplingFlow.name: replace(CouplingFlow.budget, n_steps=250, max_rounds=1),
     AuxiliaryFlow.name: replace(AuxiliaryFlow.budget, n_steps=40, max_rounds=2),
 }
 SCALES = {
-    "quick": Scale(name="quick", n=12, n_large=2, plan=replace(PLANS["quick"], budgets=_FEW_STEPS)),
+    "quick": Scale(name="quick", n=12, n_large=2, plan=replace(PLANS["quick"], name="paper-quick", budgets=_FEW_STEPS)),
     "cpu": Scale(name="cpu", n=250, n_large=100, plan="standard"),
     "full": Scale(name="full", n=1000, n_large=100, plan="published"),
 }

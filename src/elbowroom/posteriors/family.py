@@ -79,7 +79,7 @@ class Family(ABC):
         ascent, budget: how its local fits take steps, and how many.
         fixed: the parameters that no fit may change.
         context_size: how many numbers an encoder must emit for each datum.
-        zero_at_first: which of them are zero before the encoder is trained.
+        zero_at_first: which of them are best zero before an encoder is trained, as in one that `training.build` makes.
         noise_size: E, how many standard normals make one z.
         has_density: whether log q is a density of z, so that the family can be a base of importance sampling.
     """

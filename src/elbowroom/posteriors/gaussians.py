@@ -75,8 +75,8 @@ class DiagonalGaussian(Family):
 class FullGaussian(Family):
     """N(mean, L L'), with L lower triangular.
 
-    An encoder emits the mean (D), twice the log of L's diagonal (D), and L's strict lower part (D (D - 1) / 2), which
-    is zero at first: so many random numbers would spread z far beyond what a decoder can use.
+    An encoder emits the mean (D), twice the log of L's diagonal (D), and L's strict lower part (D (D - 1) / 2). That
+    part should be zero at first: so many random numbers would spread z far beyond what a decoder can use.
     """
 
     name = "full"

@@ -250,7 +250,7 @@ def _arrow(values: NDArray[Any]) -> Any:
     """A column; (N, G) arrays become fixed-size lists."""
     import pyarrow as pa
 
-    flat = _flat(np.ascontiguousarray(values).reshape(-1))
+    flat = _flat(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("=")).reshape(-1))
     return flat if values.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
 
 
@@ -279,10 +279,12 @@ def _numpy(column: Any) -> NDArray[Any]:
 
 
 def _values(array: Any) -> NDArray[Any]:
-    """The values of an array of Arrow, copied from its bytes: its own `to_numpy` would import pandas."""
+    """The values of an array of Arrow, copied from its bytes where they are usual ones: `to_numpy` imports pandas."""
     kind, there = str(array.type), slice(array.offset, array.offset + len(array))
-    if kind not in NUMPY_KINDS:
+    if kind == "string":
         return np.array(array.to_pylist(), dtype=object)
+    if kind not in NUMPY_KINDS or array.null_count:
+        return np.array(array.to_numpy(zero_copy_only=False))
     content = array.buffers()[1] or b""
     if kind == "bool":
         return np.unpackbits(np.frombuffer(content, np.uint8), bitorder="little")[there].astype(bool)

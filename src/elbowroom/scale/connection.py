@@ -47,7 +47,7 @@ def prepare_cluster(address: str, n_cores: int, module: str, variables: Mapping[
     _prepared_cores = n_cores
     importing = ray.remote(max_retries=0)(import_in_task)
     for core in range(int(ray.cluster_resources().get("CPU", 0))):
-        share = 1 - core % 1_000 / 10_000  # of tasks that ask for the same, Ray starts a process more than there are
+        share = 1 - core % 50 / 10_000  # for tasks that ask for the same, Ray starts a process more than there are
         importing.options(num_cpus=share).remote(module, dict(variables))
 
 

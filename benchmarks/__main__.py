@@ -13,7 +13,6 @@ docs/benchmarks.json; the others stay. `growth` and `hard` take some 20 minutes 
 
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 from torch.utils.data import DataLoader, TensorDataset
 
 import elbowroom as er
+from elbowroom.cli.dry_run import peak_memory
 from elbowroom.core import iterate_blocks
 from elbowroom.datasets import binarize, mnist
 from elbowroom.evidence import (
@@ -314,8 +314,7 @@ def _measure(folder: Path, n: int) -> dict[str, Any]:
     start = time.perf_counter()
     gaps = er.decompose(model, q, x)
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"seconds": seconds, "peak": peak, "log_p": f"{gaps.log_evidence.mean:.3f}"}
+    return {"seconds": seconds, "peak": peak_memory() / 2**20, "log_p": f"{gaps.log_evidence.mean:.3f}"}
 
 
 def _annealing(model: Any, q: Any, block: Any) -> tuple[Any, AnnealingPath]:

@@ -123,9 +123,9 @@ def _cluster() -> Iterator[str]:
 def _run(place: str, n: int, name: str, *options: str) -> tuple[float, float]:
     """Seconds that the command took, and the most memory of its first process in MiB."""
     code = (
-        "import resource, sys; from elbowroom.cli import main\n"
+        "import sys; from elbowroom.cli import main\n"
         "if __name__ == '__main__':\n"
-        "    code = main(); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)\n"
+        "    code = main(); from elbowroom.cli.dry_run import peak_memory; print(peak_memory() / 2**20)\n"
         "    sys.exit(code)"
     )
     Path(place, "program.py").write_text(code)

@@ -2,6 +2,8 @@
 
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
@@ -13,7 +15,7 @@ from ..results import aligned, bytes_on_disk, duration
 from .data_spec import Sample
 from .terminal import UserError, bars, say
 
-__all__ = ["dry_run_of"]
+__all__ = ["dry_run_of", "peak_memory"]
 
 LABEL_COLUMNS = 24  # a longer label goes on in the next line
 MACHINES = 10  # machines, for which the time is foretold too
@@ -57,7 +59,7 @@ def dry_run_of(
     say(f"measured {len(found.pilot)} data of {name} in {took}; to expect, roughly (standard errors, se, in nats):\n")
     for line in aligned(table):
         say(line)
-    memory = _peak_memory()
+    memory = peak_memory()
     several = "" if workers == 1 else f", about {(workers + 1) * memory / 2**30:.1f} GiB with {workers} workers"
     say(f"\nmemory: {memory / 2**30:.1f} GiB for a process{several}{_device_memory()}")
     disk = bytes_on_disk(found.pilot, n, BLOCK) + found.fit_bytes[-1]
@@ -89,9 +91,12 @@ def _seconds(found: Forecast, n_processes: int) -> list[float]:
     return spent
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
     """The most memory that this process has held so far, in bytes."""
-    import resource  # not on every system
+    with suppress(OSError, StopIteration):  # Linux
+        status = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line for line in status if line.startswith("VmHWM")).split()[1])
+    import resource  # not on every system, and on Linux it counts what the process held that started this one
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 

@@ -45,10 +45,9 @@ def prepare_cluster(address: str, n_cores: int, module: str, variables: Mapping[
     global _prepared_cores
     ray = connect(address, n_cores)
     _prepared_cores = n_cores
-    importing = ray.remote(max_retries=0)(import_in_task)
-    for core in range(int(ray.cluster_resources().get("CPU", 0))):
-        share = 1 - core % 50 / 10_000  # for tasks that ask for the same, Ray starts a process more than there are
-        importing.options(num_cpus=share).remote(module, dict(variables))
+    importing = ray.remote(num_cpus=1, max_retries=0)(import_in_task)
+    for _ in range(int(ray.cluster_resources().get("CPU", 0))):
+        importing.remote(module, dict(variables))
 
 
 def connect(address: str, n_cores: int) -> ModuleType:

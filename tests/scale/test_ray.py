@@ -173,14 +173,14 @@ import os, sys, time
 from elbowroom.scale import prepare_cluster
 prepare_cluster("local", 2, "elbowroom.cli.measuring", {"OF_COMMAND": "1"})
 had_torch = "torch" in sys.modules
+from elbowroom.scale.connection import connect
 import ray
+same = connect("local", 2) is ray and ray.cluster_resources()["CPU"]
 def has_both():
     time.sleep(0.5)
     return "elbowroom.cli.measuring" in sys.modules and os.environ.get("OF_COMMAND") == "1"
 has = ray.remote(num_cpus=1)(has_both)
 found = ray.get([has.remote(), has.remote()])
-from elbowroom.scale.connection import connect
-same = connect("local", 2) is ray and ray.cluster_resources()["CPU"]
 other = connect("local", 1) is ray and ray.cluster_resources()["CPU"]
 print(had_torch, *found, same, other)
 """
@@ -192,6 +192,56 @@ def test_workers_import_before_they_are_given_work() -> None:
     """And a local cluster that was prepared with too many cores, as for a model on a GPU, is replaced."""
     ran = subprocess.run([sys.executable, "-c", PREPARED], capture_output=True, text=True, check=False)
     assert ran.stdout.split() == ["False", "True", "True", "2.0", "1.0"], ran.stderr
+
+
+JOINING = """
+import sys, time
+from elbowroom.scale import prepare_cluster
+prepare_cluster(sys.argv[1], 2, "elbowroom.cli.measuring", {})
+from elbowroom.scale.connection import connect
+ray = connect(sys.argv[1], 2)
+def has_it():
+    time.sleep(0.5)
+    return "elbowroom.cli.measuring" in sys.modules
+has = ray.remote(num_cpus=1)(has_it)
+print(*ray.get([has.remote(), has.remote()]))
+"""
+
+
+def children(parent: int) -> set[int]:
+    """The workers that a node of Ray has started and that live."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if int((path / "stat").read_text().rsplit(")", 1)[1].split()[1]) == parent:
+                words = (path / "cmdline").read_bytes()
+                found |= {int(path.name)} if b"ray::" in words or b"default_worker" in words else set()
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(IS_MISSING, reason="Ray is not installed")
+def test_a_cluster_starts_no_process_more_than_it_has_cores() -> None:
+    """Whether the program is the first to join it, or one of those that come later."""
+    cluster_of = import_module("ray.cluster_utils").Cluster
+    node = {"num_cpus": 2, "node_ip_address": "127.0.0.2", "include_dashboard": False}
+    made = cluster_of(initialize_head=True, head_node_args=node)
+    raylet = made.head_node.all_processes["raylet"][0].process.pid
+    try:
+        for _ in range(2):
+            before = children(raylet)
+            seen = set(before)
+            command = [sys.executable, "-c", JOINING, made.address]
+            joining = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            while joining.poll() is None:
+                seen |= children(raylet)
+            out, err = joining.communicate()
+            assert out.split() == ["True", "True"], err
+            assert len(seen - before) == 2
+    finally:
+        made.shutdown()
 
 
 @pytest.mark.ray

@@ -19,6 +19,7 @@ __all__ = ["LOCAL", "WorkersError", "connect", "prepare_cluster"]
 LOCAL = "local"
 LOOPBACK = "127.0.0.2"  # 127.0.0.1 would be replaced by the address that the network knows
 ANSWERS_WITHIN = 10.0  # seconds in which a cluster must answer
+IMPORTS_WITHIN = 10.0  # seconds that are waited for an import, which on a busy cluster may not have begun
 
 
 class WorkersError(RuntimeError):
@@ -42,12 +43,15 @@ def prepare_cluster(address: str, n_cores: int, module: str, variables: Mapping[
     Raises:
         WorkersError: as `connect`.
     """
-    global _prepared_cores
+    global _prepared_cores, _first_import
     ray = connect(address, n_cores)
     _prepared_cores = n_cores
+    there = int(ray.cluster_resources().get("CPU", 0))
     importing = ray.remote(num_cpus=1, max_retries=0)(import_in_task)
-    for _ in range(int(ray.cluster_resources().get("CPU", 0))):
-        importing.remote(module, dict(variables))
+    # A cluster without a process for tasks starts one more than it is given tasks. So the first gives out the last.
+    _first_import = importing.remote(module, dict(variables), there > 1)
+    for _ in range(there - 2):
+        importing.remote(module, dict(variables), False)
 
 
 def connect(address: str, n_cores: int) -> ModuleType:
@@ -63,12 +67,14 @@ def connect(address: str, n_cores: int) -> ModuleType:
         import ray
     except ImportError:
         raise WorkersError("--ray needs Ray: pip install elbowroom[ray]") from None
-    global _prepared_cores
+    global _prepared_cores, _first_import
     if ray.is_initialized():
         if address != LOCAL or _prepared_cores in (None, n_cores):
+            if _first_import is not None:  # work that is given out from here on comes after the imports
+                ray.wait([_first_import], timeout=IMPORTS_WITHIN)
             return ray
         ray.shutdown()
-        _prepared_cores = None
+    _prepared_cores = _first_import = None
     own: dict[str, Any] = {}
     if address == LOCAL:
         own = {"num_cpus": n_cores, "include_dashboard": False}
@@ -86,8 +92,11 @@ def connect(address: str, n_cores: int) -> ModuleType:
     return ray
 
 
-def import_in_task(module: str, variables: Mapping[str, str]) -> None:
+def import_in_task(module: str, variables: Mapping[str, str], gives_out_another: bool) -> None:
     """A task that only imports a module; the process that runs it has it from then on, and the variables."""
+    if gives_out_another:
+        another = import_module("ray").remote(num_cpus=1, max_retries=0)(import_in_task)
+        another.remote(module, variables, gives_out_another=False)
     for name, value in variables.items():
         os.environ.setdefault(name, value)
     with quick_imports():
@@ -95,6 +104,7 @@ def import_in_task(module: str, variables: Mapping[str, str]) -> None:
 
 
 _prepared_cores: int | None = None
+_first_import: object = None  # the task that gives out the last import
 
 
 def _refuse_silent(address: str) -> None:

@@ -1,0 +1,3 @@
+__all__ = ["main"]
+
+from .app import main as main

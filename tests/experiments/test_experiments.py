@@ -204,7 +204,8 @@ def test_the_page_of_an_experiment_says_what_was_found(ran: Ran) -> None:
     for decision in findings.decisions:
         assert f"{decision.mean:+.2f}" in page
         assert f"**{decision.verdict}**" in page
-        assert f"{decision.claim.whose} that {decision.claim.says}" in page
+        assert f"\n- {decision.claim.whose} that {decision.claim.says}" in page
+    assert ("`ran out` counts" in page) == ("ran out" in findings.header)
     tables = [line for line in page.splitlines() if line.startswith("|")]
     assert len(tables) == 2 + len(findings.rows) + 2 + len(findings.decisions)
 
@@ -252,5 +253,7 @@ def test_names_of_claims_are_unique_and_the_page_has_them_all() -> None:
     assert len({claim.name for claim in claims}) == len(claims)
     decisions = [Decision(claim=claim, mean=1.0, se=0.1, n=30, ran_out=(0, 30)) for claim in claims]
     page = claims_page({"all": decisions})
+    assert "no fits" not in page
+    assert "| no fits | **holds** |" in claims_page({"all": [replace(decisions[0], ran_out=(0, 0))]})
     assert page.count("**holds**") == len(claims)
     assert page.count("one run") == len(claims)

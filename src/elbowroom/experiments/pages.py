@@ -8,6 +8,7 @@ from .experiment import Experiment, Findings
 __all__ = ["claims_page", "experiment_page"]
 
 DECIDED = ("claim", "estimand", "data", "mean", "se", "spread", "errors", "n", "runs", "ran out", "verdict")
+RAN_OUT = " `ran out` counts fits that were still gaining when their budget ended, of all fits of a row."
 
 
 def experiment_page(experiment: Experiment, findings: Findings, figure: str, facts: Mapping[str, str]) -> str:
@@ -26,12 +27,11 @@ def experiment_page(experiment: Experiment, findings: Findings, figure: str, fac
         "",
         *_table(findings.header, findings.rows),
         "",
-        "Standard errors in brackets count the images as a sample. `ran out` counts fits that were still gaining when "
-        "their budget ended, of all fits of a row.",
+        f"Standard errors in brackets count the images as a sample.{RAN_OUT if 'ran out' in findings.header else ''}",
         "",
         "## What was decided",
         "",
-        " ".join(_in_words(decision) for decision in findings.decisions),
+        *(f"- {_in_words(decision)}" for decision in findings.decisions),
         "",
         *_decisions(findings.decisions),
         "",
@@ -62,8 +62,8 @@ def _in_words(decision: Decision) -> str:
     if decision.spread is not None:
         found += f", with a standard deviation of {decision.spread:.2f} between {decision.n_runs} trainings"
     agrees = {
-        "holds": "so it is here",
-        "does not hold": "so it is not so here",
+        "holds": "so it holds here",
+        "does not hold": "so it does not hold here",
         "cannot tell": "which these data cannot tell from zero",
     }[decision.verdict]
     return f"{claim.whose} that {claim.says}. On {claim.data}, {found}, {agrees}."
@@ -76,7 +76,7 @@ def _decisions(decisions: Sequence[Decision]) -> list[str]:
             f"{decision.se:.2f}", "" if decision.spread is None else f"{decision.spread:.2f}",
             f"{decision.errors:+.1f}", f"{decision.n:,}",
             "one run" if decision.n_runs == 1 else f"{decision.n_runs} runs",
-            "{} of {}".format(*decision.ran_out), f"**{decision.verdict}**",
+            "{} of {}".format(*decision.ran_out) if decision.ran_out[1] else "no fits", f"**{decision.verdict}**",
         )
         for decision in decisions
     ]  # fmt: skip

@@ -47,6 +47,8 @@ def prepare_cluster(address: str, n_cores: int, module: str, variables: Mapping[
     ray = connect(address, n_cores)
     _prepared_cores = n_cores
     there = int(ray.cluster_resources().get("CPU", 0))
+    if there == 0:
+        return  # it may start nodes when tasks wait for them
     importing = ray.remote(num_cpus=1, max_retries=0)(import_in_task)
     # A cluster without a process for tasks starts one more than it is given tasks. So the first gives out the last.
     _first_import = importing.remote(module, dict(variables), there > 1)
@@ -93,7 +95,12 @@ def connect(address: str, n_cores: int) -> ModuleType:
 
 
 def import_in_task(module: str, variables: Mapping[str, str], gives_out_another: bool) -> None:
-    """A task that only imports a module; the process that runs it has it from then on, and the variables."""
+    """A task that only imports a module; the process that runs it has it from then on, and the variables.
+
+    Args:
+        module, variables: as in `prepare_cluster`.
+        gives_out_another: whether it first gives out one more such task.
+    """
     if gives_out_another:
         another = import_module("ray").remote(num_cpus=1, max_retries=0)(import_in_task)
         another.remote(module, variables, gives_out_another=False)

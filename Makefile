@@ -52,7 +52,7 @@ $(ADAPTERS)/.ready: $(DEV)
 	@touch $@
 
 adapters: $(ADAPTERS)/.ready  ## run the tests of the adapters, with the foreign libraries
-	@ELBOWROOM_ADAPTERS=1 $(ADAPTERS)/bin/python -m pytest -q -p no:cacheprovider -m adapters tests/adapters $(ARGS)
+	@ELBOWROOM_ADAPTERS=1 $(ADAPTERS)/bin/python -m pytest -q -p no:cacheprovider -m adapters $(PARALLEL) tests/adapters $(ARGS)
 
 # Ray too, with its many dependencies.
 RAY := $(VENV)-ray

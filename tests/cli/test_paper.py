@@ -17,7 +17,7 @@ from elbowroom.cli.lab import ZooLab
 from elbowroom.cli.measuring import work_on_models
 from elbowroom.cli.request import sent
 from elbowroom.cli.terminal import UserError
-from elbowroom.experiments import EXPERIMENTS, SCALES, Findings, Lab, NamedArrays, Trained
+from elbowroom.experiments import EXPERIMENTS, SCALES, Findings, Lab, NamedArrays, Trained, decide
 
 from ..experiments.test_experiments import TINY, Stand
 
@@ -88,6 +88,29 @@ def test_a_further_seed_without_all_that_an_experiment_keeps_is_left_out(
     assert main(["paper", "decoder-size", "--from", str(tmp_path / "rows"), "--out", str(tmp_path)]) == 0
     assert "decoder-size: seed 1 is left out: " in capsys.readouterr().out
     assert "| one run |" in (tmp_path / "decoder-size.md").read_text()
+
+
+def test_a_further_seed_of_which_only_arrays_are_kept_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment = EXPERIMENTS["posterior-2d"]
+    (model,) = experiment.models
+    for suffix in ("", "-seed-1"):
+        folder = tmp_path / "rows" / "quick" / (model + suffix)
+        folder.mkdir(parents=True)
+        np.savez(folder / "more.npz", x=np.arange(12.0), weights="")
+
+    def run(lab: Lab) -> Findings:
+        x = lab.arrays(model, "more", lambda trained: {})["x"]
+        return Findings(
+            header=("model",), rows=[[model]], decisions=[decide(experiment.claims[0], er.Estimate("x", x))],
+            draw=lambda figure: None,
+        )  # fmt: skip
+
+    monkeypatch.setitem(EXPERIMENTS, "posterior-2d", replace(experiment, run=run))
+    assert main(["paper", "posterior-2d", "--from", str(tmp_path / "rows"), "--out", str(tmp_path)]) == 0
+    assert "| 2 runs |" in (tmp_path / "posterior-2d.md").read_text()
+    capsys.readouterr()
 
 
 def test_rows_of_further_seeds_are_enough_where_their_models_are_not_kept(

@@ -65,13 +65,13 @@ class ZooLab:
     def further_trainings(self, models: Sequence[str]) -> Iterator["ZooLab"]:
         """A lab for each further seed with which all of these models were trained.
 
-        One that is not in the zoo counts too if its rows are kept.
+        One that is not in the zoo counts too if rows or arrays of it are kept.
         """
         for seed in count(1):
             lab = copy(self)
             lab._seed = seed
             folders = [lab._folder(model) for model in models]
-            if not all(lab._is_trained(folder) or lab._has_rows(folder) for folder in folders):
+            if not all(lab._is_trained(folder) or lab._kept_of(folder).is_dir() for folder in folders):
                 return
             yield lab
 
@@ -86,7 +86,7 @@ class ZooLab:
         read = [
             folder
             for folder in new
-            if self._rows is not None or (self._has_rows(folder) and not self._is_trained(folder))
+            if self._rows is not None or (self._kept_of(folder).is_dir() and not self._is_trained(folder))
         ]
         measured = self._measured([folder for folder in new if folder not in read])
         found = {**{folder: self._read(folder) for folder in read}, **measured}
@@ -158,9 +158,6 @@ class ZooLab:
     def _is_trained(self, folder: str) -> bool:
         """Whether a model is in the zoo, and this lab may look at it."""
         return self._rows is None and (self._zoo / folder / WEIGHTS).exists()
-
-    def _has_rows(self, folder: str) -> bool:
-        return all((self._kept_of(folder) / each).exists() for each in SETS)
 
     def _kept_of(self, folder: str) -> Path:
         """Where the rows and the arrays of a model are kept."""

@@ -86,8 +86,22 @@ def test_a_further_seed_without_all_that_an_experiment_keeps_is_left_out(
 
     monkeypatch.setitem(EXPERIMENTS, "decoder-size", replace(experiment, run=run))
     assert main(["paper", "decoder-size", "--from", str(tmp_path / "rows"), "--out", str(tmp_path)]) == 0
-    assert "decoder-size: seed 1 is left out: " in capsys.readouterr().out
+    assert "decoder-size: seed 1 and those after it are left out: " in capsys.readouterr().out
     assert "| one run |" in (tmp_path / "decoder-size.md").read_text()
+
+
+def test_rows_that_are_missing_are_noticed_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One model is in the zoo, and of the other, which is not, only arrays are kept."""
+    zoo_lab = ZooLab(SCALES["cpu"], tmp_path / "zoo", tmp_path / "out", None, None, 1)
+    (tmp_path / "zoo" / "fashion-decoder-0").mkdir(parents=True)
+    (tmp_path / "zoo" / "fashion-decoder-0" / "model.safetensors").touch()
+    (tmp_path / "out" / "data" / "cpu" / "fashion-brief").mkdir(parents=True)
+    np.savez(tmp_path / "out" / "data" / "cpu" / "fashion-brief" / "more.npz", x=np.zeros(1))
+    monkeypatch.setattr(ZooLab, "_measured", lambda self, models: pytest.fail(f"measured {models}"))
+    with pytest.raises(er.RunError, match="fashion-brief"):
+        zoo_lab.gaps_of(["fashion-decoder-0", "fashion-brief"])
 
 
 def test_a_further_seed_of_which_only_arrays_are_kept_counts(

@@ -70,14 +70,14 @@ def opened(name: str, folder: Path) -> tuple[Any, Any, Any]:
 def test_the_recorded_elbo_is_its_elbo(name: str, external_data: Path, single_precision: None) -> None:
     """Within five Monte Carlo errors of both numbers, some 0.01 nats each, as they were recorded with other noise.
 
-    Of a large model with one draw, and so within 0.45 nats of some 900.
+    Of a large model with an eighth of the draws, and so within 0.35 nats of some 900.
     """
     claimed = config_of(name)["test_elbo"]
     model, q, x = opened(name, external_data)
     n_samples = claimed["n_samples"]
     if config_of(name)["architecture"]["networks"] == "conv":
         torch.set_num_threads(2)  # large enough to gain by it; put back by `torch_settings`
-        n_samples = 1
+        n_samples //= 8
     found = bounds.elbo(model, q, x, n_samples=n_samples, seed=claimed["seed"])
     assert abs(found.mean - claimed["mean"]) < 5 * np.hypot(found.mc_se, claimed["mc_se"])
 

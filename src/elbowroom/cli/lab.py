@@ -88,8 +88,8 @@ class ZooLab:
             for folder in new
             if self._rows is not None or (self._kept_of(folder).is_dir() and not self._is_trained(folder))
         ]
-        measured = self._measured([folder for folder in new if folder not in read])
-        found = {**{folder: self._read(folder) for folder in read}, **measured}
+        kept = {folder: self._read(folder) for folder in read}  # before hours are spent: what is missing ends all
+        found = {**kept, **self._measured([folder for folder in new if folder not in read])}
         for folder in new:
             self._refuse_other_images(folder, found[folder])
             self._found[folder] = found[folder]

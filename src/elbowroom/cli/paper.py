@@ -82,7 +82,7 @@ def _run(experiment: Experiment, lab: ZooLab) -> Findings:
         try:
             found.append(experiment.run(further))
         except RunError as error:
-            say(f"{experiment.name}: seed {len(found)} is left out: {error}")
+            say(f"{experiment.name}: seed {len(found)} and those after it are left out: {error}")
             break
     return over_trainings(found)
 

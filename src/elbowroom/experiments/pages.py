@@ -8,8 +8,6 @@ from .experiment import Experiment, Findings
 __all__ = ["claims_page", "experiment_page"]
 
 DECIDED = ("claim", "estimand", "data", "mean", "se", "spread", "errors", "n", "runs", "ran out", "verdict")
-RAN_OUT = " `ran out` counts fits that were still gaining when their budget ended, of all fits of a row."
-
 
 def experiment_page(experiment: Experiment, findings: Findings, figure: str, facts: Mapping[str, str]) -> str:
     """The page in Markdown.
@@ -27,7 +25,7 @@ def experiment_page(experiment: Experiment, findings: Findings, figure: str, fac
         "",
         *_table(findings.header, findings.rows),
         "",
-        f"Standard errors in brackets count the images as a sample.{RAN_OUT if 'ran out' in findings.header else ''}",
+        "Standard errors in brackets count the images as a sample.",
         "",
         "## What was decided",
         "",
@@ -84,7 +82,8 @@ def _decisions(decisions: Sequence[Decision]) -> list[str]:
         "The estimand is greater than zero if the claim holds. Its mean is in nats, as are `se`, its standard error "
         "with the data as a sample, and `spread`, the standard deviation of its mean between trainings. `errors` is "
         "the distance from zero in standard errors, the trainings' included. Two of them decide, of ten data or more; "
-        "with a spread that few trainings tell, as many as Student's t asks in place of two."
+        "with a spread that few trainings tell, as many as Student's t asks in place of two. `ran out` counts fits "
+        "that were still gaining when their budget ended, of all fits of a row."
     )
     return [*_table(DECIDED, rows), "", explained]
 

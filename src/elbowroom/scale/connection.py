@@ -72,8 +72,9 @@ def connect(address: str, n_cores: int) -> ModuleType:
     global _prepared_cores, _first_import
     if ray.is_initialized():
         if address != LOCAL or _prepared_cores in (None, n_cores):
-            if _first_import is not None:  # work that is given out from here on comes after the imports
-                ray.wait([_first_import], timeout=IMPORTS_WITHIN)
+            first, _first_import = _first_import, None
+            if first is not None:  # work that is given out from here on comes after the imports
+                ray.wait([first], timeout=IMPORTS_WITHIN)
             return ray
         ray.shutdown()
     _prepared_cores = _first_import = None

@@ -7,8 +7,8 @@ Where none is named, the first four are run.
 
 Ratios are medians over interleaved repeats with pinned threads. The model is the public `bdmc_mnist.pth` (50 latents)
 on MNIST test images, gray / 255; its files lie under $ELBOWROOM_DATA. A section that is run replaces its rows in
-docs/benchmarks.json; the others stay. `growth` and `hard` take some 20 minutes each, `scale`,
-`shortfall` and `checkpoints` ten.
+docs/benchmarks.json; the others stay. `scale` takes some 40 minutes, `growth` and `hard` 20
+each, `shortfall` and `checkpoints` ten.
 """
 
 import json

@@ -32,6 +32,7 @@ def factory():
     return model, q, {{"test": mnist_images(FOLDER, "test", 10_000, 255)}}
 """
 REPEATS, N_FEW, N_MANY = 2, 1_000, 10_000
+N_START, PAIRS_START, PAIRS = 100, 10, 12  # what starts and ends shows best in short runs
 PUBLISHED_SECONDS = 90  # for each datum, scaled from a few steps of the published protocol; see the section on evidence
 LONG_RUN = 100_000
 
@@ -82,21 +83,37 @@ def _workers(folder: Path) -> list[list[str]]:
 
 
 def _ray(folder: Path) -> list[list[str]]:
-    """The command on a cluster of Ray that runs, and on one that it starts, against workers; nothing without Ray."""
+    """The command on a cluster of Ray against workers, in pairs; nothing without Ray."""
     if find_spec("ray") is None:
         return []
+    rows = []
     with tempfile.TemporaryDirectory() as place, _cluster() as address:
         Path(place, "public.py").write_text(FACTORY.format(folder=str(folder)))
-        ways = {"workers": ("--workers", "2"), "cluster": ("--ray", address), "started": ("--ray",)}
-        times: dict[str, list[float]] = {way: [] for way in ways}
-        for repeat in range(REPEATS):
-            for way, options in ways.items():
-                times[way].append(_run(place, N_FEW, f"{way}-{repeat}", *options)[0])
-    base, *others = (statistics.median(spent) for spent in times.values())
-    return [
-        [f"... on a cluster of Ray {how}, against two workers", f"{(seconds / base - 1) * 100:+.0f}%"]
-        for how, seconds in zip(("that runs", "that the command starts"), others, strict=True)
-    ]
+        for n, n_pairs, ways in (
+            (N_START, PAIRS_START, {"that runs": ("--ray", address), "that the command starts": ("--ray",)}),
+            (N_FEW, PAIRS, {"that runs": ("--ray", address)}),
+        ):
+            base, *others = _by_turns(place, n, n_pairs, [("--workers", "2"), *ways.values()])
+            for how, more in zip(ways, others - base, strict=True):
+                error = more.std(ddof=1) / n_pairs**0.5
+                share, its_error = 100 * more.mean() / base.mean(), 100 * error / base.mean()
+                rows.append(
+                    [
+                        f"{n:,} images on a cluster of Ray {how}, against two workers, {n_pairs} pairs",
+                        f"{more.mean():+.1f} +- {error:.1f} s, {share:+.1f} +- {its_error:.1f}%",
+                    ]
+                )
+    return rows
+
+
+def _by_turns(place: str, n: int, n_repeats: int, ways: list[tuple[str, ...]]) -> np.ndarray[Any, Any]:
+    """Seconds of the command in each way and repeat, (ways, repeats); the order is turned round each time."""
+    seconds = np.empty((len(ways), n_repeats))
+    for repeat in range(n_repeats):
+        order = range(len(ways))
+        for k in order if repeat % 2 == 0 else reversed(order):
+            seconds[k, repeat] = _run(place, n, f"{n}-{repeat}-{k}", *ways[k])[0]
+    return seconds
 
 
 @contextmanager

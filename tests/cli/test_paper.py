@@ -329,13 +329,35 @@ def test_arrays_of_several_models_are_made_by_workers(tmp_path: Path, monkeypatc
         assert again[model]["process"] == shared[model]["process"], "what is kept is not made again"
 
 
+def test_arrays_of_different_images_are_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before they are made, and where they are kept of models that are gone."""
+    monkeypatch.chdir(tmp_path)
+    torch.set_default_dtype(torch.float32)
+    for seed in (0, 1):
+        draws = np.random.default_rng(seed)
+        train, test = (draws.integers(0, 2, (30, 8)).astype(np.float32) for _ in range(2))
+        np.savez(f"x-{seed}.npz", train=train, test=test)
+        words = ["train", f"x-{seed}.npz", "--epochs", "1", "--latents", "2"]
+        assert main([*words, "--out", f"zoo/x-{seed}"]) == 0
+
+    def reading(rows: Path | None = None) -> ZooLab:
+        return ZooLab(SCALES["quick"], Path("zoo"), Path("out"), rows, None, 1)
+
+    message = "x-1 and x-0 were measured on different images for made"
+    with pytest.raises(UserError, match=message):
+        reading().arrays_of(["x-0", "x-1"], "made", made_by)
+    reading().arrays("x-1", "made", made_by)
+    with pytest.raises(UserError, match=message):
+        reading(Path("out/data")).arrays_of(["x-0", "x-1"], "made", made_by)
+
+
 def test_models_that_saw_different_images_are_not_compared(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second, _ = EXPERIMENTS["decoder-size"].models
     gaps = er.load_gaps(rows / "quick" / second / "train")
     assert gaps.fingerprint is not None
     replace(gaps, fingerprint=gaps.fingerprint + 1).save(rows / "quick" / second / "train", overwrite=True)
     assert main(["paper", "decoder-size", "--from", str(rows)]) == 2
-    assert f"{second} and {first} were measured on different images of train" in capsys.readouterr().err
+    assert f"{second} and {first} were measured on different images for train" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..core import write_atomically
+from ..core import digest_of, write_atomically
 from ..experiments import NamedArrays, Scale, Trained
 from ..measure import BlockKey
 from ..models import DecoderModel
@@ -38,6 +38,7 @@ SETS = ("train", "heldout")
 HELDOUT = "test"  # the set that is measured as held-out
 ADVICE = "Or name another --out."
 ORIGIN, WEIGHTS = "weights", "model.safetensors"  # of arrays that are kept: the checksum of this file
+IMAGES = "images"  # the checksum of the images of which they were made; arrays of old have none
 
 
 class ZooLab:
@@ -53,7 +54,7 @@ class ZooLab:
         self._zoo, self._out, self._rows, self._workers = zoo, out, rows, workers
         self._choice, self._seed = DataChoice(data_dir=data_dir), 0
         self._found: dict[str, Mapping[str, Gaps]] = {}
-        self._seen: dict[tuple[str, str, bytes], tuple[str, NDArray[np.int64] | None]] = {}
+        self._seen: dict[tuple[str, str, bytes], tuple[str, NDArray[Any] | None]] = {}
         self._last: Opened | None = None
 
     def train_missing(self, models: Sequence[str]) -> None:
@@ -91,7 +92,7 @@ class ZooLab:
         kept = {folder: self._read(folder) for folder in read}  # before hours are spent: what is missing ends all
         found = {**kept, **self._measured([folder for folder in new if folder not in read])}
         for folder in new:
-            self._refuse_other_images(folder, found[folder])
+            self._refuse_other_rows(folder, found[folder])
             self._found[folder] = found[folder]
         return {model: self._found[folder] for model, folder in folders.items()}
 
@@ -100,8 +101,11 @@ class ZooLab:
         model = self._folder(model)
         if (found := self._arrays_kept(model, name)) is not None:
             return found
-        made, kept = make(self._trained(model)), self._place_of_arrays(model, name)
-        content: dict[str, Any] = {**made, ORIGIN: self._origin(model)}
+        trained, kept = self._trained(model), self._place_of_arrays(model, name)
+        images = digest_of(trained.images)
+        self._refuse_other_images(model, name, b"", np.array(images))
+        made = make(trained)
+        content: dict[str, Any] = {**made, ORIGIN: self._origin(model), IMAGES: images}
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(kept, partial(np.savez_compressed, **content))
         return made
@@ -149,8 +153,11 @@ class ZooLab:
             return None
         with np.load(kept) as file:
             found = dict(file)
-        origin = str(found.pop(ORIGIN))
-        return found if not is_trained or origin == self._origin(folder) else None
+        origin, images = str(found.pop(ORIGIN)), found.pop(IMAGES, None)
+        if is_trained and origin != self._origin(folder):
+            return None
+        self._refuse_other_images(folder, name, b"", images)
+        return found
 
     def _folder(self, model: str) -> str:
         return folder_of(model, self.scale.name, self._seed)
@@ -174,14 +181,19 @@ class ZooLab:
         assert isinstance(it.loaded.q, Amortized)
         return Trained(model=it.loaded.model, q=it.loaded.q, images=images)
 
-    def _refuse_other_images(self, model: str, found: Mapping[str, Gaps]) -> None:
-        """Models of one data set are compared datum by datum, so data with the same ids must be the same data."""
+    def _refuse_other_rows(self, model: str, found: Mapping[str, Gaps]) -> None:
+        """The same of ladders, whose data have ids: data with the same ids must be the same data."""
         for name, gaps in found.items():
-            data = (model.split("-")[0], name, gaps.ids.tobytes())
-            first, before = self._seen.setdefault(data, (model, gaps.fingerprint))
-            now = gaps.fingerprint
-            if before is not None and now is not None and not np.array_equal(before, now):
-                raise UserError(f"{model} and {first} were measured on different images of {name}; measure both anew")
+            self._refuse_other_images(model, name, gaps.ids.tobytes(), gaps.fingerprint)
+
+    def _refuse_other_images(self, model: str, name: str, ids: bytes, images: NDArray[Any] | None) -> None:
+        """Models of one data set are compared datum by datum, so what is kept of them must be of the same data."""
+        data = (model.split("-")[0], name, ids)
+        first, before = self._seen.get(data, (model, None))
+        if before is not None and images is not None and not np.array_equal(before, images):
+            raise UserError(f"{model} and {first} were measured on different images for {name}; measure both anew")
+        if before is None:
+            self._seen[data] = model, images
 
     def _read(self, model: str) -> Mapping[str, Gaps]:
         return {name: load_gaps(self._kept_of(model) / name) for name in SETS}
@@ -215,7 +227,7 @@ class ZooLab:
             model, _, name = each.rpartition("/")
             _say_gaps(each, gaps)
             kept[model][_common(name)] = self._kept(model, name, gaps)
-            self._refuse_other_images(model, kept[model])
+            self._refuse_other_rows(model, kept[model])
 
         with ExitStack() as stack:
             stack.enter_context(reserved(places.values(), overwrite=False))

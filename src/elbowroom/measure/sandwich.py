@@ -28,7 +28,7 @@ from .rungs import fit_rungs, widest_gaussian
 
 __all__ = ["Sandwich", "sandwich"]
 
-N_TEMPERATURES = 24  # at least; with 10, one datum of 200 of a MNIST VAE was 2 nats wide
+N_TEMPERATURES = 24  # at least, from a fitted base; with 10, one datum of 200 of a MNIST VAE was 2 nats wide
 MAX_WIDTH = 1.0  # nats; wider data are flagged, because their lower bound has probably missed a mode
 CHECKED = 64  # rows of x that are compared with its covariates
 
@@ -96,7 +96,8 @@ def sandwich(
         n: how many data to simulate.
         q: posterior where local fits start; None for the prior.
         like: data whose covariates the simulated data borrow, for conditional models.
-        plan: as in `decompose`, without its flows, and with annealing of at least 24 temperatures.
+        plan: as in `decompose`, without its flows, and with annealing of at least 24 temperatures. Annealing from the
+            prior keeps its own number, so that it can be compared at equal work.
         seed: seed of all draws.
         progress: called with (data done, data in all) after each block.
         check: look at the first simulated rows before anything is measured, and refuse what cannot be right.
@@ -156,10 +157,11 @@ def _block_bounds(
 
 
 def _gaussian_plan(plan: Plan) -> Plan:
-    """The plan without the rungs that annealing cannot start at, and with annealing of N_TEMPERATURES or more."""
+    """The plan without the rungs that annealing cannot start at; from a fitted base, of N_TEMPERATURES or more."""
     rungs = tuple(name for name in plan.rungs if FAMILIES[name].is_gaussian)
     evidence, annealing = plan.evidence, plan.evidence.annealing or AnnealingSchedule()
-    annealing = replace(annealing, n_temperatures=max(annealing.n_temperatures, N_TEMPERATURES))
+    if evidence.base != "prior":
+        annealing = replace(annealing, n_temperatures=max(annealing.n_temperatures, N_TEMPERATURES))
     evidence = replace(evidence, annealing=annealing)
     return replace(plan, rungs=rungs, evidence=replace(evidence, annealed_share=1.0, second_opinion=False))
 

@@ -1,6 +1,7 @@
 """Claims are decided by their errors; every experiment reads from top to bottom, and its page says what was found."""
 
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -205,6 +206,7 @@ def test_the_page_of_an_experiment_says_what_was_found(ran: Ran) -> None:
         assert f"{decision.mean:+.2f}" in page
         assert f"**{decision.verdict}**" in page
         assert f"\n- {decision.claim.whose} that {decision.claim.says}" in page
+    assert not re.search(r"\bthe (\d|L\[|KL\(|log p)", page.split("## What was decided")[1])
     assert page.count("`ran out` counts") == 1
     tables = [line for line in page.splitlines() if line.startswith("|")]
     assert len(tables) == 2 + len(findings.rows) + 2 + len(findings.decisions)

@@ -56,7 +56,7 @@ def _section(experiment: Experiment) -> str:
 def _in_words(decision: Decision) -> str:
     """What the paper says, what was found, and whether they agree."""
     claim = decision.claim
-    found = f"the {claim.estimand} is {decision.mean:+.2f} +- {decision.se:.2f} nats"
+    found = f"{_with_article(claim.estimand)} is {decision.mean:+.2f} +- {decision.se:.2f} nats"
     if decision.spread is not None:
         found += f", with a standard deviation of {decision.spread:.2f} between {decision.n_runs} trainings"
     agrees = {
@@ -65,6 +65,12 @@ def _in_words(decision: Decision) -> str:
         "cannot tell": "which these data cannot tell from zero",
     }[decision.verdict]
     return f"{claim.whose} that {claim.says}. On {claim.data}, {found}, {agrees}."
+
+
+def _with_article(estimand: str) -> str:
+    """As it stands within a sentence, where formulas and numbers take no article."""
+    is_formula = estimand.startswith(("L[", "KL(", "log p")) or estimand[0].isdecimal()
+    return estimand if is_formula else f"the {estimand}"
 
 
 def _decisions(decisions: Sequence[Decision]) -> list[str]:

@@ -48,7 +48,7 @@ def blocks(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("blocks/first/block-*.parquet")}
 
 
-@pytest.mark.parametrize("n_kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n_kills", [3, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.long])])
 def test_a_run_that_is_killed_again_and_again_ends_in_the_same_numbers(tmp_path: Path, n_kills: int) -> None:
     """The moments are drawn anew in each run of the test, for any of them must do. Whenever a run ends before it is
     killed, the next one begins in a new folder.

@@ -43,6 +43,7 @@ def test_the_peak_is_that_of_this_process_alone():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_peak_memory_does_not_grow_with_n():
     """10 times the data, and no more than 20 MB more."""
     peaks = []

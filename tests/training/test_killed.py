@@ -37,6 +37,7 @@ def n_checkpointed(folder: Path) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_killed_at_five_random_moments_a_run_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     """A checkpoint after each epoch: at most the epoch under way is lost, and the last weights are the same bits."""
     np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 2, (2000, 20)).astype(np.float32))

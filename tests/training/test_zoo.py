@@ -115,6 +115,7 @@ def test_the_auxiliary_flow_beats_the_diagonal_gaussian(data: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.external
 @pytest.mark.filterwarnings("ignore:gray values")
 def test_repair_brings_back_what_one_epoch_of_training_left(

@@ -38,7 +38,7 @@ LONG_RUN = 100_000
 
 
 def scale(folder: Path) -> dict[str, Any]:
-    """Two workers against one, ten thousand images, a large run opened, and the simulation."""
+    """Two workers against one, ten thousand images, Ray against workers, a large run opened, and the simulation."""
     rows = [*_workers(folder), *_ray(folder), _opening()]
     found = simulation()
     rows += [

@@ -226,7 +226,7 @@ def test_sandwiches_at_equal_work_hold_what_a_model_knows() -> None:
     """Linear-Gaussian models know log p(x): the widths are noise around zero, or above."""
     for found in run_once("certificate").lab.made:
         own, other = found["work"]
-        assert 1 <= other / own < 1.5  # importance samples come on top, and temperatures are whole numbers
+        assert 1 <= other / own < 1.25  # temperatures are whole, and what they have nothing to do with comes on top
         assert found["upper"] - found["lower"] == pytest.approx(found["width"])
         assert (np.abs(found["width"]) < 2).all()
 

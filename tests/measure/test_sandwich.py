@@ -46,6 +46,13 @@ def test_a_sandwich_whose_base_was_not_fitted_holds_on_both_sides():
     assert_mean_at_most(loose.lower.values - log_p, 0.0)
 
 
+@pytest.mark.parametrize(("base", "expected"), [("local", 24), ("prior", 9)])
+def test_annealing_from_the_prior_has_the_temperatures_of_its_plan(base, expected):
+    evidence = er.EvidencePlan(base=base, annealing=er.AnnealingSchedule(n_temperatures=9))
+    plan = sandwiches._gaussian_plan(er.Plan(name="nine", evidence=evidence))
+    assert plan.evidence.annealing.n_temperatures == expected
+
+
 def test_another_z_leaves_the_tuned_objects_and_the_lower_bound_alone(monkeypatch):
     planted = scenarios.correlated(50)
     (block,) = iterate_blocks(planted.x)

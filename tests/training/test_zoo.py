@@ -80,7 +80,7 @@ def test_the_recorded_elbo_is_its_elbo(
     if config_of(name)["architecture"]["networks"] == "conv":
         torch.set_num_threads(2)  # large enough to gain by it; put back by `torch_settings`
         n_samples //= 8
-        monkeypatch.setattr(bounds, "GROUP", n_samples)  # of a larger group the other draws would be thrown away
+        monkeypatch.setattr(bounds, "GROUP", n_samples)  # a whole group is computed, and cut
     found = bounds.elbo(model, q, x, n_samples=n_samples, seed=claimed["seed"])
     assert abs(found.mean - claimed["mean"]) < 5 * np.hypot(found.mc_se, claimed["mc_se"])
 

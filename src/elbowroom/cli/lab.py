@@ -92,7 +92,7 @@ class ZooLab:
         kept = {folder: self._read(folder) for folder in read}  # before hours are spent: what is missing ends all
         found = {**kept, **self._measured([folder for folder in new if folder not in read])}
         for folder in new:
-            self._refuse_other_rows(folder, found[folder])
+            self._refuse_rows_of_other_images(folder, found[folder])
             self._found[folder] = found[folder]
         return {model: self._found[folder] for model, folder in folders.items()}
 
@@ -102,8 +102,8 @@ class ZooLab:
         if (found := self._arrays_kept(model, name)) is not None:
             return found
         trained, kept = self._trained(model), self._place_of_arrays(model, name)
-        images = digest_of(trained.images)
-        self._refuse_other_images(model, name, b"", np.array(images))
+        images = np.array(digest_of(trained.images))
+        self._refuse_arrays_of_other_images(model, name, images)
         made = make(trained)
         content: dict[str, Any] = {**made, ORIGIN: self._origin(model), IMAGES: images}
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -115,6 +115,8 @@ class ZooLab:
     ) -> Mapping[str, NamedArrays]:
         """As `experiments.Lab` says. Models are divided among workers."""
         missing = [model for model in models if self._arrays_kept(self._folder(model), name) is None]
+        for folder in map(self._folder, missing):  # before hours are spent
+            self._refuse_arrays_of_other_images(folder, name, np.array(digest_of(self._trained(folder).images)))
         places = [self._place_of_arrays(self._folder(model), name) for model in missing]
         n_workers = min(self._workers, len(missing))
         if n_workers > 1:
@@ -156,7 +158,7 @@ class ZooLab:
         origin, images = str(found.pop(ORIGIN)), found.pop(IMAGES, None)
         if is_trained and origin != self._origin(folder):
             return None
-        self._refuse_other_images(folder, name, b"", images)
+        self._refuse_arrays_of_other_images(folder, name, images)
         return found
 
     def _folder(self, model: str) -> str:
@@ -181,19 +183,29 @@ class ZooLab:
         assert isinstance(it.loaded.q, Amortized)
         return Trained(model=it.loaded.model, q=it.loaded.q, images=images)
 
-    def _refuse_other_rows(self, model: str, found: Mapping[str, Gaps]) -> None:
-        """The same of ladders, whose data have ids: data with the same ids must be the same data."""
+    def _refuse_rows_of_other_images(self, model: str, found: Mapping[str, Gaps]) -> None:
         for name, gaps in found.items():
-            self._refuse_other_images(model, name, gaps.ids.tobytes(), gaps.fingerprint)
+            if other := self._of_other_images(model, name, gaps.ids.tobytes(), gaps.fingerprint):
+                raise UserError(f"{model} and {other} were measured on different images of {name}; measure both anew")
 
-    def _refuse_other_images(self, model: str, name: str, ids: bytes, images: NDArray[Any] | None) -> None:
-        """Models of one data set are compared datum by datum, so what is kept of them must be of the same data."""
+    def _refuse_arrays_of_other_images(self, model: str, name: str, images: NDArray[Any] | None) -> None:
+        if other := self._of_other_images(model, name, b"", images):
+            place = self._place_of_arrays(other, name)
+            raise UserError(
+                f"{name}: the images of {model} and of {other} differ, and they are compared. Remove {place}, where "
+                "those of the other are kept, or name another --out"
+            )
+
+    def _of_other_images(self, model: str, name: str, ids: bytes, images: NDArray[Any] | None) -> str | None:
+        """The model, if any, that saw other images of the same data set.
+
+        Models of one data set are compared datum by datum, so data with the same ids must be the same data.
+        """
         data = (model.split("-")[0], name, ids)
         first, before = self._seen.get(data, (model, None))
-        if before is not None and images is not None and not np.array_equal(before, images):
-            raise UserError(f"{model} and {first} were measured on different images for {name}; measure both anew")
         if before is None:
             self._seen[data] = model, images
+        return first if before is not None and images is not None and not np.array_equal(before, images) else None
 
     def _read(self, model: str) -> Mapping[str, Gaps]:
         return {name: load_gaps(self._kept_of(model) / name) for name in SETS}
@@ -213,8 +225,12 @@ class ZooLab:
         return self._last
 
     def _measured(self, models: Sequence[str]) -> Mapping[str, Mapping[str, Gaps]]:
-        """Measure models, and keep the rows of each set as soon as it is whole."""
-        asked = {model: self._opened(model) for model in models}
+        """Measure models, and keep the rows of each set as soon as it is whole.
+
+        The slowest stand last in tables. They are begun first, so that no worker waits for another's long block at the
+        end.
+        """
+        asked = {model: self._opened(model) for model in reversed(models)}
         measurements = {
             f"{model}/{name}": each for model, it in asked.items() for name, each in it.measurements.items()
         }
@@ -227,7 +243,7 @@ class ZooLab:
             model, _, name = each.rpartition("/")
             _say_gaps(each, gaps)
             kept[model][_common(name)] = self._kept(model, name, gaps)
-            self._refuse_other_rows(model, kept[model])
+            self._refuse_rows_of_other_images(model, kept[model])
 
         with ExitStack() as stack:
             stack.enter_context(reserved(places.values(), overwrite=False))
@@ -250,7 +266,7 @@ def _make_arrays(
     """What a worker does: it computes the arrays of those models that no other has taken."""
     torch.set_num_threads(1)
     warnings.showwarning = show_warning
-    for at, model in reversed(list(enumerate(models))):  # the slowest stand last in tables, so they are begun first
+    for at, model in reversed(list(enumerate(models))):  # the slowest first, as in ZooLab
         try:
             (claims / f"{at}").touch(exist_ok=False)
         except FileExistsError:

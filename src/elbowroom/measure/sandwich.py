@@ -96,8 +96,8 @@ def sandwich(
         n: how many data to simulate.
         q: posterior where local fits start; None for the prior.
         like: data whose covariates the simulated data borrow, for conditional models.
-        plan: as in `decompose`, without its flows, and with annealing of at least 24 temperatures. Annealing from the
-            prior keeps its own number, so that it can be compared at equal work.
+        plan: as in `decompose`, without its flows, and with annealing of at least 24 temperatures. With
+            `EvidencePlan(base="prior")` it has as many as the plan says, so that it can be compared at equal work.
         seed: seed of all draws.
         progress: called with (data done, data in all) after each block.
         check: look at the first simulated rows before anything is measured, and refuse what cannot be right.

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from elbowroom.cli import data_spec, lab, main
 from elbowroom.cli.lab import ZooLab
 from elbowroom.cli.measuring import work_on_models
 from elbowroom.cli.request import sent
+from elbowroom.cli.run_folders import alone
 from elbowroom.cli.terminal import UserError
 from elbowroom.experiments import EXPERIMENTS, SCALES, Findings, Lab, NamedArrays, Trained, decide
 
@@ -26,7 +28,7 @@ from ..experiments.test_experiments import TINY, Stand
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The rows of two experiments, as a measurement keeps them."""
     folder = tmp_path_factory.mktemp("rows")
-    for model in {*EXPERIMENTS["decoder-size"].models, *EXPERIMENTS["flow-amortization"].models}:
+    for model in {*EXPERIMENTS["decoder-size"].models, *EXPERIMENTS["larger-encoder"].models}:
         for name, gaps in Stand().gaps(model).items():
             gaps.save(folder / "quick" / model / name)
     return folder
@@ -39,7 +41,7 @@ def test_the_list_has_a_line_for_each_experiment(capsys: pytest.CaptureFixture[s
 
 
 def test_pages_and_figures_are_made_from_rows(rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("decoder-size", "flow-amortization"):
+    for name in ("decoder-size", "larger-encoder"):
         assert main(["paper", name, "--from", str(rows), "--out", str(tmp_path)]) == 0
         page = (tmp_path / f"{name}.md").read_text()
         assert f"`elbowroom paper {name} --scale quick`" in page
@@ -47,7 +49,7 @@ def test_pages_and_figures_are_made_from_rows(rows: Path, tmp_path: Path, capsys
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     out = capsys.readouterr().out
-    n_claims = sum(len(EXPERIMENTS[name].claims) for name in ("decoder-size", "flow-amortization"))
+    n_claims = sum(len(EXPERIMENTS[name].claims) for name in ("decoder-size", "larger-encoder"))
     assert out.count("standard errors") == n_claims  # a line for each
 
 
@@ -59,7 +61,7 @@ def test_trainings_with_other_seeds_are_found_beside_the_first(
     for seed, trained in ((1, models), (2, models[:1])):
         for model in trained:
             shutil.copytree(rows / "quick" / model, rows / "quick" / f"{model}-seed-{seed}")
-    for name, runs in (("decoder-size", "2 runs"), ("flow-amortization", "one run")):
+    for name, runs in (("decoder-size", "2 runs"), ("larger-encoder", "one run")):
         assert main(["paper", name, "--from", str(rows), "--out", str(tmp_path)]) == 0
         page = (tmp_path / f"{name}.md").read_text()
         assert f"| {runs} |" in page
@@ -158,9 +160,9 @@ def test_the_page_of_claims_has_what_was_measured(
     assert main(["paper", "claims", "--from", str(rows), "--out", str(tmp_path)]) == 0
     page, out = (tmp_path / "claims.md").read_text(), capsys.readouterr().out
     for name, experiment in EXPERIMENTS.items():
-        is_there = name in ("decoder-size", "flow-amortization")
+        is_there = name in ("decoder-size", "larger-encoder")
         assert (f"## {name}\n" in page) == is_there
-        assert page.count(experiment.claims[0].says) == (len(experiment.claims) if is_there else 0)
+        assert all((page.count(claim.estimand) == 1) == is_there for claim in experiment.claims)
     assert out.count("not decided") == len(EXPERIMENTS) - 2
 
 
@@ -190,6 +192,27 @@ def test_models_are_measured_once_and_their_rows_kept(
     assert Path("out/decoder-size.md").read_text().split("## How it was made")[0] == page
     assert main(["paper", "decoder-size", "--out", "shared", "--workers", "2"]) == 0
     assert Path("shared/decoder-size.md").read_text().split("## How it was made")[0] == page
+
+
+def test_rows_that_another_command_is_saving_are_waited_for(
+    two_models: ZooLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that write one folder would each remove the other's part; the second finds the rows there."""
+    found = two_models.gaps_of(["a", "b"])["a"]["train"]
+    saves: list[Path] = []
+    monkeypatch.setattr(er.Gaps, "save", lambda gaps, folder, overwrite=False: saves.append(folder))
+    shutil.move("out/data/quick/a/train", "elsewhere")
+    with alone(Path("out/runs/quick/a/rows-train")):
+        second = threading.Thread(target=two_models._kept, args=("a", "train", found))
+        second.start()
+        second.join(0.3)
+        assert second.is_alive()
+        shutil.move("elsewhere", "out/data/quick/a/train")
+    second.join()
+    assert saves == []
+    shutil.rmtree("out/data/quick/a/train")
+    two_models._kept("a", "train", found)
+    assert saves == [Path("out/data/quick/a/train")]
 
 
 @pytest.fixture
@@ -317,16 +340,16 @@ def test_arrays_of_several_models_are_made_by_workers(tmp_path: Path, monkeypatc
     for seed, model in enumerate(names):
         words = ["x.npz", "--epochs", "1", "--latents", "2", "--seed", f"{seed}", "--out", f"zoo/{model}"]
         assert main(["train", *words]) == 0
-    alone, shared = (
+    by_one, by_two = (
         ZooLab(SCALES["quick"], Path("zoo"), Path(f"out-{n}"), None, None, n).arrays_of(names, "made", made_by)
         for n in (1, 2)
     )
     again = ZooLab(SCALES["quick"], Path("zoo"), Path("out-2"), None, None, 2).arrays_of(names, "made", made_by)
     for model in names:
-        assert np.array_equal(alone[model]["mean"], shared[model]["mean"])
-        assert alone[model]["process"] == os.getpid()
-        assert shared[model]["process"] != os.getpid()
-        assert again[model]["process"] == shared[model]["process"], "what is kept is not made again"
+        assert np.array_equal(by_one[model]["mean"], by_two[model]["mean"])
+        assert by_one[model]["process"] == os.getpid()
+        assert by_two[model]["process"] != os.getpid()
+        assert again[model]["process"] == by_two[model]["process"], "what is kept is not made again"
 
 
 @pytest.mark.parametrize("n_workers", [1, 2])

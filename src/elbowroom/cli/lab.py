@@ -28,7 +28,7 @@ from .measuring import measure_sets, refuse_other_runs, work_on_models
 from .options import DataChoice
 from .recipes import folder_of, train_models
 from .request import Opened, Request, opened, sent
-from .run_folders import reserved
+from .run_folders import alone, reserved
 from .terminal import FactoryError, UserError, say, show_warning
 
 __all__ = ["KEPT_ROWS", "ZooLab"]
@@ -120,8 +120,9 @@ class ZooLab:
         places = [self._place_of_arrays(self._folder(model), name) for model in missing]
         n_workers = min(self._workers, len(missing))
         if n_workers > 1:
-            for place in places:
-                place.unlink(missing_ok=True)  # of other weights
+            for model, place in zip(missing, places, strict=True):
+                if self._arrays_kept(self._folder(model), name) is None:  # nor made by another process meanwhile
+                    place.unlink(missing_ok=True)  # of other weights
 
             def left(_: float) -> list[BlockKey]:
                 return [(name, at) for at, place in enumerate(places) if not place.exists()]
@@ -253,10 +254,14 @@ class ZooLab:
         return kept
 
     def _kept(self, model: str, name: str, gaps: Gaps) -> Gaps:
-        """Keep the rows of one set -> its gaps as they are kept, so that pages made of kept rows are the same."""
+        """Keep the rows of one set -> its gaps as they are kept, so that pages made of kept rows are the same.
+
+        Another process that runs the same command is waited for while it saves them.
+        """
         place, gaps = self._kept_of(model) / _common(name), slim(gaps)
-        if not _holds(place, gaps):
-            gaps.save(place, overwrite=True)
+        with alone(self._out / RUNS / self.scale.name / model / f"rows-{name}"):  # no lock stays beside rows
+            if not _holds(place, gaps):
+                gaps.save(place, overwrite=True)
         return gaps
 
 

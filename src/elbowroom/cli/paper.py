@@ -3,6 +3,7 @@
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,6 +12,7 @@ import torch
 from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
+from ..core import write_atomically
 from ..experiments import (
     EXPERIMENTS,
     SCALES,
@@ -100,7 +102,7 @@ def _decide_all(lab: ZooLab, out: Path) -> None:
     if not decided:
         raise UserError("paper claims: no experiment was measured at this scale; run elbowroom paper all first")
     out.mkdir(parents=True, exist_ok=True)
-    (out / "claims.md").write_text(claims_page(decided))
+    write_atomically(out / "claims.md", claims_page(decided).encode())
     say(f"\nwritten to {out / 'claims.md'}")
 
 
@@ -125,9 +127,9 @@ def _write(experiment: Experiment, findings: Findings, out: Path, facts: Mapping
     out.mkdir(parents=True, exist_ok=True)
     findings.draw(figure)
     for ending in ("png", "pdf"):
-        figure.savefig(out / f"{experiment.name}.{ending}")
+        write_atomically(out / f"{experiment.name}.{ending}", partial(figure.savefig, format=ending))
     page = experiment_page(experiment, findings, f"{experiment.name}.png", facts)
-    (out / f"{experiment.name}.md").write_text(page)
+    write_atomically(out / f"{experiment.name}.md", page.encode())
     say(f"\nwritten to {out / experiment.name}.md")
 
 

@@ -10,12 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 from ..training import WEIGHTS, read_epochs
+from .run_folders import alone
 from .terminal import UserError, bars, say
 
 __all__ = ["RECIPES", "TRAINED_QUICKLY", "folder_of", "train_models", "training_words"]
@@ -67,6 +68,7 @@ RECIPES = {
 }
 TRAINED_QUICKLY = {name: f"{words} --n 250" for name, words in RECIPES.items() if words.startswith(ALONG_THE_WAY)}
 
+ANOTHER_TRAINS = "another process trains it; run this command again when it has ended"
 LOOK_AFTER = 0.5  # seconds between two looks at how far trainings are
 UNTIL_ALONE = """
 import os, sys, threading
@@ -136,7 +138,7 @@ def _train_at_once(words: Mapping[str, Sequence[str]], workers: int) -> None:
     running: list[subprocess.Popen[str]] = []
     with ExitStack() as stack:
         for each in words.values():
-            stack.enter_context(_alone(Path(_value(each, "--out"))))
+            stack.enter_context(alone(Path(_value(each, "--out")), unless=ANOTHER_TRAINS))
         add = stack.enter_context(bars("epochs"))
         pool = stack.enter_context(ThreadPoolExecutor(workers))
         stack.callback(_interrupt, pool, running)
@@ -160,23 +162,6 @@ def _interrupt(pool: ThreadPoolExecutor, running: Sequence[subprocess.Popen[str]
     for each in running:
         if each.poll() is None:
             each.send_signal(signal.SIGINT)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """A context in which no other process trains into a folder, on systems that can tell. UserError if one does."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder}: another process trains it; run this command again when it has ended") from None
-        yield
 
 
 def _train(words: Sequence[str], running: list[subprocess.Popen[str]]) -> tuple[int, str]:

@@ -9,7 +9,32 @@ from ..measure import KeptRun
 from ..results import BLOCKS, WORKERS, Gaps, Presence, RunError, refuse_occupied
 from .terminal import UserError
 
-__all__ = ["blocks_in", "reserved", "save_kept"]
+__all__ = ["alone", "blocks_in", "reserved", "save_kept"]
+
+
+@contextmanager
+def alone(folder: Path, unless: str | None = None) -> Iterator[None]:
+    """A context that one process at a time is in for a folder, on systems that can lock a file, which stays beside it.
+
+    Args:
+        unless: what the error says if another process is in it; without it that process is waited for.
+    Raises:
+        UserError: another process is in it, and `unless` says what then.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX if unless is None else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder}: {unless}") from None
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 @contextmanager

@@ -222,6 +222,14 @@ def test_the_figure_shows_what_was_found(ran: Ran) -> None:
         assert len(widths) == 2 * len(ran.findings.rows)  # a bar for each gap
 
 
+@pytest.mark.parametrize("name", ["flow-amortization", "encoder-ladder"])
+def test_parameters_of_encoders_stand_beside_their_gaps(name: str) -> None:
+    ran = run_once(name)
+    at = list(ran.findings.header).index("parameters")
+    for row in ran.findings.rows:
+        assert row[at] == ("1,662" if row[0].endswith("af") else "20")  # 4 x 4 + 4, and what the flow's networks have
+
+
 def test_sandwiches_at_equal_work_hold_what_a_model_knows() -> None:
     """Linear-Gaussian models know log p(x): the widths are noise around zero, or above."""
     for found in run_once("certificate").lab.made:

@@ -2,7 +2,7 @@
 
 from .claims import Claim, Decision, decide
 from .experiment import Experiment, Findings, Lab
-from .tables import findings_of, own_fit
+from .tables import findings_of, own_fit, parameters_of
 
 __all__ = ["ENCODER_LADDER"]
 
@@ -29,12 +29,13 @@ LOWER = Claim(
 
 def _run(lab: Lab) -> Findings:
     """Measure the encoders, which share a decoder and so log p(x), and compare them datum by datum."""
-    found = lab.gaps_of((DIAGONAL, FULL, FLOW))
+    models = (DIAGONAL, FULL, FLOW)
+    parameters, found = parameters_of(models, lab), lab.gaps_of(models)
     held = {model: sets["heldout"].elbo for model, sets in found.items()}
     decisions: list[Decision] = [decide(claim, held[model] - held[DIAGONAL]) for model, claim in HIGHER.items()]
     plain, flow = found[DIAGONAL]["train"], found[FLOW]["train"]
     decisions.append(decide(LOWER, plain.amortization - flow.amortization, own_fit(plain), own_fit(flow)))
-    return findings_of(found, decisions)
+    return findings_of(found, decisions, parameters)
 
 
 ENCODER_LADDER = Experiment(
@@ -42,8 +43,8 @@ ENCODER_LADDER = Experiment(
     section="beyond the paper",
     question="Of encoders with equally many parameters, which family of q loses least?",
     how="Three encoders for the frozen decoder of one model of Fashion-MNIST, trained alike for 150 epochs, with "
-    "217,000 parameters each: a diagonal Gaussian (hidden layers of 200), a full-covariance Gaussian (98) and a "
-    "coupling flow (184).",
+    "numbers of parameters that differ by less than one percent: a diagonal Gaussian (hidden layers of 200), a "
+    "full-covariance Gaussian (98) and a coupling flow (184). The last column has the number of each encoder.",
     models=(DIAGONAL, FULL, FLOW),
     claims=[*HIGHER.values(), LOWER],
     run=_run,

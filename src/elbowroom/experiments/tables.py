@@ -2,25 +2,38 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
+from ..models import n_parameters
 from ..posteriors import DiagonalGaussian
 from ..results import Estimate, FitReport, Gaps
 from .claims import Decision
-from .experiment import Findings
+from .experiment import Findings, Lab, NamedArrays, Trained
 from .figures import draw_only_gaps
 
-__all__ = ["LADDER_HEADER", "findings_of", "ladder_rows_of", "own_fit", "with_error"]
+__all__ = ["LADDER_HEADER", "findings_of", "ladder_rows_of", "own_fit", "parameters_of", "with_error"]
 
 LADDER_HEADER = (
     "model", "data", "n", "log p(x)", "L[q*]", "L[q*_FFG]", "L[q]", "approximation", "amortization", "inference",
     "ran out",
 )  # fmt: skip
+PARAMETERS = "parameters"  # the name of kept arrays, and of their column
 
 
-def findings_of(found: Mapping[str, Mapping[str, Gaps]], decisions: Sequence[Decision]) -> Findings:
-    """What ladders alone show: a row of the table and a bar of the figure for each."""
+def findings_of(
+    found: Mapping[str, Mapping[str, Gaps]], decisions: Sequence[Decision], parameters: Mapping[str, int] | None = None
+) -> Findings:
+    """What ladders alone show: a row of the table and a bar of the figure for each.
+
+    The numbers of parameters of the encoders, by their models, are the last column where they are given.
+    """
+    header: Sequence[str] = LADDER_HEADER
+    rows = ladder_rows_of(found)
+    if parameters is not None:
+        header, rows = (*header, PARAMETERS), [(*row, f"{parameters[row[0]]:,}") for row in rows]
     return Findings(
-        header=LADDER_HEADER,
-        rows=ladder_rows_of(found),
+        header=header,
+        rows=rows,
         decisions=decisions,
         draw=lambda figure: draw_only_gaps(figure, found),
     )
@@ -33,6 +46,15 @@ def ladder_rows_of(found: Mapping[str, Mapping[str, Gaps]]) -> list[Sequence[str
     amortization gap is what it lies above L[q].
     """
     return [_row(model, name, gaps) for model, sets in found.items() for name, gaps in sets.items()]
+
+
+def parameters_of(models: Sequence[str], lab: Lab) -> Mapping[str, int]:
+    """The number of parameters of each model's encoder."""
+    return {model: int(lab.arrays(model, PARAMETERS, _parameters)[PARAMETERS]) for model in models}
+
+
+def _parameters(trained: Trained) -> NamedArrays:
+    return {PARAMETERS: np.array(n_parameters(trained.q))}
 
 
 def own_fit(gaps: Gaps) -> FitReport:

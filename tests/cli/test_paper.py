@@ -71,6 +71,25 @@ def test_trainings_with_other_seeds_are_found_beside_the_first(
     capsys.readouterr()
 
 
+def test_a_further_seed_of_some_models_decides_their_claims_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment, place = EXPERIMENTS["flow-amortization"], tmp_path / "rows" / "quick"
+    pair = experiment.enough[0]
+    for suffix, models in (("", experiment.models), ("-seed-1", pair), ("-seed-2", pair[1:])):
+        for model in models:
+            for name, gaps in Stand().gaps(model).items():
+                gaps.save(place / (model + suffix) / name)
+            np.savez(place / (model + suffix) / "parameters.npz", parameters=np.array(7), weights="")
+    assert main(["paper", "flow-amortization", "--from", str(tmp_path / "rows"), "--out", str(tmp_path)]) == 0
+    page = (tmp_path / "flow-amortization.md").read_text()
+    assert (page.count("| 2 runs |"), page.count("| one run |")) == (2, len(experiment.claims) - 2)
+    for model in experiment.models:
+        assert page.count(f"| {model}, seed 1 |") == (2 if model in pair else 0)
+    assert "seed 2" not in page
+    capsys.readouterr()
+
+
 def test_a_further_seed_without_all_that_an_experiment_keeps_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -115,6 +115,27 @@ def test_an_experiment_on_two_trainings_has_the_rows_of_both() -> None:
     assert "| 2 runs |" in page
 
 
+PARTS = [(name, part) for name, experiment in EXPERIMENTS.items() for part in experiment.enough]
+
+
+@pytest.mark.parametrize(("name", "part"), PARTS, ids=[f"{name}-{part[-1]}" for name, part in PARTS])
+def test_a_further_training_of_some_models_decides_their_claims(name: str, part: Sequence[str]) -> None:
+    class OfSome(Stand):
+        def has(self, models: Sequence[str]) -> bool:
+            return set(models) <= set(part)
+
+    all_, lab = run_once(name).findings, OfSome()
+    some = EXPERIMENTS[name].run(lab)
+    decided = {decision.claim: decision.mean for decision in some.decisions}
+    assert set(lab.asked) == set(part)
+    assert 0 < len(decided) < len(all_.decisions)
+    both = over_trainings([all_, some])
+    assert [each.claim for each in both.decisions] == [each.claim for each in all_.decisions]
+    for each, first in zip(both.decisions, all_.decisions, strict=True):
+        means = [first.mean, *([decided[each.claim]] if each.claim in decided else [])]
+        assert (each.n_runs, each.mean) == (len(means), pytest.approx(np.mean(means), nan_ok=True))
+
+
 class Stand:
     """A lab in which each model is a linear-Gaussian one: every experiment can be run in a second."""
 
@@ -123,6 +144,9 @@ class Stand:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.made: list[NamedArrays] = []
+
+    def has(self, models: Sequence[str]) -> bool:
+        return True
 
     def gaps(self, model: str) -> Mapping[str, er.Gaps]:
         self.asked.append(model)

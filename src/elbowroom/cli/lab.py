@@ -63,18 +63,22 @@ class ZooLab:
             folder = self._choice.data_dir
             train_models(models, self._zoo, self.scale.name, data_dir=folder, workers=self._workers)
 
-    def further_trainings(self, models: Sequence[str]) -> Iterator["ZooLab"]:
-        """A lab for each further seed with which all of these models were trained.
-
-        One that is not in the zoo counts too if rows or arrays of it are kept.
-        """
+    def further_trainings(self, enough: Sequence[Sequence[str]]) -> Iterator["ZooLab"]:
+        """A lab for each further seed with which all models of one of these sets were trained."""
         for seed in count(1):
             lab = copy(self)
             lab._seed = seed
-            folders = [lab._folder(model) for model in models]
-            if not all(lab._is_trained(folder) or lab._kept_of(folder).is_dir() for folder in folders):
+            if not any(map(lab.has, enough)):
                 return
             yield lab
+
+    def has(self, models: Sequence[str]) -> bool:
+        """As `experiments.Lab` says. A model that is not in the zoo counts if rows or arrays of it are kept.
+
+        Models of the first seed are always wanted, so that an error says which of them are missing.
+        """
+        folders = map(self._folder, models)
+        return not self._seed or all(self._is_trained(each) or self._kept_of(each).is_dir() for each in folders)
 
     def gaps(self, model: str) -> Mapping[str, Gaps]:
         """As `experiments.Lab` says."""

@@ -21,6 +21,7 @@ __all__ = ["ANNEALING"]
 
 ANNEALED = {"FFG": "fashion-brief", "AF": "fashion-brief-af"}
 PLAIN = {"FFG": "fashion-no-annealing", "AF": "fashion-no-annealing-af"}
+PAIRS = {q: (ANNEALED[q], PLAIN[q]) for q in ("AF", "FFG")}
 RICHER = {
     q: Claim(
         name=f"annealing-makes-posteriors-less-gaussian-{q.lower()}",
@@ -44,12 +45,13 @@ BETTER = {
 
 def _run(lab: Lab) -> Findings:
     """Measure the four models, and compare those of one q image by image."""
-    found = lab.gaps_of([models[q] for q in RICHER for models in (ANNEALED, PLAIN)])
+    pairs = {q: pair for q, pair in PAIRS.items() if lab.has(pair)}
+    found = lab.gaps_of([model for pair in pairs.values() for model in pair])
     decisions: list[Decision] = []
-    for q, claim in RICHER.items():
-        annealed, plain = found[ANNEALED[q]], found[PLAIN[q]]
+    for q, pair in pairs.items():
+        annealed, plain = (found[model] for model in pair)
         train, other = annealed["train"], plain["train"]
-        decisions.append(decide(claim, misfit(train) - misfit(other), train.fits[FFG], other.fits[FFG]))
+        decisions.append(decide(RICHER[q], misfit(train) - misfit(other), train.fits[FFG], other.fits[FFG]))
         held, others = annealed["heldout"], plain["heldout"]
         decisions.append(decide(BETTER[q], held.elbo - others.elbo))
     use = {model: lab.arrays(model, "latents", latent_use) for model in found}
@@ -88,4 +90,5 @@ ANNEALING = Experiment(
     models=(*ANNEALED.values(), *PLAIN.values()),
     claims=[*RICHER.values(), *BETTER.values()],
     run=_run,
+    enough=list(PAIRS.values()),
 )

@@ -68,6 +68,9 @@ class Lab(Protocol):
 
     scale: Scale
 
+    def has(self, models: Sequence[str]) -> bool:
+        """Whether all of these models were measured or can be. Of a further training some may be missing."""
+
     def gaps(self, model: str) -> Mapping[str, Gaps]:
         """The ladders of a model of the zoo on training data, "train", and on others, "heldout"; the same data for all
         models of one data set.
@@ -114,6 +117,7 @@ class Experiment:
         models: the names of the models in the zoo.
         claims: the claims that it decides.
         run: measures the models in a lab.
+        enough: sets of models, of each of which a further training decides some of the claims; by default it takes all.
     """
 
     name: str
@@ -123,3 +127,4 @@ class Experiment:
     models: Sequence[str]
     claims: Sequence[Claim]
     run: Callable[[Lab], Findings]
+    enough: Sequence[Sequence[str]] = ()

@@ -15,14 +15,19 @@ if TYPE_CHECKING:
 
 __all__ = ["OVERFITTING"]
 
+STANDARD, LARGER_DECODER, LARGER_ENCODER = "standard", "larger decoder", "larger encoder"
 OF_VARIANT = {
-    "standard": "fashion-epochs",
+    STANDARD: "fashion-epochs",
     "coupling flow": "fashion-epochs-flow",
-    "larger decoder": "fashion-epochs-large-decoder",
-    "larger encoder": "fashion-epochs-large-encoder",
+    LARGER_DECODER: "fashion-epochs-large-decoder",
+    LARGER_ENCODER: "fashion-epochs-large-encoder",
 }
 AFTER = {1: "/epoch-1", 3: "/epoch-3", 10: "/epoch-10", 30: "/epoch-30", 100: ""}  # and where their models are
 MIDDLE, LAST = 10, 100
+ALL_EPOCHS = {
+    variant: [each + place for each in dict.fromkeys((OF_VARIANT[STANDARD], model)) for place in AFTER.values()]
+    for variant, model in OF_VARIANT.items()
+}  # the models that a claim about a variant takes: the standard ones too
 IN_WORDS = {"train": "training images", "heldout": "held-out images"}
 Curves: TypeAlias = Mapping[str, Mapping[int, Mapping[str, Gaps]]]  # the gaps by variant, epoch and set
 BOTH = "held-out and training images of Fashion-MNIST"
@@ -67,10 +72,9 @@ DECODER = Claim(
 def _run(lab: Lab) -> Findings:
     """Measure each model after some epochs, always on the same images; quickly after those of the claims alone."""
     epochs = [epoch for epoch in AFTER if lab.scale.name != "quick" or epoch in (MIDDLE, LAST)]
-    ladders = lab.gaps_of([model + AFTER[epoch] for model in OF_VARIANT.values() for epoch in epochs])
-    found = {
-        variant: {epoch: ladders[model + AFTER[epoch]] for epoch in epochs} for variant, model in OF_VARIANT.items()
-    }
+    trained = {variant: OF_VARIANT[variant] for variant, models in ALL_EPOCHS.items() if lab.has(models)}
+    ladders = lab.gaps_of([model + AFTER[epoch] for model in trained.values() for epoch in epochs])
+    found = {variant: {epoch: ladders[model + AFTER[epoch]] for epoch in epochs} for variant, model in trained.items()}
     return Findings(
         header=(
             "model", "epochs", "data", "n", "log p(x)", "L[q*]", "L[q]", "approximation", "amortization", "ran out",
@@ -82,25 +86,30 @@ def _run(lab: Lab) -> Findings:
 
 
 def _decisions(found: Curves) -> list[Decision]:
-    standard, encoder, decoder = (found[name] for name in ("standard", "larger encoder", "larger decoder"))
-    now, before = (_amortization(standard[epoch]) for epoch in (LAST, MIDDLE))
-    larger = _amortization(encoder[LAST])
-    fits = [own_fit(gaps) for gaps in standard[LAST].values()]
-    fits_before = [own_fit(gaps) for gaps in standard[MIDDLE].values()]
-    fits_larger = [own_fit(gaps) for gaps in encoder[LAST].values()]
-    learned = {name: decoder[LAST][name].log_evidence - decoder[MIDDLE][name].log_evidence for name in IN_WORDS}
-    return [
+    """Of a further training, what those of its models decide that are there, of which the standard one is one."""
+    now, before = (_amortization(found[STANDARD][epoch]) for epoch in (LAST, MIDDLE))
+    fits, fits_before = (list(map(own_fit, found[STANDARD][epoch].values())) for epoch in (LAST, MIDDLE))
+    decisions: list[Decision] = [
         decide_between(ENCODER_OVERFITS, [now["heldout"]], [now["train"]], *fits),
         decide_between(
             MORE_WITH_TIME, [now["heldout"] - before["heldout"]], [now["train"] - before["train"]], *fits, *fits_before
         ),
-        decide_between(
-            LARGER_ENCODER_OVERFITS, [larger["heldout"] - now["heldout"]], [larger["train"] - now["train"]], *fits,
-            *fits_larger,
-        ),
-        decide(LARGER_ENCODER_FITS, now["train"] - larger["train"], fits[0], fits_larger[0]),
-        decide_between(DECODER, [learned["train"]], [learned["heldout"]]),
-    ]  # fmt: skip
+    ]
+    if LARGER_ENCODER in found:
+        larger = _amortization(found[LARGER_ENCODER][LAST])
+        fits_larger = list(map(own_fit, found[LARGER_ENCODER][LAST].values()))
+        decisions += [
+            decide_between(
+                LARGER_ENCODER_OVERFITS, [larger["heldout"] - now["heldout"]], [larger["train"] - now["train"]], *fits,
+                *fits_larger,
+            ),
+            decide(LARGER_ENCODER_FITS, now["train"] - larger["train"], fits[0], fits_larger[0]),
+        ]  # fmt: skip
+    if LARGER_DECODER in found:
+        after, middle = (found[LARGER_DECODER][epoch] for epoch in (LAST, MIDDLE))
+        learned = {name: after[name].log_evidence - middle[name].log_evidence for name in IN_WORDS}
+        decisions.append(decide_between(DECODER, [learned["train"]], [learned["heldout"]]))
+    return decisions
 
 
 def _amortization(sets: Mapping[str, Gaps]) -> dict[str, Estimate]:
@@ -172,4 +181,5 @@ OVERFITTING = Experiment(
     models=[model + place for model in OF_VARIANT.values() for place in AFTER.values()],
     claims=[ENCODER_OVERFITS, MORE_WITH_TIME, LARGER_ENCODER_OVERFITS, LARGER_ENCODER_FITS, DECODER],
     run=_run,
+    enough=[ALL_EPOCHS[STANDARD]],
 )

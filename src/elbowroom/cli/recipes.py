@@ -49,7 +49,7 @@ RECIPES = {
     "fashion-decoder-4": f"{BRIEF} --decoder 200-200-200-200",
     "mnist-2d": f"mnist {BRIEFLY} --latents 2",
     "fashion-linear-ffg": LINEAR,
-    "fashion-linear-full": f"{LINEAR} --family full --learning-rate 1e-4",  # at 1e-3 it hardly learns
+    "fashion-linear-full": f"{LINEAR} --family full --learning-rate 0.0001",  # at 0.001 it hardly learns
     "fashion-linear-flow": f"{LINEAR} --family flow --clip-norm 150",
     "fashion-linear-af": f"{LINEAR} --family auxiliary --clip-norm 150",
     "fashion-encoder-diagonal": FOR_FROZEN,  # these three have 217,300 parameters, or within 600 of them

@@ -21,7 +21,7 @@ __all__ = ["ANNEALING"]
 
 ANNEALED = {"FFG": "fashion-brief", "AF": "fashion-brief-af"}
 PLAIN = {"FFG": "fashion-no-annealing", "AF": "fashion-no-annealing-af"}
-PAIRS = {q: (ANNEALED[q], PLAIN[q]) for q in ("AF", "FFG")}
+TRAINED_WITH = {q: (ANNEALED[q], PLAIN[q]) for q in ("AF", "FFG")}
 RICHER = {
     q: Claim(
         name=f"annealing-makes-posteriors-less-gaussian-{q.lower()}",
@@ -45,7 +45,7 @@ BETTER = {
 
 def _run(lab: Lab) -> Findings:
     """Measure the four models, and compare those of one q image by image."""
-    pairs = {q: pair for q, pair in PAIRS.items() if lab.has(pair)}
+    pairs = {q: pair for q, pair in TRAINED_WITH.items() if lab.has(pair)}
     found = lab.gaps_of([model for pair in pairs.values() for model in pair])
     decisions: list[Decision] = []
     for q, pair in pairs.items():
@@ -90,5 +90,5 @@ ANNEALING = Experiment(
     models=(*ANNEALED.values(), *PLAIN.values()),
     claims=[*RICHER.values(), *BETTER.values()],
     run=_run,
-    enough=list(PAIRS.values()),
+    enough=list(TRAINED_WITH.values()),
 )

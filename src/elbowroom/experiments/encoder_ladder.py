@@ -8,7 +8,7 @@ __all__ = ["ENCODER_LADDER"]
 
 DIAGONAL, FULL, FLOW = "fashion-encoder-diagonal", "fashion-encoder-full", "fashion-encoder-flow"
 WORDS = {FULL: "a full-covariance Gaussian", FLOW: "a coupling flow"}
-PAIRS = {model: (DIAGONAL, model) for model in WORDS}
+BESIDE_DIAGONAL = {model: (DIAGONAL, model) for model in WORDS}
 HIGHER = {
     model: Claim(
         name=f"{model}-has-the-higher-elbo",
@@ -30,7 +30,7 @@ LOWER = Claim(
 
 def _run(lab: Lab) -> Findings:
     """Measure the encoders, which share a decoder and so log p(x), and compare them datum by datum."""
-    models = (DIAGONAL, *(model for model, pair in PAIRS.items() if lab.has(pair)))
+    models = (DIAGONAL, *(model for model, pair in BESIDE_DIAGONAL.items() if lab.has(pair)))
     parameters, found = parameters_of(models, lab), lab.gaps_of(models)
     held = {model: sets["heldout"].elbo for model, sets in found.items()}
     decisions: list[Decision] = [decide(HIGHER[model], held[model] - held[DIAGONAL]) for model in models[1:]]
@@ -50,5 +50,5 @@ ENCODER_LADDER = Experiment(
     models=(DIAGONAL, FULL, FLOW),
     claims=[*HIGHER.values(), LOWER],
     run=_run,
-    enough=list(PAIRS.values()),
+    enough=list(BESIDE_DIAGONAL.values()),
 )

@@ -12,7 +12,7 @@ OF_FLEXIBLE = {
     "fashion-linear-af": "q_AF",
     "fashion-linear-flow": "a coupling flow",
 }
-PAIRS = {model: (OF_GAUSSIAN, model) for model in OF_FLEXIBLE}
+BESIDE_GAUSSIAN = {model: (OF_GAUSSIAN, model) for model in OF_FLEXIBLE}
 LOWERS_TOO = {
     (model, name): Claim(
         name=f"{model}-lowers-amortization-{name}",
@@ -27,7 +27,7 @@ LOWERS_TOO = {
 
 def _run(lab: Lab) -> Findings:
     """Measure the encoders, which share a decoder and so log p(x), and compare them datum by datum."""
-    models = (OF_GAUSSIAN, *(model for model, pair in PAIRS.items() if lab.has(pair)))
+    models = (OF_GAUSSIAN, *(model for model, pair in BESIDE_GAUSSIAN.items() if lab.has(pair)))
     parameters, found = parameters_of(models, lab), lab.gaps_of(models)
     decisions: list[Decision] = []
     for model in models[1:]:
@@ -47,5 +47,5 @@ FLOW_AMORTIZATION = Experiment(
     models=(OF_GAUSSIAN, *OF_FLEXIBLE),
     claims=list(LOWERS_TOO.values()),
     run=_run,
-    enough=list(PAIRS.values()),
+    enough=list(BESIDE_GAUSSIAN.values()),
 )

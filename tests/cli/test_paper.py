@@ -90,25 +90,43 @@ def test_a_further_seed_of_some_models_decides_their_claims_alone(
     capsys.readouterr()
 
 
-def test_a_further_seed_without_all_that_an_experiment_keeps_is_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("removed", ["train", "heldout", "parameters.npz"])
+def test_models_of_a_further_seed_of_which_not_all_is_kept_leave_the_others(
+    removed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its ladders are kept by another experiment, and the arrays of this one are not; of seed 0 nothing is missing."""
-    experiment = EXPERIMENTS["decoder-size"]
+    """What is kept of one model is not whole; what is kept of another pair decides its claims."""
+    experiment, place = EXPERIMENTS["flow-amortization"], tmp_path / "rows" / "quick"
     for suffix in ("", "-seed-1"):
         for model in experiment.models:
             for name, gaps in Stand().gaps(model).items():
-                gaps.save(tmp_path / "rows" / "quick" / (model + suffix) / name)
-    np.savez(tmp_path / "rows" / "quick" / experiment.models[0] / "more.npz", x=np.zeros(1), weights="")
+                gaps.save(place / (model + suffix) / name)
+            np.savez(place / (model + suffix) / "parameters.npz", parameters=np.array(7), weights="")
+    broken = experiment.enough[0][1]
+    kept = place / f"{broken}-seed-1" / removed
+    shutil.rmtree(kept) if kept.is_dir() else kept.unlink()
+    assert main(["paper", "flow-amortization", "--from", str(tmp_path / "rows"), "--out", str(tmp_path)]) == 0
+    page = (tmp_path / "flow-amortization.md").read_text()
+    assert (page.count("| 2 runs |"), page.count("| one run |")) == (len(experiment.claims) - 2, 2)
+    assert f"| {broken}, seed 1 |" not in page
+    capsys.readouterr()
 
-    def run(lab: Lab) -> Findings:
-        lab.arrays(experiment.models[0], "more", lambda trained: {})
-        return experiment.run(lab)
 
-    monkeypatch.setitem(EXPERIMENTS, "decoder-size", replace(experiment, run=run))
-    assert main(["paper", "decoder-size", "--from", str(tmp_path / "rows"), "--out", str(tmp_path)]) == 0
-    assert "decoder-size: seed 1 and those after it are left out: " in capsys.readouterr().out
-    assert "| one run |" in (tmp_path / "decoder-size.md").read_text()
+def test_nothing_is_measured_for_a_further_seed_that_lacks_arrays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two models one was trained with seed 1; of the other another experiment kept the ladders alone."""
+    zoo_lab = ZooLab(SCALES["cpu"], tmp_path / "zoo", tmp_path / "out", None, None, 1)
+    experiment = EXPERIMENTS["flow-amortization"]
+    one, other = experiment.enough[0]
+    (tmp_path / "zoo" / f"{one}-seed-1").mkdir(parents=True)
+    (tmp_path / "zoo" / f"{one}-seed-1" / "model.safetensors").touch()
+    folder = tmp_path / "out" / "data" / "cpu" / f"{other}-seed-1"
+    for name, gaps in Stand().gaps(other).items():
+        gaps.save(folder / name)
+    monkeypatch.setattr(ZooLab, "_measured", lambda self, models: pytest.fail(f"measured {models}"))
+    assert not list(zoo_lab.further_trainings(experiment))
+    np.savez(folder / "parameters.npz", parameters=np.array(7), weights="")
+    assert len(list(zoo_lab.further_trainings(experiment))) == 1
 
 
 def test_rows_that_are_missing_are_noticed_before_anything_is_measured(
@@ -133,10 +151,10 @@ def test_a_further_seed_of_which_only_arrays_are_kept_counts(
     for suffix in ("", "-seed-1"):
         folder = tmp_path / "rows" / "quick" / (model + suffix)
         folder.mkdir(parents=True)
-        np.savez(folder / "more.npz", x=np.arange(12.0), weights="")
+        np.savez(folder / "planes.npz", x=np.arange(12.0), weights="")
 
     def run(lab: Lab) -> Findings:
-        x = lab.arrays(model, "more", lambda trained: {})["x"]
+        x = lab.arrays(model, "planes", lambda trained: {})["x"]
         return Findings(
             header=("model",), rows=[[model]], decisions=[decide(experiment.claims[0], er.Estimate("x", x))],
             draw=lambda figure: None,

@@ -14,6 +14,7 @@ from scipy import stats
 import elbowroom as er
 from elbowroom.experiments import (
     EXPERIMENTS,
+    LADDERS,
     SCALES,
     Claim,
     Decision,
@@ -120,11 +121,7 @@ PARTS = [(name, part) for name, experiment in EXPERIMENTS.items() for part in ex
 
 @pytest.mark.parametrize(("name", "part"), PARTS, ids=[f"{name}-{part[-1]}" for name, part in PARTS])
 def test_a_further_training_of_some_models_decides_their_claims(name: str, part: Sequence[str]) -> None:
-    class OfSome(Stand):
-        def has(self, models: Sequence[str]) -> bool:
-            return set(models) <= set(part)
-
-    all_, lab = run_once(name).findings, OfSome()
+    lab, all_ = OfSome(part), run_once(name).findings
     some = EXPERIMENTS[name].run(lab)
     decided = {decision.claim: decision.mean for decision in some.decisions}
     assert set(lab.asked) == set(part)
@@ -136,6 +133,40 @@ def test_a_further_training_of_some_models_decides_their_claims(name: str, part:
         assert (each.n_runs, each.mean) == (len(means), pytest.approx(np.mean(means), nan_ok=True))
 
 
+WITHOUT = [
+    (name, left_out)
+    for name, experiment in EXPERIMENTS.items()
+    for left_out in experiment.models
+    if any(left_out not in part for part in experiment.enough)
+]
+
+
+@pytest.mark.parametrize(("name", "left_out"), WITHOUT, ids=[f"{name}-{left_out}" for name, left_out in WITHOUT])
+def test_a_further_training_without_a_model_decides_the_claims_about_the_others(name: str, left_out: str) -> None:
+    """By the same numbers as with it."""
+    experiment, all_ = EXPERIMENTS[name], run_once(name).findings.decisions
+    lab = OfSome([model for model in experiment.models if model != left_out])
+    some = experiment.run(lab).decisions
+    assert some
+    assert left_out not in lab.asked
+    assert [each.claim for each in some] == [each.claim for each in all_ if each.claim in {one.claim for one in some}]
+    means = {decision.claim: decision.mean for decision in all_}
+    assert [each.mean for each in some] == pytest.approx([means[each.claim] for each in some], nan_ok=True)
+
+
+def test_latents_of_a_further_training_that_are_not_kept_leave_a_cell_of_its_table() -> None:
+    class WithoutLatents(Stand):
+        def has(self, models: Sequence[str], takes: Sequence[str] = (LADDERS,)) -> bool:
+            return "latents" not in takes
+
+    first, further = run_once("annealing").findings, EXPERIMENTS["annealing"].run(lab := WithoutLatents())
+    assert lab.taken == {LADDERS}
+    assert [row[:-1] for row in further.rows] == [row[:-1] for row in first.rows]
+    assert {row[-1] for row in further.rows} == {"not kept"}
+    assert all(row[-1].endswith(" of 2") for row in first.rows)
+    assert [each.mean for each in further.decisions] == pytest.approx([each.mean for each in first.decisions])
+
+
 class Stand:
     """A lab in which each model is a linear-Gaussian one: every experiment can be run in a second."""
 
@@ -143,25 +174,24 @@ class Stand:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.taken: set[str] = set()
         self.made: list[NamedArrays] = []
 
-    def has(self, models: Sequence[str]) -> bool:
+    def has(self, models: Sequence[str], takes: Sequence[str] = (LADDERS,)) -> bool:
         return True
 
     def gaps(self, model: str) -> Mapping[str, er.Gaps]:
         self.asked.append(model)
-        trained, plan = self.trained(model)
-        return {
-            name: er.decompose(trained.model, trained.q, x, plan, ids=range(start, start + len(x)), progress=False)
-            for start, (name, x) in zip((0, 6), trained.images.items(), strict=True)
-        }
+        self.taken.add(LADDERS)
+        return ladders_of(model)
 
     def gaps_of(self, models: Sequence[str]) -> Mapping[str, Mapping[str, er.Gaps]]:
         return {model: self.gaps(model) for model in models}
 
     def arrays(self, model: str, name: str, make: Callable[[Trained], NamedArrays]) -> NamedArrays:
         self.asked.append(model)
-        self.made.append(make(self.trained(model)[0]))
+        self.taken.add(name)
+        self.made.append(make(stand_in(model)[0]))
         return self.made[-1]
 
     def arrays_of(
@@ -169,20 +199,41 @@ class Stand:
     ) -> Mapping[str, NamedArrays]:
         return {model: self.arrays(model, name, make) for model in models}
 
-    @cache  # noqa: B019  (the networks have other weights each time)
-    def trained(self, model: str) -> tuple[Trained, er.Plan]:
-        scale = 0.5 + 0.1 * (len(model) % 5)
-        weight = torch.randn(4, 2, generator=torch.Generator().manual_seed(len(model)), dtype=torch.float64)
-        truth = er.LinearGaussian(weight, torch.zeros(4, dtype=torch.float64), scale)
-        net = torch.nn.Linear(4, 4, dtype=torch.float64)
-        family = er.AuxiliaryFlow(2, hidden=4) if model.endswith("af") else er.DiagonalGaussian(2)
-        if model.endswith("af"):
-            net = torch.nn.Linear(4, family.context_size, dtype=torch.float64)
-        short = er.Budget(n_steps=2, n_samples=4, learning_rate=0.01, max_rounds=1)
-        plan = replace(TINY, budgets={family.name: short} if model.endswith("af") else {})
-        x = torch.randn(12, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-        images = {"train": x[:6], "heldout": x[6:]}
-        return Trained(model=truth, q=er.Amortized(net, family), images=images), plan
+
+@cache
+def ladders_of(model: str) -> Mapping[str, er.Gaps]:
+    trained, plan = stand_in(model)
+    return {
+        name: er.decompose(trained.model, trained.q, x, plan, ids=range(start, start + len(x)), progress=False)
+        for start, (name, x) in zip((0, 6), trained.images.items(), strict=True)
+    }
+
+
+@cache
+def stand_in(model: str) -> tuple[Trained, er.Plan]:
+    scale = 0.5 + 0.1 * (len(model) % 5)
+    weight = torch.randn(4, 2, generator=torch.Generator().manual_seed(len(model)), dtype=torch.float64)
+    truth = er.LinearGaussian(weight, torch.zeros(4, dtype=torch.float64), scale)
+    family = er.AuxiliaryFlow(2, hidden=4) if model.endswith("af") else er.DiagonalGaussian(2)
+    with torch.random.fork_rng():
+        torch.manual_seed(sum(map(ord, model)))
+        net = torch.nn.Linear(4, family.context_size, dtype=torch.float64)
+    short = er.Budget(n_steps=2, n_samples=4, learning_rate=0.01, max_rounds=1)
+    plan = replace(TINY, budgets={family.name: short} if model.endswith("af") else {})
+    x = torch.randn(12, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    images = {"train": x[:6], "heldout": x[6:]}
+    return Trained(model=truth, q=er.Amortized(net, family), images=images), plan
+
+
+class OfSome(Stand):
+    """A lab that has some models alone, as of a further training."""
+
+    def __init__(self, models: Sequence[str]) -> None:
+        super().__init__()
+        self.models = models
+
+    def has(self, models: Sequence[str], takes: Sequence[str] = (LADDERS,)) -> bool:
+        return set(models) <= set(self.models)
 
 
 @dataclass(frozen=True)
@@ -213,6 +264,7 @@ def ran(request: pytest.FixtureRequest) -> Ran:
 def test_an_experiment_decides_all_its_claims_on_the_models_that_it_names(ran: Ran) -> None:
     decisions = ran.findings.decisions
     assert sorted(set(ran.lab.asked)) == sorted(ran.experiment.models)
+    assert set(ran.experiment.takes) == ran.lab.taken - {"latents"}  # without which annealing decides all the same
     assert {decision.claim.name for decision in decisions} == {claim.name for claim in ran.experiment.claims}
     assert len(decisions) == len(ran.experiment.claims)
     assert all(len(row) == len(ran.findings.header) for row in ran.findings.rows)
@@ -265,9 +317,8 @@ def test_sandwiches_at_equal_work_hold_what_a_model_knows() -> None:
 
 def test_planes_know_a_gaussian_posterior() -> None:
     """Of a linear-Gaussian model the evidence and all divergences from the Gaussians have closed forms."""
-    lab = run_once("posterior-2d").lab
-    (found,) = lab.made
-    trained, _ = lab.trained("mnist-2d")
+    (found,) = run_once("posterior-2d").lab.made
+    trained, _ = stand_in("mnist-2d")
     truth, x = trained.model, trained.images["train"]
     assert isinstance(truth, er.LinearGaussian)
     log_p = truth.log_evidence(x)

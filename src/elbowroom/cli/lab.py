@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..core import digest_of, write_atomically
-from ..experiments import NamedArrays, Scale, Trained
+from ..experiments import LADDERS, Experiment, NamedArrays, Scale, Trained
 from ..measure import BlockKey
 from ..models import DecoderModel
 from ..posteriors import Amortized
@@ -63,22 +63,23 @@ class ZooLab:
             folder = self._choice.data_dir
             train_models(models, self._zoo, self.scale.name, data_dir=folder, workers=self._workers)
 
-    def further_trainings(self, enough: Sequence[Sequence[str]]) -> Iterator["ZooLab"]:
-        """A lab for each further seed with which all models of one of these sets were trained."""
+    def further_trainings(self, experiment: Experiment) -> Iterator["ZooLab"]:
+        """A lab for each further seed, up to the first of which there is too little to decide any claim."""
+        enough = experiment.enough or [experiment.models]
         for seed in count(1):
             lab = copy(self)
             lab._seed = seed
-            if not any(map(lab.has, enough)):
+            if not any(lab.has(models, experiment.takes) for models in enough):
                 return
             yield lab
 
-    def has(self, models: Sequence[str]) -> bool:
-        """As `experiments.Lab` says. A model that is not in the zoo counts if rows or arrays of it are kept.
+    def has(self, models: Sequence[str], takes: Sequence[str] = (LADDERS,)) -> bool:
+        """As `experiments.Lab` says.
 
         Models of the first seed are always wanted, so that an error says which of them are missing.
         """
         folders = map(self._folder, models)
-        return not self._seed or all(self._is_trained(each) or self._kept_of(each).is_dir() for each in folders)
+        return not self._seed or all(self._is_trained(each) or self._keeps(each, takes) for each in folders)
 
     def gaps(self, model: str) -> Mapping[str, Gaps]:
         """As `experiments.Lab` says."""
@@ -176,6 +177,15 @@ class ZooLab:
     def _kept_of(self, folder: str) -> Path:
         """Where the rows and the arrays of a model are kept."""
         return (self._rows or self._out / KEPT_ROWS) / self.scale.name / folder
+
+    def _keeps(self, folder: str, takes: Sequence[str]) -> bool:
+        """Whether all of this is kept of a model."""
+        return all(
+            all((self._kept_of(folder) / name).is_dir() for name in SETS)
+            if each == LADDERS
+            else self._place_of_arrays(folder, each).exists()
+            for each in takes
+        )
 
     def _origin(self, model: str) -> str:
         """Which weights they are."""

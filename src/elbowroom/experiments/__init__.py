@@ -6,7 +6,7 @@ from .claims import Claim, Decision, decide, decide_between
 from .data_size import DATA_SIZE
 from .decoder_size import DECODER_SIZE
 from .encoder_ladder import ENCODER_LADDER
-from .experiment import SCALES, Experiment, Findings, Lab, NamedArrays, Scale, Trained
+from .experiment import LADDERS, SCALES, Experiment, Findings, Lab, NamedArrays, Scale, Trained
 from .fit_the_family import FIT_THE_FAMILY
 from .flow_amortization import FLOW_AMORTIZATION
 from .gap_sizes import GAPS
@@ -24,6 +24,7 @@ __all__ = [
     "EXPERIMENTS",
     "Experiment",
     "Findings",
+    "LADDERS",
     "Lab",
     "SCALES",
     "Scale",

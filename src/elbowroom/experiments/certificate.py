@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CERTIFICATE"]
 
+SANDWICH = "sandwich"  # the name of arrays
 EVERY_MODEL = (
     "mnist-ffg", "mnist-af", "fashion-ffg", "fashion-af", "fashion-brief", "fashion-large-encoder", "fashion-decoder-0",
     "fashion-decoder-4", "fashion-no-annealing", "cifar-ffg", "cifar-af",
@@ -51,7 +52,7 @@ CHEAPER = {
 
 def _run(lab: Lab) -> Findings:
     """Bound log p(x) of simulated images from both sides, in two ways."""
-    found = lab.arrays_of(EVERY_MODEL, "sandwich", _sandwiches)
+    found = lab.arrays_of(EVERY_MODEL, SANDWICH, _sandwiches)
     decisions = []
     for data in DATA:
         own, other = (_estimate(found[f"{data}-ffg"], way) for way in ("own", "prior"))
@@ -146,4 +147,5 @@ CERTIFICATE = Experiment(
     models=EVERY_MODEL,
     claims=[*EVIDENCE_IS_KNOWN.values(), *CHEAPER.values()],
     run=_run,
+    takes=(SANDWICH,),
 )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ..results import Estimate, Gaps
-from .claims import Claim, decide, decide_between
+from .claims import Claim, Decision, decide, decide_between
 from .experiment import Experiment, Findings, Lab
 from .figures import COLORS, label
 from .tables import own_fit, with_error
@@ -46,27 +46,36 @@ CAPACITY = Claim(
 
 def _run(lab: Lab) -> Findings:
     """Measure the encoders on images that each was trained on, and on the same held-out images."""
-    ladders = lab.gaps_of(list(TRAINED_ON.values()))
-    found = {n: ladders[model] for n, model in TRAINED_ON.items()}
-    few, all_ = ({name: gaps.amortization for name, gaps in found[n].items()} for n in (FEWEST, MOST))
-    fits = {n: [own_fit(gaps) for gaps in sets.values()] for n, sets in found.items()}
-    held_fits = [own_fit(found[n]["heldout"]) for n in (FEWEST, MOST)]
+    models = {n: model for n, model in TRAINED_ON.items() if lab.has([model])}
+    ladders = lab.gaps_of(list(models.values()))
+    found = {n: ladders[model] for n, model in models.items()}
     return Findings(
         header=(
             "q", "training images", "n of each set", "L[q], training", "L[q], held-out", "capacity", "generalization",
             "ran out",
         ),
         rows=[_row(n, sets) for n, sets in found.items()],
-        decisions=[
-            decide(GENERALIZES, few["heldout"] - all_["heldout"], *held_fits),
-            decide_between(
-                FEW_ARE_OVERFITTED, [few["heldout"] - all_["heldout"], all_["train"]], [few["train"]], *fits[FEWEST],
-                *fits[MOST],
-            ),
-            decide_between(CAPACITY, [all_["train"] + all_["train"]], [all_["heldout"]], *fits[MOST]),
-        ],
+        decisions=_decisions(found),
         draw=lambda figure: _draw(figure, found),
     )  # fmt: skip
+
+
+def _decisions(found: Mapping[int, Mapping[str, Gaps]]) -> list[Decision]:
+    """Of a further training, what those of its encoders decide that are there, of which that of most images is one."""
+    gaps = {n: {name: each.amortization for name, each in sets.items()} for n, sets in found.items()}
+    fits = {n: {name: own_fit(each) for name, each in sets.items()} for n, sets in found.items()}
+    all_ = gaps[MOST]
+    capacity = decide_between(CAPACITY, [all_["train"] + all_["train"]], [all_["heldout"]], *fits[MOST].values())
+    if FEWEST not in found:
+        return [capacity]
+    few, more = gaps[FEWEST], gaps[FEWEST]["heldout"] - all_["heldout"]
+    return [
+        decide(GENERALIZES, more, *(fits[n]["heldout"] for n in (FEWEST, MOST))),
+        decide_between(
+            FEW_ARE_OVERFITTED, [more, all_["train"]], [few["train"]], *fits[FEWEST].values(), *fits[MOST].values()
+        ),
+        capacity,
+    ]
 
 
 def _row(n: int, sets: Mapping[str, Gaps]) -> tuple[str, ...]:
@@ -117,4 +126,5 @@ DATA_SIZE = Experiment(
     models=tuple(TRAINED_ON.values()),
     claims=[GENERALIZES, FEW_ARE_OVERFITTED, CAPACITY],
     run=_run,
+    enough=[[TRAINED_ON[MOST]]],
 )

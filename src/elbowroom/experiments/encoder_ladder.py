@@ -2,7 +2,7 @@
 
 from .claims import Claim, Decision, decide
 from .experiment import Experiment, Findings, Lab
-from .tables import findings_of, own_fit, parameters_of
+from .tables import WITH_SIZES, findings_of, own_fit, parameters_of
 
 __all__ = ["ENCODER_LADDER"]
 
@@ -30,7 +30,7 @@ LOWER = Claim(
 
 def _run(lab: Lab) -> Findings:
     """Measure the encoders, which share a decoder and so log p(x), and compare them datum by datum."""
-    models = (DIAGONAL, *(model for model, pair in BESIDE_DIAGONAL.items() if lab.has(pair)))
+    models = (DIAGONAL, *(model for model, pair in BESIDE_DIAGONAL.items() if lab.has(pair, WITH_SIZES)))
     parameters, found = parameters_of(models, lab), lab.gaps_of(models)
     held = {model: sets["heldout"].elbo for model, sets in found.items()}
     decisions: list[Decision] = [decide(HIGHER[model], held[model] - held[DIAGONAL]) for model in models[1:]]
@@ -50,5 +50,6 @@ ENCODER_LADDER = Experiment(
     models=(DIAGONAL, FULL, FLOW),
     claims=[*HIGHER.values(), LOWER],
     run=_run,
+    takes=WITH_SIZES,
     enough=list(BESIDE_DIAGONAL.values()),
 )

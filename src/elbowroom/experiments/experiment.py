@@ -16,9 +16,10 @@ from .claims import Claim, Decision
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["SCALES", "NamedArrays", "Experiment", "Findings", "Lab", "Scale", "Trained"]
+__all__ = ["LADDERS", "SCALES", "NamedArrays", "Experiment", "Findings", "Lab", "Scale", "Trained"]
 
 NamedArrays: TypeAlias = Mapping[str, NDArray[Any]]
+LADDERS = "ladders"  # what is kept of a model on both sets, beside arrays with names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +69,10 @@ class Lab(Protocol):
 
     scale: Scale
 
-    def has(self, models: Sequence[str]) -> bool:
-        """Whether all of these models were measured or can be. Of a further training some may be missing."""
+    def has(self, models: Sequence[str], takes: Sequence[str] = (LADDERS,)) -> bool:
+        """Whether all of these models can be measured, or all of this was kept of them: `LADDERS`, and the names of
+        arrays. Of a further training some may be missing.
+        """
 
     def gaps(self, model: str) -> Mapping[str, Gaps]:
         """The ladders of a model of the zoo on training data, "train", and on others, "heldout"; the same data for all
@@ -117,6 +120,7 @@ class Experiment:
         models: the names of the models in the zoo.
         claims: the claims that it decides.
         run: measures the models in a lab.
+        takes: what it cannot do without of a model: `LADDERS`, and the names of arrays.
         enough: sets of models, of each of which a further training decides some of the claims; by default it takes all.
     """
 
@@ -127,4 +131,5 @@ class Experiment:
     models: Sequence[str]
     claims: Sequence[Claim]
     run: Callable[[Lab], Findings]
+    takes: Sequence[str] = (LADDERS,)
     enough: Sequence[Sequence[str]] = ()

@@ -13,7 +13,7 @@ from ..models import latent_size
 from ..posteriors import AuxiliaryFlow, CouplingFlow, DiagonalGaussian, Family, FullGaussian, PosteriorLike
 from ..results import Estimate, FitReport
 from .claims import Claim, decide
-from .experiment import Experiment, Findings, Lab, NamedArrays, Trained
+from .experiment import LADDERS, Experiment, Findings, Lab, NamedArrays, Trained
 from .figures import COLORS, label
 from .larger_encoder import PLAIN
 
@@ -28,6 +28,7 @@ CHOICES: dict[str, type[Family]] = {
     "coupling flow": CouplingFlow,
     "auxiliary flow": AuxiliaryFlow,
 }
+FITTED_FAMILIES = "families"  # the name of arrays
 IMAGES_FOR_A_FIT = 5  # an image is fitted for every five of the scale, since flows cost more
 N_TIMED, N_OF_ELBO = 100, 400  # draws of q: those that are timed, and those behind an ELBO
 MOST_BY_A_FULL_ONE = Claim(
@@ -41,7 +42,7 @@ MOST_BY_A_FULL_ONE = Claim(
 
 def _run(lab: Lab) -> Findings:
     """Fit every family to the same images, and compare what is left of log p(x) with what q costs."""
-    found = lab.arrays(PLAIN, "families", _fitted)
+    found = lab.arrays(PLAIN, FITTED_FAMILIES, _fitted)
     n = found["elbo"].shape[1]
     log_p = lab.gaps(PLAIN)["heldout"].log_evidence[:n]
     best = {
@@ -130,4 +131,5 @@ FIT_THE_FAMILY = Experiment(
     models=(PLAIN,),
     claims=[MOST_BY_A_FULL_ONE],
     run=_run,
+    takes=(LADDERS, FITTED_FAMILIES),
 )

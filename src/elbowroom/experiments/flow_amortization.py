@@ -2,7 +2,7 @@
 
 from .claims import Claim, Decision, decide
 from .experiment import Experiment, Findings, Lab
-from .tables import findings_of, own_fit, parameters_of
+from .tables import WITH_SIZES, findings_of, own_fit, parameters_of
 
 __all__ = ["FLOW_AMORTIZATION"]
 
@@ -27,7 +27,7 @@ LOWERS_TOO = {
 
 def _run(lab: Lab) -> Findings:
     """Measure the encoders, which share a decoder and so log p(x), and compare them datum by datum."""
-    models = (OF_GAUSSIAN, *(model for model, pair in BESIDE_GAUSSIAN.items() if lab.has(pair)))
+    models = (OF_GAUSSIAN, *(model for model, pair in BESIDE_GAUSSIAN.items() if lab.has(pair, WITH_SIZES)))
     parameters, found = parameters_of(models, lab), lab.gaps_of(models)
     decisions: list[Decision] = []
     for model in models[1:]:
@@ -47,5 +47,6 @@ FLOW_AMORTIZATION = Experiment(
     models=(OF_GAUSSIAN, *OF_FLEXIBLE),
     claims=list(LOWERS_TOO.values()),
     run=_run,
+    takes=WITH_SIZES,
     enough=list(BESIDE_GAUSSIAN.values()),
 )

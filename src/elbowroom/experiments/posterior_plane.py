@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["POSTERIOR_PLANE"]
 
+PLANES = "planes"  # the name of arrays
 MODEL = "mnist-2d"
 LOCAL_FITS = {"best diagonal": DiagonalGaussian(2), "best full": FullGaussian(2), "best flow": CouplingFlow(2)}
 SHOWN_Q = ("amortized", *LOCAL_FITS)  # in the order of the arrays
@@ -47,7 +48,7 @@ FLOW_IS_CLOSER = Claim(
 
 def _run(lab: Lab) -> Findings:
     """Integrate over the plane, and compare the divergences image by image."""
-    found = lab.arrays(MODEL, "planes", _planes)
+    found = lab.arrays(MODEL, PLANES, _planes)
     kl = {kind: Estimate(f"KL of {kind}", values) for kind, values in zip(SHOWN_Q, found["kl"], strict=True)}
     fits = {
         kind: FitReport(outcome, np.zeros_like(outcome), np.zeros(len(outcome)))
@@ -202,4 +203,5 @@ POSTERIOR_PLANE = Experiment(
     models=(MODEL,),
     claims=[AMORTIZATION_IS_LARGER, FLOW_IS_CLOSER],
     run=_run,
+    takes=(PLANES,),
 )

@@ -12,7 +12,7 @@ from ..fits import refine
 from ..posteriors import DiagonalGaussian
 from ..results import Estimate, Gaps
 from .claims import Claim, decide
-from .experiment import Experiment, Findings, Lab, NamedArrays, Trained
+from .experiment import LADDERS, Experiment, Findings, Lab, NamedArrays, Trained
 from .figures import COLORS, label
 from .larger_encoder import LARGE, PLAIN
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["REFINEMENT"]
 
+REFINED = "refined"  # the name of arrays
 STEPS_TAKEN = (0, 1, 5, 20, 80)
 STEPS_COMPARED = 20  # the steps that are compared with the larger encoder
 N_ELBO_DRAWS = 400  # of q, by which each ELBO is estimated
@@ -36,10 +37,10 @@ MORE_THAN_AN_ENCODER = Claim(
 
 def _run(lab: Lab) -> Findings:
     """Refine the smaller encoder's answers, and compare the gap that is left with the larger encoder's."""
-    found = lab.arrays(PLAIN, "refined", _refined)
+    found = lab.arrays(PLAIN, REFINED, _refined)
     ladders = {name: sets["heldout"] for name, sets in lab.gaps_of((PLAIN, LARGE)).items()}
     fits = [gaps.fits[DiagonalGaussian.name] for gaps in ladders.values()]
-    cost = lab.arrays(LARGE, "refined", _refined)["seconds"][0]
+    cost = lab.arrays(LARGE, REFINED, _refined)["seconds"][0]
     best = ladders[PLAIN].local[DiagonalGaussian.name]
     left = [
         best - Estimate(f"L[q], {k} steps", values, noise={("refined", k): noise}, ids=best.ids)
@@ -117,4 +118,5 @@ REFINEMENT = Experiment(
     models=(PLAIN, LARGE),
     claims=[MORE_THAN_AN_ENCODER],
     run=_run,
+    takes=(LADDERS, REFINED),
 )

@@ -8,16 +8,17 @@ from ..models import n_parameters
 from ..posteriors import DiagonalGaussian
 from ..results import Estimate, FitReport, Gaps
 from .claims import Decision
-from .experiment import Findings, Lab, NamedArrays, Trained
+from .experiment import LADDERS, Findings, Lab, NamedArrays, Trained
 from .figures import draw_only_gaps
 
-__all__ = ["LADDER_HEADER", "findings_of", "ladder_rows_of", "own_fit", "parameters_of", "with_error"]
+__all__ = ["LADDER_HEADER", "WITH_SIZES", "findings_of", "ladder_rows_of", "own_fit", "parameters_of", "with_error"]
 
 LADDER_HEADER = (
     "model", "data", "n", "log p(x)", "L[q*]", "L[q*_FFG]", "L[q]", "approximation", "amortization", "inference",
     "ran out",
 )  # fmt: skip
 PARAMETERS = "parameters"  # the name of kept arrays, and of their column
+WITH_SIZES = (LADDERS, PARAMETERS)  # what an experiment takes of models where this column is
 
 
 def findings_of(

@@ -75,7 +75,7 @@ def test_a_further_seed_of_some_models_decides_their_claims_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     experiment, place = EXPERIMENTS["flow-amortization"], tmp_path / "rows" / "quick"
-    pair = experiment.enough[0]
+    pair = experiment.claims[0].models
     for suffix, models in (("", experiment.models), ("-seed-1", pair), ("-seed-2", pair[1:])):
         for model in models:
             for name, gaps in Stand().gaps(model).items():
@@ -90,43 +90,62 @@ def test_a_further_seed_of_some_models_decides_their_claims_alone(
     capsys.readouterr()
 
 
-@pytest.mark.parametrize("removed", ["train", "heldout", "parameters.npz"])
+@pytest.mark.parametrize("removed", ["train", "heldout", "heldout/run.json"])
 def test_models_of_a_further_seed_of_which_not_all_is_kept_leave_the_others(
     removed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is kept of one model is not whole; what is kept of another pair decides its claims."""
+    """What is kept of one model is not whole; what is kept of others decides the claims about them."""
     experiment, place = EXPERIMENTS["flow-amortization"], tmp_path / "rows" / "quick"
     for suffix in ("", "-seed-1"):
         for model in experiment.models:
             for name, gaps in Stand().gaps(model).items():
                 gaps.save(place / (model + suffix) / name)
             np.savez(place / (model + suffix) / "parameters.npz", parameters=np.array(7), weights="")
-    broken = experiment.enough[0][1]
+    broken = experiment.models[1]
     kept = place / f"{broken}-seed-1" / removed
     shutil.rmtree(kept) if kept.is_dir() else kept.unlink()
     assert main(["paper", "flow-amortization", "--from", str(tmp_path / "rows"), "--out", str(tmp_path)]) == 0
     page = (tmp_path / "flow-amortization.md").read_text()
     assert (page.count("| 2 runs |"), page.count("| one run |")) == (len(experiment.claims) - 2, 2)
     assert f"| {broken}, seed 1 |" not in page
-    capsys.readouterr()
+    assert "left out" not in capsys.readouterr().out
 
 
-def test_nothing_is_measured_for_a_further_seed_that_lacks_arrays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_it_is_said_why_a_further_seed_is_left_out(
+    rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of two models one was trained with seed 1; of the other another experiment kept the ladders alone."""
+    """The rows of seed 1 are damaged, or not there, for one model of three."""
+    place, models = rows / "quick", EXPERIMENTS["decoder-size"].models
+    for model in models:
+        shutil.copytree(place / model, place / f"{model}-seed-1")
+    asked = ["paper", "decoder-size", "--from", str(rows), "--out", str(tmp_path)]
+    broken = f"{models[0]}-seed-1"
+    (part,) = (place / broken / "train" / "data").iterdir()
+    part.write_bytes(part.read_bytes()[:-100])
+    for why in ("seed 1 and those after it are left out: ", f"seed 1 is left out, since {broken} is not in the zoo"):
+        assert main(asked) == 0
+        assert f"decoder-size: {why}" in capsys.readouterr().out
+        assert "| one run |" in (tmp_path / "decoder-size.md").read_text()
+        shutil.rmtree(place / broken / "train", ignore_errors=True)
+
+
+def test_a_further_seed_that_lacks_what_all_claims_take_is_not_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One of two models was trained with seed 1; of the other the ladders are kept, and the arrays are not."""
     zoo_lab = ZooLab(SCALES["cpu"], tmp_path / "zoo", tmp_path / "out", None, None, 1)
-    experiment = EXPERIMENTS["flow-amortization"]
-    one, other = experiment.enough[0]
+    experiment = EXPERIMENTS["refinement"]
+    one, other = experiment.models
     (tmp_path / "zoo" / f"{one}-seed-1").mkdir(parents=True)
     (tmp_path / "zoo" / f"{one}-seed-1" / "model.safetensors").touch()
     folder = tmp_path / "out" / "data" / "cpu" / f"{other}-seed-1"
     for name, gaps in Stand().gaps(other).items():
         gaps.save(folder / name)
-    monkeypatch.setattr(ZooLab, "_measured", lambda self, models: pytest.fail(f"measured {models}"))
     assert not list(zoo_lab.further_trainings(experiment))
-    np.savez(folder / "parameters.npz", parameters=np.array(7), weights="")
+    assert f"refinement: seed 1 is left out, since {other}-seed-1 is not in the zoo" in capsys.readouterr().out
+    np.savez(folder / "refined.npz", elbo=np.zeros(1), weights="")
     assert len(list(zoo_lab.further_trainings(experiment))) == 1
+    assert "left out" not in capsys.readouterr().out  # of seed 2 there is nothing
 
 
 def test_rows_that_are_missing_are_noticed_before_anything_is_measured(

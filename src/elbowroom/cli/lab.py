@@ -65,12 +65,11 @@ class ZooLab:
 
     def further_trainings(self, experiment: Experiment) -> Iterator["ZooLab"]:
         """A lab for each further seed, up to the first of which there is too little to decide any claim."""
-        enough = experiment.enough or [experiment.models]
         for seed in count(1):
             lab = copy(self)
             lab._seed = seed
-            if not any(lab.has(models, experiment.takes) for models in enough):
-                return
+            if not any(lab.has(claim.models or experiment.models, experiment.takes) for claim in experiment.claims):
+                return lab._say_what_lacks(experiment)
             yield lab
 
     def has(self, models: Sequence[str], takes: Sequence[str] = (LADDERS,)) -> bool:
@@ -180,12 +179,19 @@ class ZooLab:
 
     def _keeps(self, folder: str, takes: Sequence[str]) -> bool:
         """Whether all of this is kept of a model."""
-        return all(
-            all((self._kept_of(folder) / name).is_dir() for name in SETS)
-            if each == LADDERS
-            else self._place_of_arrays(folder, each).exists()
-            for each in takes
-        )
+        wanted = [self._place_of_arrays(folder, name) for name in takes if name != LADDERS]
+        if LADDERS in takes:
+            wanted += [self._kept_of(folder) / name / "run.json" for name in SETS]
+        return all(path.exists() for path in wanted)
+
+    def _say_what_lacks(self, experiment: Experiment) -> None:
+        """Say why a seed is left out of which some models are there."""
+        lacking = [model for model in experiment.models if not self.has([model], experiment.takes)]
+        if len(lacking) < len(experiment.models):
+            say(
+                f"{experiment.name}: seed {self._seed} is left out, since {self._folder(lacking[0])} is not in the "
+                f"zoo, and not all of it is kept ({', '.join(experiment.takes)})"
+            )
 
     def _origin(self, model: str) -> str:
         """Which weights they are."""

@@ -80,7 +80,12 @@ def _run(experiment: Experiment, lab: ZooLab) -> Findings:
     """What the experiment finds of the models of the zoo, and of the same models trained with other seeds."""
     lab.train_missing(experiment.models)
     found = [experiment.run(lab)]
-    found += map(experiment.run, lab.further_trainings(experiment))
+    for further in lab.further_trainings(experiment):
+        try:
+            found.append(experiment.run(further))
+        except RunError as error:
+            say(f"{experiment.name}: seed {len(found)} and those after it are left out: {error}")
+            break
     return over_trainings(found)
 
 

@@ -24,6 +24,7 @@ class Claim:
         estimand: the quantity in nats, a mean over data, that is greater than zero if the claim holds.
         data: the data of which it is the mean.
         whose: whose claim it is, in words that "that" may follow.
+        models: the models of the zoo that it is about; by default all of its experiment.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Claim:
     estimand: str
     data: str
     whose: str = "The paper says"
+    models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

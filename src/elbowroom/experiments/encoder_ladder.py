@@ -1,14 +1,13 @@
 """Beyond the paper: of encoders with equally many parameters, which family of q loses least?"""
 
-from .claims import Claim, Decision, decide
-from .experiment import Experiment, Findings, Lab
-from .tables import WITH_SIZES, findings_of, own_fit, parameters_of
+from .claims import Claim, decide
+from .experiment import Experiment, Findings, Lab, measurable
+from .tables import findings_of, own_fit, parameters_of
 
 __all__ = ["ENCODER_LADDER"]
 
 DIAGONAL, FULL, FLOW = "fashion-encoder-diagonal", "fashion-encoder-full", "fashion-encoder-flow"
 WORDS = {FULL: "a full-covariance Gaussian", FLOW: "a coupling flow"}
-BESIDE_DIAGONAL = {model: (DIAGONAL, model) for model in WORDS}
 HIGHER = {
     model: Claim(
         name=f"{model}-has-the-higher-elbo",
@@ -16,6 +15,7 @@ HIGHER = {
         says=f"parameters are better spent on {words} than on a wider encoder of a diagonal Gaussian",
         estimand=f"L[q] of an encoder of {words} minus that of one of a diagonal Gaussian with as many parameters",
         data="held-out images of Fashion-MNIST",
+        models=(DIAGONAL, model),
     )
     for model, words in WORDS.items()
 }
@@ -25,19 +25,19 @@ LOWER = Claim(
     estimand="amortization gap with a diagonal Gaussian minus that with a coupling flow, on one frozen decoder, with "
     "equally many parameters",
     data="training images of Fashion-MNIST",
+    models=(DIAGONAL, FLOW),
 )
 
 
 def _run(lab: Lab) -> Findings:
     """Measure the encoders, which share a decoder and so log p(x), and compare them datum by datum."""
-    models = (DIAGONAL, *(model for model, pair in BESIDE_DIAGONAL.items() if lab.has(pair, WITH_SIZES)))
-    parameters, found = parameters_of(models, lab), lab.gaps_of(models)
+    found = lab.gaps_of(measurable(ENCODER_LADDER, lab))
     held = {model: sets["heldout"].elbo for model, sets in found.items()}
-    decisions: list[Decision] = [decide(HIGHER[model], held[model] - held[DIAGONAL]) for model in models[1:]]
+    decisions = [decide(claim, held[model] - held[DIAGONAL]) for model, claim in HIGHER.items() if model in found]
     if FLOW in found:
         plain, flow = found[DIAGONAL]["train"], found[FLOW]["train"]
         decisions.append(decide(LOWER, plain.amortization - flow.amortization, own_fit(plain), own_fit(flow)))
-    return findings_of(found, decisions, parameters)
+    return findings_of(found, decisions, parameters_of(found, lab))
 
 
 ENCODER_LADDER = Experiment(
@@ -50,6 +50,4 @@ ENCODER_LADDER = Experiment(
     models=(DIAGONAL, FULL, FLOW),
     claims=[*HIGHER.values(), LOWER],
     run=_run,
-    takes=WITH_SIZES,
-    enough=list(BESIDE_DIAGONAL.values()),
 )

@@ -16,10 +16,10 @@ from .claims import Claim, Decision
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["LADDERS", "SCALES", "NamedArrays", "Experiment", "Findings", "Lab", "Scale", "Trained"]
+__all__ = ["LADDERS", "SCALES", "NamedArrays", "Experiment", "Findings", "Lab", "Scale", "Trained", "measurable"]
 
 NamedArrays: TypeAlias = Mapping[str, NDArray[Any]]
-LADDERS = "ladders"  # what is kept of a model on both sets, beside arrays with names
+LADDERS = "ladders"  # what is kept of a model, beside arrays with names: its ladders on both sets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +70,8 @@ class Lab(Protocol):
     scale: Scale
 
     def has(self, models: Sequence[str], takes: Sequence[str] = (LADDERS,)) -> bool:
-        """Whether all of these models can be measured, or all of this was kept of them: `LADDERS`, and the names of
-        arrays. Of a further training some may be missing.
+        """Whether each of these models can be measured, or all that `takes` names is kept of it: `LADDERS`, or names of
+        arrays. Of a further training models may be missing.
         """
 
     def gaps(self, model: str) -> Mapping[str, Gaps]:
@@ -120,8 +120,7 @@ class Experiment:
         models: the names of the models in the zoo.
         claims: the claims that it decides.
         run: measures the models in a lab.
-        takes: what it cannot do without of a model: `LADDERS`, and the names of arrays.
-        enough: sets of models, of each of which a further training decides some of the claims; by default it takes all.
+        takes: what it needs of every model: `LADDERS`, or names of arrays.
     """
 
     name: str
@@ -132,4 +131,11 @@ class Experiment:
     claims: Sequence[Claim]
     run: Callable[[Lab], Findings]
     takes: Sequence[str] = (LADDERS,)
-    enough: Sequence[Sequence[str]] = ()
+
+
+def measurable(experiment: Experiment, lab: Lab) -> list[str]:
+    """Its models, or, where a further training lacks some, those of the claims that it can decide."""
+    if lab.has(experiment.models):
+        return list(experiment.models)
+    decided = [claim.models for claim in experiment.claims if lab.has(claim.models)]
+    return [model for model in experiment.models if any(model in each for each in decided)]

@@ -1,6 +1,6 @@
 """The rows of tables: one ladder in each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -8,17 +8,17 @@ from ..models import n_parameters
 from ..posteriors import DiagonalGaussian
 from ..results import Estimate, FitReport, Gaps
 from .claims import Decision
-from .experiment import LADDERS, Findings, Lab, NamedArrays, Trained
+from .experiment import Findings, Lab, NamedArrays, Trained
 from .figures import draw_only_gaps
 
-__all__ = ["LADDER_HEADER", "WITH_SIZES", "findings_of", "ladder_rows_of", "own_fit", "parameters_of", "with_error"]
+__all__ = ["LADDER_HEADER", "NOT_KEPT", "findings_of", "ladder_rows_of", "own_fit", "parameters_of", "with_error"]
 
 LADDER_HEADER = (
     "model", "data", "n", "log p(x)", "L[q*]", "L[q*_FFG]", "L[q]", "approximation", "amortization", "inference",
     "ran out",
 )  # fmt: skip
 PARAMETERS = "parameters"  # the name of kept arrays, and of their column
-WITH_SIZES = (LADDERS, PARAMETERS)  # what an experiment takes of models where this column is
+NOT_KEPT = "not kept"  # stands where a further training has no arrays
 
 
 def findings_of(
@@ -31,7 +31,8 @@ def findings_of(
     header: Sequence[str] = LADDER_HEADER
     rows = ladder_rows_of(found)
     if parameters is not None:
-        header, rows = (*header, PARAMETERS), [(*row, f"{parameters[row[0]]:,}") for row in rows]
+        sizes = {model: f"{n:,}" for model, n in parameters.items()}
+        header, rows = (*header, PARAMETERS), [(*row, sizes.get(row[0], NOT_KEPT)) for row in rows]
     return Findings(
         header=header,
         rows=rows,
@@ -49,9 +50,10 @@ def ladder_rows_of(found: Mapping[str, Mapping[str, Gaps]]) -> list[Sequence[str
     return [_row(model, name, gaps) for model, sets in found.items() for name, gaps in sets.items()]
 
 
-def parameters_of(models: Sequence[str], lab: Lab) -> Mapping[str, int]:
-    """The number of parameters of each model's encoder."""
-    return {model: int(lab.arrays(model, PARAMETERS, _parameters)[PARAMETERS]) for model in models}
+def parameters_of(models: Iterable[str], lab: Lab) -> Mapping[str, int]:
+    """The number of parameters of each model's encoder. Of a further training it may be missing."""
+    there = [model for model in models if lab.has([model], [PARAMETERS])]
+    return {model: int(lab.arrays(model, PARAMETERS, _parameters)[PARAMETERS]) for model in there}
 
 
 def _parameters(trained: Trained) -> NamedArrays:

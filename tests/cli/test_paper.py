@@ -53,6 +53,20 @@ def test_pages_and_figures_are_made_from_rows(rows: Path, tmp_path: Path, capsys
     assert out.count("standard errors") == n_claims  # a line for each
 
 
+def test_pages_and_figures_made_again_from_the_same_rows_are_the_same(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a page that is made again in a repository would always differ there."""
+    made = []
+    for day in (1, 2):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", str(day * 86_400))  # the clock of matplotlib
+        out = tmp_path / str(day)
+        assert main(["paper", "decoder-size", "--from", str(rows), "--out", str(out)]) == 0
+        made.append({path.name: path.read_bytes() for path in out.iterdir()})
+    assert sorted(made[0]) == ["decoder-size.md", "decoder-size.pdf", "decoder-size.png"]
+    assert made[0] == made[1]
+
+
 def test_trainings_with_other_seeds_are_found_beside_the_first(
     rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

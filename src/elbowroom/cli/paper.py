@@ -127,7 +127,8 @@ def _write(experiment: Experiment, findings: Findings, out: Path, facts: Mapping
     out.mkdir(parents=True, exist_ok=True)
     findings.draw(figure)
     for ending in ("png", "pdf"):
-        write_atomically(out / f"{experiment.name}.{ending}", partial(figure.savefig, format=ending))
+        save = partial(figure.savefig, format=ending, metadata={"CreationDate": None})  # the same rows, the same bytes
+        write_atomically(out / f"{experiment.name}.{ending}", save)
     page = experiment_page(experiment, findings, f"{experiment.name}.png", facts)
     write_atomically(out / f"{experiment.name}.md", page.encode())
     say(f"\nwritten to {out / experiment.name}.md")
